@@ -1,0 +1,175 @@
+from validate import validate_pb2 as _validate_pb2
+from vigil.safety.v1 import safety_pb2 as _safety_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("sequence", "hello", "welcome", "reject", "heartbeat", "calls", "replies", "cancel", "chunk")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REJECT_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    hello: Hello
+    welcome: Welcome
+    reject: Reject
+    heartbeat: Heartbeat
+    calls: Calls
+    replies: Replies
+    cancel: Cancel
+    chunk: Chunk
+    def __init__(self, sequence: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., calls: _Optional[_Union[Calls, _Mapping]] = ..., replies: _Optional[_Union[Replies, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("protocol_version", "contract_digest", "instance", "frame_bytes_max", "heartbeat_interval_ms")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    contract_digest: str
+    instance: str
+    frame_bytes_max: int
+    heartbeat_interval_ms: int
+    def __init__(self, protocol_version: _Optional[int] = ..., contract_digest: _Optional[str] = ..., instance: _Optional[str] = ..., frame_bytes_max: _Optional[int] = ..., heartbeat_interval_ms: _Optional[int] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("protocol_version", "contract_digest", "instance", "boot_id", "frame_bytes_max", "pid", "methods")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    contract_digest: str
+    instance: str
+    boot_id: str
+    frame_bytes_max: int
+    pid: int
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol_version: _Optional[int] = ..., contract_digest: _Optional[str] = ..., instance: _Optional[str] = ..., boot_id: _Optional[str] = ..., frame_bytes_max: _Optional[int] = ..., pid: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Reject(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    monotonic_ns: int
+    ready: bool
+    subjects: _containers.RepeatedCompositeFieldContainer[_safety_pb2.SubjectState]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    transitions: _containers.RepeatedCompositeFieldContainer[_safety_pb2.Transition]
+    crc: int
+    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ...) -> None: ...
+
+class Context(_message.Message):
+    __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    trace_id: bytes
+    span_id: bytes
+    sampled: bool
+    timeout_us: int
+    tenant: str
+    control: bool
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., sampled: _Optional[bool] = ..., timeout_us: _Optional[int] = ..., tenant: _Optional[str] = ..., control: _Optional[bool] = ...) -> None: ...
+
+class Call(_message.Message):
+    __slots__ = ("id", "method", "message", "context", "crc")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    method: int
+    message: bytes
+    context: Context
+    crc: int
+    def __init__(self, id: _Optional[int] = ..., method: _Optional[int] = ..., message: _Optional[bytes] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., crc: _Optional[int] = ...) -> None: ...
+
+class Calls(_message.Message):
+    __slots__ = ("lane", "calls")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    lane: int
+    calls: _containers.RepeatedCompositeFieldContainer[Call]
+    def __init__(self, lane: _Optional[int] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("id", "code", "text", "message", "status", "more", "audit_position", "model_version", "batch_size", "crc", "safety_state")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_POSITION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    SAFETY_STATE_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    code: int
+    text: str
+    message: bytes
+    status: bytes
+    more: bool
+    audit_position: str
+    model_version: str
+    batch_size: int
+    crc: int
+    safety_state: str
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., message: _Optional[bytes] = ..., status: _Optional[bytes] = ..., more: _Optional[bool] = ..., audit_position: _Optional[str] = ..., model_version: _Optional[str] = ..., batch_size: _Optional[int] = ..., crc: _Optional[int] = ..., safety_state: _Optional[str] = ...) -> None: ...
+
+class Replies(_message.Message):
+    __slots__ = ("replies", "credits")
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[Reply]
+    credits: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., credits: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Cancel(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("stream", "data", "last")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    data: bytes
+    last: bool
+    def __init__(self, stream: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,85 @@
+from validate import validate_pb2 as _validate_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_UNSPECIFIED: _ClassVar[State]
+    STATE_STARTING: _ClassVar[State]
+    STATE_NORMAL: _ClassVar[State]
+    STATE_DEGRADED: _ClassVar[State]
+    STATE_RECOVERING: _ClassVar[State]
+    STATE_SAFE_STOP: _ClassVar[State]
+STATE_UNSPECIFIED: State
+STATE_STARTING: State
+STATE_NORMAL: State
+STATE_DEGRADED: State
+STATE_RECOVERING: State
+STATE_SAFE_STOP: State
+
+class GetStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStateResponse(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: SystemState
+    def __init__(self, state: _Optional[_Union[SystemState, _Mapping]] = ...) -> None: ...
+
+class WatchStateRequest(_message.Message):
+    __slots__ = ("subjects",)
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subjects: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchStateResponse(_message.Message):
+    __slots__ = ("state", "transition")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TRANSITION_FIELD_NUMBER: _ClassVar[int]
+    state: SystemState
+    transition: Transition
+    def __init__(self, state: _Optional[_Union[SystemState, _Mapping]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ...) -> None: ...
+
+class Transition(_message.Message):
+    __slots__ = ("subject", "to", "event", "reason", "time_us")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    to: State
+    event: str
+    reason: str
+    time_us: int
+    def __init__(self, subject: _Optional[str] = ..., to: _Optional[_Union[State, str]] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., **kwargs) -> None: ...
+
+class SubjectState(_message.Message):
+    __slots__ = ("subject", "state", "reason", "since_us")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    state: State
+    reason: str
+    since_us: int
+    def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
+
+class SystemState(_message.Message):
+    __slots__ = ("state", "subjects", "table_digest")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    state: State
+    subjects: _containers.RepeatedCompositeFieldContainer[SubjectState]
+    table_digest: str
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., subjects: _Optional[_Iterable[_Union[SubjectState, _Mapping]]] = ..., table_digest: _Optional[str] = ...) -> None: ...
