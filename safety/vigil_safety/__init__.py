@@ -1,0 +1,1 @@
+"""Safety state machine of Vigil."""

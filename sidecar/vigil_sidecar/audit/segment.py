@@ -1,0 +1,118 @@
+"""Segment files: creating, listing, and finding the end of a log."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+
+from vigil_sidecar.audit import layout_gen as layout
+
+__all__ = ["LogEnd", "create_segment", "find_end", "leaf_hash", "list_segments", "record_crc", "segment_name"]
+
+_HEADER = struct.Struct(layout.SEGMENT_FORMAT)
+_LENGTH = struct.Struct("<4sHH")
+
+
+class LogEnd(NamedTuple):
+    """Where the next record goes, and what is known about the last one."""
+
+    segment: Path
+    offset: int
+    next_sequence: int
+    leaf: bytes
+    instance: bytes
+    torn_bytes: int
+    last_event: int
+
+
+def segment_name(first_sequence: int) -> str:
+    """File name of the segment that starts with this sequence."""
+    return f"segment-{first_sequence:020d}.vlog"
+
+
+def list_segments(folder: Path) -> list[Path]:
+    """Segments in the order of their sequences."""
+    return sorted(folder.glob("segment-*.vlog"))
+
+
+def leaf_hash(record: bytes | memoryview) -> bytes:
+    """RFC 6962 leaf hash: SHA-256 over a zero byte and the record."""
+    return hashlib.sha256(b"\0" + record).digest()
+
+
+def record_crc(record: bytes | memoryview) -> int:
+    """CRC-32C over all bytes but the CRC field itself."""
+    crc = google_crc32c.value(bytes(record[: layout.CRC_OFFSET]))
+    return google_crc32c.extend(crc, bytes(record[layout.HEADER_BYTES :])) if len(record) > layout.HEADER_BYTES else crc
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the folder's entries to disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def create_segment(
+    folder: Path, size: int, log_name: str, instance: bytes, first_sequence: int, leaf: bytes, created_ns: int
+) -> int:
+    """Create, preallocate and sync a segment; returns its descriptor. The name appears only when it is whole."""
+    body = _HEADER.pack(
+        layout.SEGMENT_MAGIC, layout.SEGMENT_VERSION, layout.VERSION, layout.SEGMENT_HEADER_BYTES, instance,
+        first_sequence, leaf, created_ns, log_name.encode(), 0,
+    )[: layout.SEGMENT_CRC_OFFSET]  # fmt: skip
+    header = body + struct.pack("<I", google_crc32c.value(body))
+    final = folder / segment_name(first_sequence)
+    partial = final.with_suffix(".partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    try:
+        os.posix_fallocate(fd, 0, size)
+        os.pwrite(fd, header, 0)
+        os.fsync(fd)
+        os.rename(partial, final)
+        sync_folder(folder)
+    except OSError:
+        os.close(fd)
+        partial.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def read_header(data: bytes) -> layout.SegmentHeader | None:
+    """The segment's header, or None when it is not one."""
+    if len(data) < layout.SEGMENT_HEADER_BYTES:
+        return None
+    header = layout.SegmentHeader(*_HEADER.unpack_from(data))
+    if header.magic.rstrip(b"\0") != layout.SEGMENT_MAGIC or header.version != layout.SEGMENT_VERSION:
+        return None
+    return header if google_crc32c.value(data[: layout.SEGMENT_CRC_OFFSET]) == header.crc32c else None
+
+
+def find_end(segment: Path) -> LogEnd | None:
+    """Scan the last segment for the end of the log; None when it has no valid header."""
+    data = segment.read_bytes()
+    header = read_header(data)
+    if header is None:
+        return None
+    view = memoryview(data)
+    at, sequence, leaf, event = layout.SEGMENT_HEADER_BYTES, header.first_sequence, header.previous_leaf_hash, 0
+    while at + layout.HEADER_BYTES <= len(data):
+        magic, version, length = _LENGTH.unpack_from(data, at)
+        if magic != layout.MAGIC or version != layout.VERSION:
+            break
+        if not layout.HEADER_BYTES <= length <= len(data) - at:
+            break
+        record = view[at : at + length]
+        fields = layout.RecordHeader(*struct.unpack_from(layout.RECORD_FORMAT, record))
+        if fields.crc32c != record_crc(record) or fields.sequence != sequence or fields.previous_leaf_hash != leaf:
+            break
+        leaf, sequence, event, at = leaf_hash(record), sequence + 1, fields.event_id, at + length
+    torn = len(data[at:].rstrip(b"\0"))
+    return LogEnd(segment, at, sequence, leaf, header.instance, torn, event)

@@ -1,0 +1,203 @@
+"""The log's writer: groups records into one ``pwrite``, chains them, forces them to disk."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import google_crc32c
+
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.clock import ClockReader
+from vigil_sidecar.audit.entry import ZERO32, Entry
+from vigil_sidecar.audit.segment import create_segment, find_end, list_segments
+from vigil_sidecar.errors import AuditError
+
+__all__ = ["AuditWriter"]
+
+_PACK = struct.Struct(layout.RECORD_FORMAT).pack
+_CRC = struct.Struct("<I").pack
+_PAYLOAD_BYTES_MAX = layout.RECORD_BYTES_MAX - layout.HEADER_BYTES
+
+
+class AuditWriter:
+    """One writer of one log folder. Every method may be called from any thread.
+
+    ``append`` returns after ``write`` has returned (and, with durability
+    ``power``, after ``fdatasync``). When writing fails, nothing advances: the
+    next append tries the same place again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log_name: str,
+        *,
+        durability: str = "interval",
+        sync_interval_ms: int = 100,
+        segment_bytes: int = 16 << 20,
+        describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
+    ) -> None:
+        """Open or create the log; after a crash its end is found and a torn tail cut.
+
+        Raises:
+            AuditError: the folder cannot be used, or another writer has it.
+        """
+        self.log_name, self.boot_id, self.enabled = log_name, os.urandom(16), True
+        self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
+        self._describe, self._clock = describe, ClockReader()
+        self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._closed = False
+        self.records_total = 0
+        self.failure: str | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._open()
+        except BlockingIOError:
+            raise AuditError(f"audit log {folder}: another process writes it; give --data-dir another folder") from None
+        except OSError as error:
+            raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
+        if durability == "interval":
+            self._syncer = threading.Thread(
+                target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True
+            )
+            self._syncer.start()
+
+    def _open(self) -> None:
+        segments = list_segments(self._folder)
+        if not segments:
+            self.instance, self._sequence, self._leaf = os.urandom(16), 1, ZERO32
+            self._new_segment()
+            self._system(events.LOG_OPENED, "new log", {})
+            return
+        end = find_end(segments[-1])
+        if end is None:
+            raise AuditError(f"audit log {segments[-1].name}: no valid segment header; move the folder away to start a new log")
+        self.instance, self._sequence, self._leaf = end.instance, end.next_sequence, end.leaf
+        self._fd = os.open(end.segment, os.O_RDWR | os.O_CLOEXEC)
+        self._offset, self._size = end.offset, os.fstat(self._fd).st_size
+        if end.torn_bytes:
+            os.pwrite(self._fd, bytes(end.torn_bytes), end.offset)
+            os.fdatasync(self._fd)
+        if end.torn_bytes or end.last_event != events.LOG_CLOSED:
+            found = {"segment": end.segment.name, "torn_bytes": str(end.torn_bytes), "last_sequence": str(end.next_sequence - 1)}
+            self._system(events.LOG_RECOVERED, "the writer before did not close the log", found)
+        self._system(events.LOG_OPENED, "log continued", {})
+
+    def _new_segment(self) -> None:
+        self._fd = create_segment(
+            self._folder, self._segment_bytes, self.log_name, self.instance, self._sequence, self._leaf, time.time_ns()
+        )
+        self._offset, self._size = layout.SEGMENT_HEADER_BYTES, self._segment_bytes
+
+    def _system(self, event: int, text: str, fields: dict[str, str]) -> None:
+        self.append([Entry(layout.KIND_SYSTEM, event, payload=self._describe(text, fields))])
+
+    def position(self, sequence: int) -> str:
+        """LOG/BOOT/SEQ of a record of this run."""
+        return f"{self.log_name}/{self.boot_id.hex()}/{sequence}"
+
+    def append(self, entries: Sequence[Entry]) -> range:
+        """Write the entries as one group; returns their sequences.
+
+        Raises:
+            AuditError: the log could not be written; the caller must refuse.
+        """
+        if not self.enabled:
+            return range(0, len(entries))
+        with self._lock:
+            if self._closed:
+                raise AuditError("the audit log is closed")
+            try:
+                sequences = self._append(entries)
+            except OSError as error:
+                self.failure = error.strerror
+                raise AuditError(f"the audit log cannot be written: {error.strerror}") from error
+            self.failure = None
+            fd = self._fd
+            forced = self._durability == "power" or (
+                self._durability == "interval" and any(e.kind > layout.KIND_REFUSAL for e in entries)
+            )
+            if forced:
+                os.fdatasync(fd)
+        if not forced:
+            self._dirty.set()
+        return sequences
+
+    def _append(self, entries: Sequence[Entry]) -> range:
+        time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()
+        sequence, leaf, parts, size = self._sequence, self._leaf, [], 0
+        sha256, crc_value, crc_extend = hashlib.sha256, google_crc32c.value, google_crc32c.extend
+        for e in entries:
+            payload = e.payload[:_PAYLOAD_BYTES_MAX]
+            length = layout.HEADER_BYTES + len(payload)
+            if self._offset + size + length > self._size:
+                self._commit(b"".join(parts), sequence, leaf)
+                parts, size = [], 0
+                self._rotate()
+            head = _PACK(
+                layout.MAGIC, layout.VERSION, length, e.kind, 0, e.event_id, self.instance, self.boot_id,
+                sequence, time_ns, monotonic_ns, clock.uncertainty_ns, clock.source, clock.status,
+                e.safety_state, e.quality, e.status_code, e.trace_id, e.span_id, e.latency_ns,
+                e.batch_size, e.batch_row, e.request_id_hash, e.tenant_hash, e.model_digest,
+                e.model_version, e.input_hash, e.output_hash, leaf, 0, 0,
+            )[: layout.CRC_OFFSET]  # fmt: skip
+            crc = crc_value(head)
+            record = head + _CRC(crc_extend(crc, payload) if payload else crc) + payload
+            leaf = sha256(b"\0" + record).digest()
+            parts.append(record)
+            size += length
+            sequence += 1
+        first = sequence - len(entries)
+        self._commit(b"".join(parts), sequence, leaf)
+        return range(first, sequence)
+
+    def _commit(self, data: bytes, next_sequence: int, leaf: bytes) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._fd, data[done:] if done else data, self._offset + done)
+        self.records_total += next_sequence - self._sequence
+        self._offset += len(data)
+        self._sequence, self._leaf = next_sequence, leaf
+
+    def _rotate(self) -> None:
+        with self._sync_lock:
+            os.fdatasync(self._fd)
+            old = self._fd
+            self._new_segment()
+            os.close(old)
+
+    def _sync_loop(self, interval_s: float) -> None:
+        while not self._closed:
+            self._dirty.wait()
+            self._dirty.clear()
+            with self._sync_lock:
+                if self._closed:
+                    return
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self.failure = error.strerror
+            time.sleep(interval_s)
+
+    def close(self) -> None:
+        """Write the closing record and force everything to disk."""
+        if not self._closed:
+            self._system(events.LOG_CLOSED, "closed", {})
+            with self._lock, self._sync_lock:
+                self._closed = True
+                self._dirty.set()
+                os.fdatasync(self._fd)
+                os.close(self._fd)
+                os.close(self._lock_fd)

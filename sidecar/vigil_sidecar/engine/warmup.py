@@ -1,0 +1,149 @@
+"""Before a version serves: every batch size run once, rows proved independent, speed measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vigil_sidecar.engine.contract import Contract, TensorSpec
+from vigil_sidecar.engine.datatypes import NUMPY
+from vigil_sidecar.engine.session import Session
+from vigil_sidecar.errors import CandidateRefused
+
+__all__ = ["Warmth", "warm_up"]
+
+Array = np.ndarray[Any, Any]
+_FREE_DIMENSION_TRIES = (1, 32, 64, 16, 128)
+_RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
+
+
+class Warmth(NamedTuple):
+    """What warming up found: largest batch (0: not batched), the seconds it takes, largest difference."""
+
+    max_batch_size: int
+    run_s: float
+    batch_difference: float
+
+
+def _sample(spec: TensorSpec, rows: int | None, free: int, rng: np.random.Generator) -> Array:
+    shape = [free if d < 0 else d for d in spec.shape]
+    if rows is not None:
+        shape[0] = rows
+    if spec.datatype == "BYTES":
+        return np.full(shape, "0", dtype=object)
+    dtype = NUMPY[spec.datatype]
+    if dtype.kind == "f":
+        return rng.random(shape).astype(dtype)
+    if dtype.kind == "b":
+        return np.zeros(shape, dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def _feeds(contract: Contract, rows: int | None, free: int, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    return {s.name: _sample(s, rows, free, rng) for s in contract.inputs}
+
+
+def _first_axis_is_free(contract: Contract) -> bool:
+    tensors = (*contract.inputs, *contract.outputs)
+    return bool(tensors) and all(t.shape and t.shape[0] == -1 for t in tensors)
+
+
+def _difference(whole: Array, alone: Array) -> float | None:
+    """Largest relative difference of two results; None when it is beyond tolerance."""
+    if whole.dtype.kind != "f":
+        return 0.0 if np.array_equal(whole, alone) else None
+    if whole.shape != alone.shape or not np.allclose(
+        whole, alone, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE, equal_nan=True
+    ):
+        return None
+    with np.errstate(invalid="ignore"):
+        scale = np.maximum(np.abs(alone), 1.0)
+        gap = np.nan_to_num(np.abs(whole - alone) / scale, nan=0.0, posinf=0.0)
+    return float(gap.max()) if gap.size else 0.0
+
+
+def _rows_are_independent(session: Session, free: int) -> float | None:
+    """Run three rows together and each alone; None when a row's result depends on its neighbours."""
+    contract, worst = session.contract, 0.0
+    together = _feeds(contract, 3, free, 7)
+    whole = session.run(together)
+    if any(w.ndim == 0 or w.shape[0] != 3 for w in whole):
+        return None
+    for row in range(3):
+        alone = session.run({n: np.ascontiguousarray(a[row : row + 1]) for n, a in together.items()})
+        for w, a in zip(whole, alone, strict=True):
+            gap = _difference(w[row : row + 1], a)
+            if gap is None:
+                return None
+            worst = max(worst, gap)
+    return worst
+
+
+def _free_dimension(session: Session, rows: int | None, sizes: Sequence[int]) -> int:
+    error: Exception | None = None
+    for free in sizes:
+        try:
+            session.run(_feeds(session.contract, rows, free, 1))
+            return free
+        except Exception as failure:  # any native failure: try the next size
+            error = failure
+    reason = str(error).split("\n")[0][:300]
+    raise CandidateRefused(f"warm-up failed: {reason}")
+
+
+def warm_up(
+    session: Session,
+    configured_batch: int | None,
+    default_batch: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    free_sizes: Sequence[int] = _FREE_DIMENSION_TRIES,
+) -> Warmth:
+    """Run every batch size that the batcher can form.
+
+    ``configured_batch`` is ``max_batch_size`` of config.pbtxt, None without a
+    file: then rows are checked for independence, since a free first axis may
+    as well be time.
+
+    Raises:
+        CandidateRefused: a run failed or the budget was spent.
+    """
+    deadline = clock() + budget_s
+    contract = session.contract
+    gap: float | None = None
+    if configured_batch is None:
+        if not _first_axis_is_free(contract):
+            free = _free_dimension(session, None, free_sizes)
+            return Warmth(0, _timed(session, None, free, clock), 0.0)
+        free = _free_dimension(session, 1, free_sizes)
+        try:
+            gap = _rows_are_independent(session, free)
+        except Exception:  # the graph takes no batch of three: it is not batched
+            gap = None
+        largest = default_batch if gap is not None else 0
+    else:
+        if configured_batch > 0 and not _first_axis_is_free(contract):
+            raise CandidateRefused(f"config.pbtxt says max_batch_size {configured_batch}, but the graph's first axis is not free")
+        free = _free_dimension(session, 1 if configured_batch > 0 else None, free_sizes)
+        largest = configured_batch
+        gap = _rows_are_independent(session, free) if configured_batch > 2 else 0.0
+    if largest == 0:
+        rows = 1 if _first_axis_is_free(contract) else None
+        return Warmth(0, _timed(session, rows, free, clock), 0.0)
+    for rows in range(1, largest + 1):
+        session.run(_feeds(contract, rows, free, rows))
+        if clock() > deadline:
+            raise CandidateRefused(f"not warm within {budget_s} s (models.warmup_budget_s): {rows} of {largest} batch sizes ran")
+    return Warmth(largest, _timed(session, largest, free, clock), gap or 0.0)
+
+
+def _timed(session: Session, rows: int | None, free: int, clock: Callable[[], float]) -> float:
+    feeds = _feeds(session.contract, rows, free, 3)
+    session.run(feeds)
+    start = clock()
+    session.run(feeds)
+    return clock() - start

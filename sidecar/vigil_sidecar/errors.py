@@ -1,0 +1,138 @@
+"""The error family of the sidecar, and the one table that maps it to status and event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vigil_safety import events_gen as events
+
+__all__ = [
+    "AuditError",
+    "CallError",
+    "CandidateRefused",
+    "ContractViolation",
+    "DeadlineExceeded",
+    "FrameRejected",
+    "Forbidden",
+    "InferenceFailed",
+    "InternalFault",
+    "LimitHit",
+    "OrderViolation",
+    "OutputViolation",
+    "SemanticViolation",
+    "SettingsError",
+    "Unavailable",
+    "Unimplemented",
+    "UnknownModel",
+    "VigilError",
+]
+
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED = 3, 4, 5, 7
+RESOURCE_EXHAUSTED, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 8, 9, 12, 13, 14
+CANCELLED = 1
+
+
+class VigilError(Exception):
+    """Root of all errors that Vigil raises on purpose."""
+
+
+class SettingsError(VigilError):
+    """A setting is unknown or impossible. Show the text and stop."""
+
+
+class AuditError(VigilError):
+    """The log cannot be written or read. Calls are refused until it can."""
+
+
+class CandidateRefused(VigilError):
+    """A model version failed a gate. The text is the reason; nothing changes for callers."""
+
+
+class CallError(VigilError):
+    """A call gets an error. ``text`` goes to the caller: no path, no address, no stack."""
+
+    code = INTERNAL
+    event = events.INTERNAL_ERROR
+    reason = "INTERNAL"
+
+    def __init__(self, text: str, violations: Sequence[tuple[str, str]] = (), metadata: dict[str, str] | None = None):
+        super().__init__(text)
+        self.text = text
+        self.violations = tuple(violations)
+        self.metadata = metadata or {}
+
+
+class ContractViolation(CallError):
+    """A field breaks a rule of the contract. ``violations`` names every one."""
+
+    code, event, reason = INVALID_ARGUMENT, events.CONTRACT_VIOLATION, "CONTRACT_VIOLATION"
+
+
+class SemanticViolation(CallError):
+    """A request contradicts itself or the model. Correct the request."""
+
+    code, event, reason = INVALID_ARGUMENT, events.SEMANTIC_VIOLATION, "SEMANTIC_VIOLATION"
+
+
+class OrderViolation(CallError):
+    """A capture time does not increase or lies in the future."""
+
+    code, event, reason = INVALID_ARGUMENT, events.ORDER_VIOLATION, "ORDER_VIOLATION"
+
+
+class FrameRejected(CallError):
+    """A picture cannot be decoded or is too large."""
+
+    code, event, reason = INVALID_ARGUMENT, events.FRAME_REJECTED, "FRAME_REJECTED"
+
+
+class UnknownModel(CallError):
+    """Model or version is not loaded."""
+
+    code, event, reason = NOT_FOUND, events.UNKNOWN_MODEL, "UNKNOWN_MODEL"
+
+
+class LimitHit(CallError):
+    """A named limit was reached. Try again later, or with less."""
+
+    code, event, reason = RESOURCE_EXHAUSTED, events.LIMIT_HIT, "LIMIT_HIT"
+
+
+class DeadlineExceeded(CallError):
+    """The caller's deadline passed; nothing was computed."""
+
+    code, event, reason = DEADLINE_EXCEEDED, events.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
+
+
+class OutputViolation(CallError):
+    """The model answered with numbers that are not finite or not plausible."""
+
+    code, event, reason = INTERNAL, events.OUTPUT_VIOLATION, "OUTPUT_VIOLATION"
+
+
+class InferenceFailed(CallError):
+    """ONNX Runtime failed on this very request."""
+
+    code, event, reason = INTERNAL, events.INFERENCE_FAILED, "INFERENCE_FAILED"
+
+
+class Unavailable(CallError):
+    """Nothing can take the call now. Try again."""
+
+    code, event, reason = UNAVAILABLE, events.UNAVAILABLE, "UNAVAILABLE"
+
+
+class Unimplemented(CallError):
+    """The method is not offered; the text names what to use."""
+
+    code, event, reason = UNIMPLEMENTED, events.UNIMPLEMENTED, "UNIMPLEMENTED"
+
+
+class Forbidden(CallError):
+    """A control call came over a listener where it is not allowed."""
+
+    code, event, reason = PERMISSION_DENIED, events.CONTROL_FORBIDDEN, "CONTROL_FORBIDDEN"
+
+
+class InternalFault(CallError):
+    """A fault of Vigil itself. The log has the detail under the trace id."""

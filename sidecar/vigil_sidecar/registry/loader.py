@@ -1,0 +1,67 @@
+"""Gates of a candidate: staged bytes, load, contract, warm-up."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+from vigil_safety import events_gen as events
+from vigil_sidecar.engine.session import Session
+from vigil_sidecar.engine.staging import StagedFile, stage
+from vigil_sidecar.engine.warmup import warm_up
+from vigil_sidecar.errors import CandidateRefused
+from vigil_sidecar.registry.options import ModelOptions
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.settings_gen import Settings
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Turns a file into a version that may serve. Used by the reconciler's thread only."""
+
+    def __init__(self, settings: Settings, observe: Callable[[ModelEvent], None], check: Callable[[LoadedVersion], None]):
+        """``check`` is the last gate (a pipeline tries its graph); it raises ``CandidateRefused``."""
+        self._settings, self._observe, self._check = settings, observe, check
+        self._libc = ctypes.CDLL(None)
+
+    def stage(self, path: Path) -> StagedFile:
+        """Read the file; see ``engine.staging.stage``."""
+        return stage(path, self._settings.models_file_bytes_max)
+
+    def load(
+        self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None
+    ) -> LoadedVersion:
+        """Load and check a candidate; raises ``CandidateRefused`` with the reason."""
+        s = self._settings
+        threads = s.models_intra_op_threads if options.intra_op_threads is None else options.intra_op_threads
+        session = Session(staged.path, options.providers, threads)
+        try:
+            for provider, reason in session.fallbacks:
+                self._observe(ModelEvent(events.PROVIDER_FALLBACK, model, number, staged.digest, f"{provider}: {reason}"))
+            if serving is not None and not (options.allow_contract_change or s.models_allow_contract_change):
+                difference = session.contract.difference(serving.session.contract)
+                if difference is not None:
+                    raise CandidateRefused(f"contract differs from version {serving.number}: {difference}")
+            warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, s.models_warmup_budget_s)
+            version = LoadedVersion(
+                model, number, staged.digest, staged.size, session, options,
+                warmth.max_batch_size, warmth.run_s, warmth.batch_difference, self._closed,
+            )  # fmt: skip
+            self._check(version)
+            return version
+        except CandidateRefused:
+            session.close()
+            raise
+        except Exception as error:  # a native failure while warming up is the candidate's, never ours
+            session.close()
+            raise CandidateRefused(f"warm-up failed: {str(error).split(chr(10))[0][:300]}") from None
+
+    def _closed(self, version: LoadedVersion) -> None:
+        gc.collect()
+        trim = getattr(self._libc, "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        self._observe(ModelEvent(events.VERSION_RETIRED, version.model, version.number, version.digest, "last lease ended"))

@@ -1,0 +1,44 @@
+"""What config.pbtxt and a model's vigil.toml say, in plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["ModelOptions", "VersionPolicy"]
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which versions stay loaded beside the serving one (as in Triton)."""
+
+    kind: str = "latest"
+    count: int = 1
+    versions: tuple[int, ...] = ()
+
+    def keeps(self, present: list[int]) -> set[int]:
+        """The versions to keep of those present."""
+        if self.kind == "all":
+            return set(present)
+        if self.kind == "specific":
+            return set(self.versions) & set(present)
+        return set(sorted(present)[-self.count :])
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of one model; ``max_batch_size`` is None where config.pbtxt does not decide."""
+
+    max_batch_size: int | None = None
+    policy: VersionPolicy = VersionPolicy()
+    providers: tuple[str, ...] = ("cpu",)
+    intra_op_threads: int | None = None
+    pipeline: str | None = None
+    pipeline_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    finite_inputs: bool = False
+    output_min: float | None = None
+    output_max: float | None = None
+    allow_contract_change: bool = False
+    parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

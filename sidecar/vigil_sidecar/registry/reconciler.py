@@ -1,0 +1,353 @@
+"""Makes what is loaded follow what the files say. The files are the one truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from vigil_safety import events_gen as events
+from vigil_safety.monitor import Monitor
+from vigil_sidecar.engine.staging import FileSignature, StillWritten
+from vigil_sidecar.errors import CandidateRefused
+from vigil_sidecar.registry.loader import Loader
+from vigil_sidecar.registry.options import ModelOptions
+from vigil_sidecar.registry.registry import Model, Registry
+from vigil_sidecar.registry.repository import FolderView, list_models, look
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, VersionView
+from vigil_sidecar.settings_gen import Settings
+
+__all__ = ["Reconciler"]
+
+_PROBES = 3
+_RETRY_S = 0.05
+
+
+class _Refusal(NamedTuple):
+    signature: FileSignature
+    digest: str
+    reason: str
+
+
+@dataclass
+class _Memory:
+    """What is remembered of one model between looks."""
+
+    first_seen: dict[int, tuple[FileSignature, float]] = field(default_factory=dict)
+    refused: dict[int, _Refusal] = field(default_factory=dict)
+    read: dict[int, FileSignature] = field(default_factory=dict)
+    deleted_told: int = 0
+    config: object = None
+    config_problem: str = ""
+    told: set[str] = field(default_factory=set)
+
+
+class Reconciler:
+    """One thread that owns all changes of the registry.
+
+    ``mark`` may be called from any thread. A look at a model never waits for a
+    file: what is still being written is looked at again later.
+    """
+
+    def __init__(
+        self, root: Path, settings: Settings, registry: Registry, loader: Loader, monitor: Monitor,
+        read_options: Callable[[Path], ModelOptions], observe: Callable[[ModelEvent], None],
+        failed: Callable[[str, Exception], None],
+    ) -> None:  # fmt: skip
+        self._root, self._settings, self._registry = root, settings, registry
+        self._loader, self._monitor, self._read_options = loader, monitor, read_options
+        self._observe, self._failed = observe, failed
+        self._memory: dict[str, _Memory] = {}
+        self._due: dict[str, float] = {}
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._ignored: set[str] = set()
+        self._looks = 0
+        self.first_pass = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; ``first_pass`` is set once every model present was looked at."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout=30)
+
+    def mark(self, name: str, forget_refusals: bool = False, delay_s: float = 0.0) -> None:
+        """Look at a model soon."""
+        with self._wake:
+            if forget_refusals and name in self._memory:
+                self._memory[name].refused.clear()
+            due = time.monotonic() + delay_s
+            self._due[name] = min(due, self._due.get(name, due))
+            self._wake.notify()
+
+    def mark_all(self) -> None:
+        """Look at every model soon."""
+        names, ignored = list_models(self._root, self._settings.models_count_max)
+        for name, reason in ignored:
+            if name not in self._ignored and len(self._ignored) < self._settings.models_count_max:
+                self._ignored.add(name)
+                self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
+        for name in {*names, *self._registry.models}:
+            self.mark(name)
+
+    def wait_looked(self, name: str, timeout_s: float) -> bool:
+        """Wait until a look at the model, started after this call, left nothing pending."""
+        self.mark(name)
+        end = time.monotonic() + timeout_s
+        with self._wake:
+            start = self._looks
+            while time.monotonic() < end:
+                if self._looks >= start + 2 and name not in self._due:
+                    return True
+                self._wake.wait(0.02)
+        return False
+
+    def _run(self) -> None:
+        self.mark_all()
+        rescan = time.monotonic() + self._settings.models_rescan_interval_s
+        while True:
+            with self._wake:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                ready = [n for n, due in self._due.items() if due <= now]
+                if not ready:
+                    self._looks += 1
+                    if not self.first_pass.is_set() and not self._due:
+                        self.first_pass.set()
+                    next_due = min([*self._due.values(), rescan])
+                    self._wake.wait(max(0.001, min(next_due - now, 0.5)))
+                    now = time.monotonic()
+                for name in ready:
+                    del self._due[name]
+            for name in ready:
+                try:
+                    self._look(name)
+                except Exception as error:  # one model's trouble must not stop the others
+                    self._failed(name, error)
+                    self.mark(name, delay_s=1.0)
+            with self._wake:
+                self._looks += bool(ready)
+            if now >= rescan:
+                rescan = now + self._settings.models_rescan_interval_s
+                self.mark_all()
+
+    # One look at one model.
+
+    def _look(self, name: str) -> None:
+        memory = self._memory.setdefault(name, _Memory())
+        folder = self._root / name
+        try:
+            view = look(folder)
+        except OSError:
+            view = FolderView({}, None, "", (None, None), ())
+            if name not in self._registry.models:
+                return
+        model = self._registry.models.get(name) or Model(name)
+        if name not in self._registry.models:
+            self._registry.models[name] = model
+            self._monitor.add(f"model/{name}")
+        for entry in view.ignored:
+            self._tell_once(memory, name, f"{entry}: not a version folder")
+        self._read_config(model, memory, folder, view)
+        self._tell_deleted(model, memory, view)
+        wanted = self._wanted(model, memory, view)
+        if wanted is not None:
+            self._try(model, memory, view, wanted)
+        self._keep_by_policy(model, memory, view)
+        self._judge(model, memory, view)
+        self._refresh_views(model, memory, view)
+        self._registry.notify()
+
+    def _tell_once(self, memory: _Memory, name: str, reason: str) -> None:
+        if reason not in memory.told and len(memory.told) < 1000:
+            memory.told.add(reason)
+            self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
+
+    def _read_config(self, model: Model, memory: _Memory, folder: Path, view: FolderView) -> None:
+        if memory.config == view.config:
+            return
+        first = memory.config is None
+        memory.config = view.config
+        try:
+            model.options, memory.config_problem = self._read_options(folder), ""
+        except CandidateRefused as error:
+            memory.config_problem = str(error)
+            return
+        memory.refused.clear()
+        if not first:
+            memory.read.clear()
+
+    def _tell_deleted(self, model: Model, memory: _Memory, view: FolderView) -> None:
+        serving = model.serving
+        if serving is None or serving.number in view.versions:
+            memory.deleted_told = 0
+        elif memory.deleted_told != serving.number:
+            memory.deleted_told = serving.number
+            self._observe(
+                ModelEvent(events.SERVING_FILES_DELETED, model.name, serving.number, serving.digest, "goes on serving")
+            )
+
+    def _is_refused(self, memory: _Memory, view: FolderView, number: int) -> bool:
+        refusal = memory.refused.get(number)
+        return refusal is not None and refusal.signature == view.versions.get(number)
+
+    def _wanted(self, model: Model, memory: _Memory, view: FolderView) -> int | None:
+        """The version that should serve and does not yet; None when all is as it should be."""
+        serving = model.serving
+        good = [n for n in view.versions if not self._is_refused(memory, view, n)]
+        if view.chosen is not None and view.chosen in good:
+            return view.chosen
+        if serving is None:
+            return max(good, default=None)
+        if view.chosen is not None or view.chosen_problem:
+            return None
+        return max((n for n in good if n >= serving.number), default=None)
+
+    def _settled(self, memory: _Memory, number: int, signature: FileSignature) -> bool:
+        now = time.monotonic()
+        seen, since = memory.first_seen.get(number, (None, now))
+        if seen != signature:
+            memory.first_seen[number], since = (signature, now), now
+        settle_s = self._settings.models_settle_ms / 1000
+        cold = not self.first_pass.is_set() and time.time() - signature.mtime_ns / 1e9 > settle_s
+        return cold or now - since >= settle_s
+
+    def _try(self, model: Model, memory: _Memory, view: FolderView, number: int) -> LoadedVersion | None:
+        """Bring a version to service; returns it, or None when it must wait or was refused."""
+        version = self._load(model, memory, view, number)
+        if version is not None and model.serving is not version:
+            self._switch(model, version)
+        elif version is None and self._is_refused(memory, view, number) and model.serving is None:
+            self.mark(model.name)  # the next best one
+        return version
+
+    def _load(self, model: Model, memory: _Memory, view: FolderView, number: int) -> LoadedVersion | None:
+        signature, loaded = view.versions[number], model.loaded.get(number)
+        if loaded is not None and memory.read.get(number) == signature:
+            return loaded
+        if not self._settled(memory, number, signature):
+            self.mark(model.name, delay_s=_RETRY_S)
+            return None
+        self._set_view(model, number, "", "loading", "", signature.size)
+        digest = ""
+        try:
+            if memory.config_problem:
+                raise CandidateRefused(memory.config_problem)
+            staged = self._loader.stage(self._root / model.name / str(number) / "model.onnx")
+            try:
+                digest = staged.digest
+                if loaded is not None and loaded.digest == digest and loaded.options == model.options:
+                    memory.read[number] = signature
+                    return loaded
+                known = memory.refused.get(number)
+                if known is not None and known.digest == digest:
+                    memory.refused[number] = known._replace(signature=signature)
+                    return None
+                version = self._loader.load(model.name, number, staged, model.options, model.serving)
+            finally:
+                staged.close()
+        except StillWritten:
+            memory.first_seen.pop(number, None)
+            self.mark(model.name, delay_s=_RETRY_S)
+            return None
+        except CandidateRefused as error:
+            memory.refused[number] = _Refusal(signature, digest, str(error))
+            self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, digest, str(error)))
+            return None
+        memory.read[number] = signature
+        memory.refused.pop(number, None)
+        self._observe(ModelEvent(events.VERSION_LOADED, model.name, number, digest, "passed every gate"))
+        model.loaded = {**model.loaded, number: version}
+        if loaded is not None:
+            if model.serving is loaded:
+                self._switch(model, version)
+            loaded.retire()
+        return version
+
+    def _switch(self, model: Model, version: LoadedVersion) -> None:
+        old = model.serving
+        self._observe(
+            ModelEvent(
+                events.VERSION_SWITCHED, model.name, version.number, version.digest, "",
+                old.number if old else 0, old.digest if old else "", model.generation + 1,
+            )
+        )  # fmt: skip
+        model.serving = version
+        model.generation += 1
+
+    def _keep_by_policy(self, model: Model, memory: _Memory, view: FolderView) -> None:
+        """Load what the policy keeps beside the serving version, and retire the rest."""
+        if model.serving is None:
+            return
+        keep = model.options.policy.keeps(list(view.versions)) if model.options.policy != ModelOptions().policy else set()
+        for number in sorted(keep):
+            if number != model.serving.number and not self._is_refused(memory, view, number):
+                self._load(model, memory, view, number)
+        keep.add(model.serving.number)
+        for number, version in list(model.loaded.items()):
+            if number not in keep:
+                model.loaded = {n: v for n, v in model.loaded.items() if n != number}
+                memory.read.pop(number, None)
+                version.retire()
+
+    def _judge(self, model: Model, memory: _Memory, view: FolderView) -> None:
+        """Tell the model's safety machine whether the version that was chosen serves."""
+        subject, serving = f"model/{model.name}", model.serving
+        state = self._monitor.status(subject).state
+        problem = view.chosen_problem or (
+            f"chosen version {view.chosen} does not exist" if view.chosen is not None and view.chosen not in view.versions else ""
+        )
+        if not problem and view.chosen is not None and self._is_refused(memory, view, view.chosen):
+            problem = f"chosen version {view.chosen} was refused: {memory.refused[view.chosen].reason}"
+        if serving is None:
+            if view.versions and all(self._is_refused(memory, view, n) for n in view.versions) and state != "DEGRADED":
+                self._monitor.event(subject, "fault", "no version passes its checks")
+        elif problem and state == "STARTING":
+            self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
+            self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")
+        elif state == "STARTING":
+            self._monitor.event(subject, "ready", f"version {serving.number} serves")
+        elif state == "DEGRADED" and not problem:
+            self._monitor.event(subject, "ready", f"version {serving.number} serves")
+            for _ in range(_PROBES):  # every gate's run of this version was such a probe
+                self._monitor.event(subject, "probe_good", f"version {serving.number} passed its gates")
+
+    def _set_view(self, model: Model, number: int, digest: str, state: str, reason: str, size: int) -> None:
+        old = model.views.get(number)
+        if old is not None and (old.digest, old.state, old.reason) == (digest, state, reason):
+            return
+        model.views[number] = VersionView(number, digest, state, reason, time.time_ns() // 1000, size)
+
+    def _refresh_views(self, model: Model, memory: _Memory, view: FolderView) -> None:
+        serving = model.serving
+        for number in {*view.versions, *model.views}:
+            loaded, refusal = model.loaded.get(number), memory.refused.get(number)
+            refused_now = refusal is not None and self._is_refused(memory, view, number)
+            if loaded is not None:
+                reason = "" if number in view.versions else "files deleted"
+                if refused_now and refusal is not None:
+                    reason = f"the file was replaced by one that was refused: {refusal.reason}"
+                state = "serving" if loaded is serving else "standby"
+                self._set_view(model, number, loaded.digest, state, reason, loaded.size)
+            elif refused_now and refusal is not None:
+                self._set_view(model, number, refusal.digest, "refused", refusal.reason, refusal.signature.size)
+            elif number not in view.versions:
+                if number in model.views and model.views[number].state != "retired":
+                    self._set_view(model, number, model.views[number].digest, "retired", "files deleted", 0)
+            elif number in self._pending(memory, view):
+                self._set_view(model, number, "", "loading", "", view.versions[number].size)
+            else:
+                self._set_view(model, number, "", "retired", "on disk, not loaded", view.versions[number].size)
+
+    def _pending(self, memory: _Memory, view: FolderView) -> set[int]:
+        return {n for n, (s, _) in memory.first_seen.items() if n not in memory.read and view.versions.get(n) == s}

@@ -1,0 +1,95 @@
+"""The model repository as files: which models, versions and links are there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from vigil_sidecar.engine.staging import FileSignature, signature_of
+
+__all__ = ["MODEL_NAME", "FolderView", "list_models", "look", "write_latest"]
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_VERSIONS_MAX = 1000
+
+
+class FolderView(NamedTuple):
+    """One model folder: signature of each version's model.onnx, and what ``latest`` says."""
+
+    versions: dict[int, FileSignature]
+    chosen: int | None
+    chosen_problem: str
+    config: tuple[FileSignature | None, FileSignature | None]
+    ignored: tuple[str, ...]
+
+
+def list_models(root: Path, count_max: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of model folders, and entries that cannot be one with the reason."""
+    names: list[str] = []
+    ignored: list[tuple[str, str]] = []
+    try:
+        entries = sorted(os.scandir(root), key=lambda e: e.name)
+    except OSError as error:
+        return [], [(".", f"the repository cannot be read: {error.strerror}")]
+    for entry in entries:
+        shown = entry.name.encode("utf-8", "backslashreplace").decode()
+        if entry.name.startswith("."):
+            continue
+        try:
+            folder = entry.is_dir()
+        except OSError:
+            folder = False
+        if not folder:
+            ignored.append((shown, "not a folder"))
+        elif not MODEL_NAME.fullmatch(entry.name):
+            ignored.append((shown, "a model's name has 1 to 128 letters, digits, '_', '-' or '.'"))
+        elif len(names) >= count_max:
+            ignored.append((shown, f"more than {count_max} models (models.count_max)"))
+        else:
+            names.append(entry.name)
+    return names, ignored
+
+
+def _chosen(folder: Path) -> tuple[int | None, str]:
+    link = folder / "latest"
+    try:
+        target = os.readlink(link)
+    except FileNotFoundError:
+        return None, ""
+    except OSError:
+        return None, "latest is not a link"
+    name = os.path.basename(target.rstrip("/"))
+    if not _VERSION.fullmatch(name):
+        return None, "latest does not point at a version folder"
+    resolved = os.path.realpath(link)
+    if resolved != os.path.realpath(folder / name):
+        return None, "latest points outside the model's folder or loops"
+    return int(name), ""
+
+
+def look(folder: Path) -> FolderView:
+    """Read one model folder. Raises ``OSError`` when it cannot be read."""
+    versions: dict[int, FileSignature] = {}
+    ignored: list[str] = []
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        if not _VERSION.fullmatch(entry.name):
+            if entry.name not in ("latest", "config.pbtxt", "vigil.toml") and not entry.name.startswith("."):
+                ignored.append(entry.name.encode("utf-8", "backslashreplace").decode())
+            continue
+        signature = signature_of(Path(entry.path) / "model.onnx")
+        if signature is not None and len(versions) < _VERSIONS_MAX:
+            versions[int(entry.name)] = signature
+    chosen, problem = _chosen(folder)
+    config = (signature_of(folder / "config.pbtxt"), signature_of(folder / "vigil.toml"))
+    return FolderView(versions, chosen, problem, config, tuple(ignored))
+
+
+def write_latest(folder: Path, version: int) -> None:
+    """Point ``latest`` at a version, atomically."""
+    temporary = folder / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    os.symlink(str(version), temporary)
+    os.rename(temporary, folder / "latest")
