@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "ea99698f6a97026f518febc588e443e260f12ee0812e9b8f33007ffd12ee3f38"
+const Digest = "941f9906b51030fa48e83854ced1acdd4110b225042f1d66f193e858c84c4b8b"

@@ -43,6 +43,7 @@ class _Memory:
     config: object = None
     config_problem: str = ""
     told: set[str] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
 
 
 class Reconciler:
@@ -160,6 +161,7 @@ class Reconciler:
             self._tell_once(memory, name, f"{entry}: not a version folder")
         self._read_config(model, memory, folder, view)
         self._tell_deleted(model, memory, view)
+        memory.pending.clear()
         wanted = self._wanted(model, memory, view)
         if wanted is not None:
             self._try(model, memory, view, wanted)
@@ -235,6 +237,7 @@ class Reconciler:
         signature, loaded = view.versions[number], model.loaded.get(number)
         if loaded is not None and memory.read.get(number) == signature:
             return loaded
+        memory.pending.add(number)
         if not self._settled(memory, number, signature):
             self.mark(model.name, delay_s=_RETRY_S)
             return None
@@ -248,10 +251,12 @@ class Reconciler:
                 digest = staged.digest
                 if loaded is not None and loaded.digest == digest and loaded.options == model.options:
                     memory.read[number] = signature
+                    memory.pending.discard(number)
                     return loaded
                 known = memory.refused.get(number)
                 if known is not None and known.digest == digest:
                     memory.refused[number] = known._replace(signature=signature)
+                    memory.pending.discard(number)
                     return None
                 version = self._loader.load(model.name, number, staged, model.options, model.serving)
             finally:
@@ -261,10 +266,12 @@ class Reconciler:
             self.mark(model.name, delay_s=_RETRY_S)
             return None
         except CandidateRefused as error:
+            memory.pending.discard(number)
             memory.refused[number] = _Refusal(signature, digest, str(error))
             self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, digest, str(error)))
             return None
         memory.read[number] = signature
+        memory.pending.discard(number)
         memory.refused.pop(number, None)
         self._observe(ModelEvent(events.VERSION_LOADED, model.name, number, digest, "passed every gate"))
         model.loaded = {**model.loaded, number: version}
@@ -344,10 +351,7 @@ class Reconciler:
             elif number not in view.versions:
                 if number in model.views and model.views[number].state != "retired":
                     self._set_view(model, number, model.views[number].digest, "retired", "files deleted", 0)
-            elif number in self._pending(memory, view):
+            elif number in memory.pending:
                 self._set_view(model, number, "", "loading", "", view.versions[number].size)
             else:
                 self._set_view(model, number, "", "retired", "on disk, not loaded", view.versions[number].size)
-
-    def _pending(self, memory: _Memory, view: FolderView) -> set[int]:
-        return {n for n, (s, _) in memory.first_seen.items() if n not in memory.read and view.versions.get(n) == s}

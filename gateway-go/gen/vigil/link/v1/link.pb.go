@@ -699,9 +699,11 @@ func (x *Call) GetCrc() uint32 {
 
 // Calls fills a lane; the lane has one frame outstanding until it gets credit.
 type Calls struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Lane          uint32                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`
-	Calls         []*Call                `protobuf:"bytes,2,rep,name=calls,proto3" json:"calls,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lane  uint32                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	Calls []*Call                `protobuf:"bytes,2,rep,name=calls,proto3" json:"calls,omitempty"`
+	// The model whose lane it is; empty for everything else.
+	Model         string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +750,13 @@ func (x *Calls) GetCalls() []*Call {
 		return x.Calls
 	}
 	return nil
+}
+
+func (x *Calls) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
 }
 
 // Reply answers a call, or adds one message to a stream.
@@ -1094,10 +1103,11 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\fR\amessage\x120\n" +
 	"\acontext\x18\x04 \x01(\v2\x16.vigil.link.v1.ContextR\acontext\x12\x10\n" +
-	"\x03crc\x18\x05 \x01(\aR\x03crc\"F\n" +
+	"\x03crc\x18\x05 \x01(\aR\x03crc\"\\\n" +
 	"\x05Calls\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12)\n" +
-	"\x05calls\x18\x02 \x03(\v2\x13.vigil.link.v1.CallR\x05calls\"\xa5\x02\n" +
+	"\x05calls\x18\x02 \x03(\v2\x13.vigil.link.v1.CallR\x05calls\x12\x14\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\"\xa5\x02\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x12\n" +

@@ -1281,6 +1281,8 @@ func (m *Calls) validate(all bool) error {
 
 	}
 
+	// no validation rules for Model
+
 	if len(errors) > 0 {
 		return CallsMultiError(errors)
 	}

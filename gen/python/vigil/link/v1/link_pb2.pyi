@@ -117,12 +117,14 @@ class Call(_message.Message):
     def __init__(self, id: _Optional[int] = ..., method: _Optional[int] = ..., message: _Optional[bytes] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., crc: _Optional[int] = ...) -> None: ...
 
 class Calls(_message.Message):
-    __slots__ = ("lane", "calls")
+    __slots__ = ("lane", "calls", "model")
     LANE_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     lane: int
     calls: _containers.RepeatedCompositeFieldContainer[Call]
-    def __init__(self, lane: _Optional[int] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ...) -> None: ...
+    model: str
+    def __init__(self, lane: _Optional[int] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("id", "code", "text", "message", "status", "more", "audit_position", "model_version", "batch_size", "crc", "safety_state")

@@ -1,0 +1,262 @@
+"""The sidecar process: wires settings, log, registry, services and listeners."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vigil.contract_digest import CONTRACT_DIGEST
+from vigil.link.v1 import link_pb2 as link
+
+from vigil_safety import events_gen as events
+from vigil_safety.monitor import Change, Monitor
+from vigil_safety.table import machine_table
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
+from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.batching.batcher import Outcome
+from vigil_sidecar.errors import AuditError, CallError, ContractViolation
+from vigil_sidecar.pipelines.frames import FrameDecoder
+from vigil_sidecar.registry.loader import Loader
+from vigil_sidecar.registry.reconciler import Reconciler
+from vigil_sidecar.registry.registry import Registry
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.registry.watcher import Watcher
+from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.direct import DirectServer
+from vigil_sidecar.server.dispatch import Dispatcher
+from vigil_sidecar.server.link import LinkConfig, LinkServer
+from vigil_sidecar.server.methods import Parts, batch_methods, missing_methods, stream_methods, unary_methods
+from vigil_sidecar.server.model_config import read_options
+from vigil_sidecar.server.payloads import model_payload, state_payload, system_payload
+from vigil_sidecar.server.perception import Perception
+from vigil_sidecar.server.processor import Processor
+from vigil_sidecar.server.revalidation import Revalidation
+from vigil_sidecar.server.services import Metadata, Models, SafetyReports, transition_message
+from vigil_sidecar.settings_gen import Settings
+from vigil_sidecar.streams.sources import SourceOrder, WatchHub
+from vigil_sidecar.telemetry.log import get_logger
+from vigil_sidecar.telemetry.metrics import Metrics
+from vigil_sidecar.telemetry.tracing import Tracing
+
+__all__ = ["Sidecar"]
+
+_DIRECT_THREADS = 32
+_WORKER_QUEUE_MAX = 4096
+_TRANSITIONS_MAX = 256
+_SWAP_RESULTS = {
+    events.VERSION_SWITCHED: "switched", events.VERSION_REFUSED: "refused",
+    events.VERSION_RETIRED: "retired", events.VERSION_LOADED: "loaded",
+}  # fmt: skip
+
+
+class Sidecar:
+    """One sidecar. ``start`` returns when it listens; ``stop`` drains."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the log and wire everything; raises ``AuditError`` or ``LinkBusy``."""
+        self.settings, self.log, self.metrics = settings, get_logger(), Metrics()
+        self._tracing = Tracing(settings.trace_otlp_endpoint)
+        data = Path(settings.data_dir)
+        self.audit = AuditWriter(
+            data / "audit" / "sidecar", "sidecar", durability=settings.audit_durability,
+            sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
+            describe=system_payload,
+        )  # fmt: skip
+        self.audit.enabled = settings.audit_enabled
+        self._pending: list[Change] = []
+        self._pending_lock = threading.Lock()
+        self.monitor = Monitor(
+            lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, self._state_changed
+        )  # fmt: skip
+        self.registry = Registry()
+        root = Path(settings.models_dir)
+        loader = Loader(settings, self._model_event, self._check_version)
+        self.reconciler = Reconciler(
+            root, settings, self.registry, loader, self.monitor, read_options, self._model_event, self._look_failed
+        )  # fmt: skip
+        self._watcher = Watcher(root, self.reconciler.mark)
+        self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
+        self.dispatcher = self._make_dispatcher(root)
+        instance, boot = self.audit.instance.hex(), self.audit.boot_id.hex()
+        config = LinkConfig(
+            data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
+            settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
+        )  # fmt: skip
+        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice)
+        self._direct = DirectServer(
+            self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS, self._direct_done
+        )  # fmt: skip
+
+    def _make_dispatcher(self, root: Path) -> Dispatcher:
+        s = self.settings
+        decoder = FrameDecoder(s.limits_frame_side_max, s.limits_frame_pixels_max, s.limits_decode_bytes_max)
+        order = SourceOrder(s.limits_sources_max, s.limits_source_idle_s, s.limits_capture_skew_max_s, time.monotonic, time.time)
+        revalidation = Revalidation(s.link_revalidate, s.link_revalidate_every, self._disagreed)
+        parts = Parts(
+            Perception(decoder, order, self._hub),
+            Metadata(self.registry, self.ready),
+            Models(root, s, self.registry, self.reconciler, self.monitor),
+            SafetyReports(self.monitor, self._hub),
+        )
+        batch = batch_methods(parts)
+        processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state)
+        return Dispatcher(
+            self.registry, self.audit, processor, batch, unary_methods(parts), stream_methods(parts), missing_methods(),
+            revalidation, self, s.models_inline_run_us_max / 1e6, _WORKER_QUEUE_MAX, s.limits_watchers_max,
+        )  # fmt: skip
+
+    # Life.
+
+    def start(self) -> tuple[int, int]:
+        """Listen and start loading; returns the ports of gRPC and metrics. Raises ``OSError``."""
+        s = self.settings
+        metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
+        grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
+        self._watcher.start()
+        self.reconciler.start()
+        self._link.start()
+        threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
+        self.log.info("sidecar listens", grpc=grpc_port, metrics=metrics_port, pid=os.getpid(), contract=CONTRACT_DIGEST[:12])
+        return grpc_port, metrics_port
+
+    def write_ports(self, grpc_port: int, metrics_port: int) -> None:
+        """Tell the supervisor, atomically, where the sidecar listens."""
+        path = Path(self.settings.data_dir) / "run" / "sidecar.json"
+        temporary = path.with_suffix(".partial")
+        temporary.write_text(json.dumps({"sidecar_grpc": grpc_port, "sidecar_metrics": metrics_port, "sidecar_pid": os.getpid()}))
+        temporary.rename(path)
+
+    def stop(self) -> None:
+        """Finish running calls and close the log."""
+        self.log.info("sidecar stops")
+        self._direct.set_ready(False)
+        self._direct.stop(self.settings.gateway_drain_timeout_s)
+        self._watcher.stop()
+        self.reconciler.stop()
+        self._link.stop()
+        self.dispatcher.close()
+        self._tracing.close()
+        self.audit.close()
+
+    def ready(self) -> bool:
+        """Whether every model present was looked at, and the log can be written."""
+        return self.reconciler.first_pass.is_set() and self.audit.failure is None
+
+    def _follow_readiness(self) -> None:
+        self.reconciler.first_pass.wait()
+        self._direct.set_ready(True)
+        self.log.info("sidecar ready", models=len(self.registry.models))
+
+    # What the parts report.
+
+    def _check_version(self, version: LoadedVersion) -> None:
+        if version.options.pipeline is not None:
+            from vigil_sidecar.pipelines.catalogue import make_pipeline
+
+            make_pipeline(version.options.pipeline, version.options.pipeline_options).check(version.session.contract)
+
+    def _model_state(self, model: str) -> str:
+        return self.monitor.status(f"model/{model}").state
+
+    def _append(self, entry: Entry) -> None:
+        """Write an event; when the log fails the event is still logged, and calls are being refused."""
+        try:
+            self.audit.append([entry])
+            self.metrics.audit_records.labels("sidecar").inc()
+        except AuditError as error:
+            self.log.error("event not recorded", dia=entry.event_id, reason=str(error))
+
+    def _model_event(self, event: ModelEvent) -> None:
+        digest = bytes.fromhex(event.digest) if event.digest else bytes(32)
+        self._append(
+            Entry(
+                layout.KIND_MODEL, event.event_id, SAFETY_CODES.get(self._model_state(event.model), 0),
+                model_digest=digest, model_version=event.version, payload=model_payload(event),
+            )
+        )  # fmt: skip
+        fields = {k: v for k, v in event._asdict().items() if v not in ("", 0)}
+        self.log.info(events.NAMES[event.event_id], dia=f"DIA-{event.event_id}", **{k: v for k, v in fields.items() if k != "event_id"})
+        result = _SWAP_RESULTS.get(event.event_id)
+        if result:
+            self.metrics.swaps.labels(event.model, result).inc()
+        if event.event_id == events.VERSION_SWITCHED:
+            if event.replaced_version:
+                self.metrics.model_info.remove(event.model, str(event.replaced_version), event.replaced_digest)
+            self.metrics.model_info.labels(event.model, str(event.version), event.digest).set(1)
+
+    def _look_failed(self, model: str, error: Exception) -> None:
+        self.metrics.faults.inc()
+        self.log.error("a look at a model failed", model=model, exc_info=error)
+
+    def _state_changed(self, change: Change) -> None:
+        entry = Entry(
+            layout.KIND_STATE, events.STATE_CHANGED, SAFETY_CODES[change.after], payload=state_payload(change, machine_table().digest)
+        )  # fmt: skip
+        self._append(entry)
+        for state in machine_table().ranks:
+            self.metrics.safety_state.labels(change.subject, state).set(state == change.after)
+        with self._pending_lock:
+            if len(self._pending) < _TRANSITIONS_MAX:
+                self._pending.append(change)
+        self._hub.publish("safety", change)
+        self.log.warning(
+            "safety state changed", subject=change.subject, before=change.before, after=change.after,
+            cause=change.event, reason=change.reason,
+        )  # fmt: skip
+
+    def _disagreed(self, call: Call, violation: ContractViolation) -> None:
+        self._append(
+            Entry(
+                layout.KIND_SYSTEM, events.REVALIDATION_DISAGREEMENT, trace_id=call.context.trace_id,
+                payload=system_payload(violation.text, {"method": call.method}),
+            )
+        )  # fmt: skip
+
+    def _link_notice(self, what: str, text: str) -> None:
+        event = {
+            "up": events.LINK_UP, "lost": events.LINK_LOST, "damage": events.LINK_CORRUPTION, "expired": events.HEARTBEAT_EXPIRED,
+        }[what]  # fmt: skip
+        self._append(Entry(layout.KIND_SYSTEM, event, payload=system_payload(text, {})))
+        self.log.warning("link " + what, reason=text)
+
+    def _heartbeat(self, beat: link.Heartbeat) -> None:
+        beat.ready = self.ready()
+        for subject, status in self.monitor.all().items():
+            beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us)
+        beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
+        with self._pending_lock:
+            pending, self._pending = self._pending, []
+        beat.transitions.extend(transition_message(c) for c in pending)
+
+    # BatchObserver.
+
+    def batch(self, outcomes: Sequence[Outcome], start_ns: int, end_ns: int) -> None:
+        """Metrics and spans of one batch."""
+        version = outcomes[0].job.version
+        rows = outcomes[0].batch_size
+        self.metrics.batch_size.labels(version.model).observe(rows)
+        self.metrics.run_seconds.labels(version.model).observe((end_ns - start_ns) / 1e9)
+        self.metrics.audit_records.labels("sidecar").inc(len(outcomes))
+        parents = [(o.job.call.context.trace_id, o.job.call.context.span_id) for o in outcomes if o.job.call.context.sampled]
+        if parents:
+            offset_ns = time.time_ns() - time.monotonic_ns()
+            self._tracing.batch(parents, version.model, version.text, rows, start_ns, end_ns, offset_ns)
+
+    def finished(self, call: Call, code: int, model: str, version: str) -> None:
+        """Nothing per call here: the gateway counts calls, and the direct server its own."""
+
+    def fault(self, call: Call, error: Exception) -> None:
+        """A fault of Vigil itself: detail to the log under the trace id."""
+        self.metrics.faults.inc()
+        self.log.error("internal error", method=call.method, trace_id=call.context.trace_id.hex(), exc_info=error)
+
+    def _direct_done(self, call: Call, reply: Reply) -> None:
+        quality = "normal" if reply.code == 0 else ""
+        self.metrics.direct_requests.labels("", reply.model_version, call.method, str(reply.code), quality).inc()
+        if reply.code == CallError.code:
+            self.log.error("call failed", method=call.method, trace_id=call.context.trace_id.hex(), text=reply.text)

@@ -1,0 +1,64 @@
+"""A call on its way through the sidecar, and its reply, whatever it came over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vigil_sidecar.audit.entry import ZERO8, ZERO16
+
+__all__ = ["Call", "CallContext", "Reply"]
+
+
+@dataclass(slots=True)
+class CallContext:
+    """What a call brings along. Times are of ``time.monotonic_ns``; ``deadline_ns`` 0 means none."""
+
+    trace_id: bytes = ZERO16
+    span_id: bytes = ZERO8
+    sampled: bool = False
+    deadline_ns: int = 0
+    tenant: str = ""
+    control: bool = True
+    arrival_ns: int = field(default_factory=time.monotonic_ns)
+    validated: bool = False
+    """Whether rules of the same contract were already run by the gateway."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer (``code`` 0) or an error. ``status`` is a serialised google.rpc.Status with details."""
+
+    code: int = 0
+    text: str = ""
+    message: bytes = b""
+    status: bytes = b""
+    more: bool = False
+    audit_position: str = ""
+    model_version: str = ""
+    batch_size: int = 0
+    safety_state: str = ""
+
+
+@dataclass(slots=True)
+class Call:
+    """One call. ``cancelled`` is set by whoever carries it when the caller has gone."""
+
+    id: int
+    method: str
+    message: bytes
+    context: CallContext
+    reply: Callable[[Call, Reply], None]
+    cancelled: bool = False
+    on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Mark as cancelled and wake a stream that waits."""
+        self.cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return 0 < self.context.deadline_ns < time.monotonic_ns()

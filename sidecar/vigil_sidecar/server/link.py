@@ -1,0 +1,262 @@
+"""The sidecar's end of the link: one gateway at a time, a plain reader thread, heartbeats."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+from vigil.contract_digest import CONTRACT_DIGEST
+from vigil.link.v1 import link_pb2 as link
+
+from vigil_sidecar.errors import VigilError
+from vigil_sidecar.server.call import Call, CallContext, Reply
+from vigil_sidecar.server.dispatch import Dispatcher
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames
+
+__all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
+
+PROTOCOL_VERSION = 1
+_SEND_TIMEOUT_S = 5.0
+_HANDSHAKE_TIMEOUT_S = 2.0
+
+
+class LinkBusy(VigilError):
+    """Another sidecar owns the socket. Stop it, or give another data folder."""
+
+
+class LinkConfig(NamedTuple):
+    """What the link needs to know of the settings."""
+
+    path: Path
+    instance: str
+    boot_id: str
+    frame_bytes_max: int
+    heartbeat_interval_s: float
+    heartbeat_timeout_s: float
+
+
+class _Connection:
+    """One gateway. Replies may come from any thread; chunks of a large one interleave with others'."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.open = True
+        self.calls: dict[int, Call] = {}
+        self.last_heard = time.monotonic()
+        self._lock = threading.Lock()
+        self._stream = 0
+
+    def send(self, frame: link.Frame) -> None:
+        """Send a frame; a gateway that takes nothing for five seconds is cut off."""
+        with self._lock:
+            self._stream += 1
+            stream = self._stream
+        for piece in encode_frames(frame, stream):
+            with self._lock:
+                if not self.open:
+                    return
+                try:
+                    self.sock.sendall(piece)
+                except OSError:
+                    self.close()
+                    return
+
+    def close(self) -> None:
+        """End the connection and cancel its calls."""
+        self.open = False
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def cancel_all(self) -> None:
+        """Cancel what is under way."""
+        for call in list(self.calls.values()):
+            call.cancel()
+
+
+class LinkServer:
+    """Listens on the Unix socket. ``heartbeat`` fills in the sidecar's own status."""
+
+    def __init__(
+        self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
+        notice: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``."""
+        self._config, self._dispatcher = config, dispatcher
+        self._heartbeat, self._notice = heartbeat, notice
+        self._methods = dispatcher.methods
+        self._connection: _Connection | None = None
+        self._stopping = threading.Event()
+        self._beats = 0
+        self._validated = False
+        config.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = os.open(config.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LinkBusy(f"another sidecar serves {config.path}; stop it, or give --data-dir another folder") from None
+        config.path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(str(config.path))
+        except OSError as error:
+            raise LinkBusy(f"socket {config.path}: {error}; a path has at most 107 bytes, give a shorter --data-dir") from None
+        os.chmod(config.path, 0o600)
+        self._listener.listen(4)
+
+    def start(self) -> None:
+        """Start accepting, and the heartbeat."""
+        threading.Thread(target=self._accept, name="link-accept", daemon=True).start()
+        threading.Thread(target=self._beat, name="link-heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the link."""
+        self._stopping.set()
+        self._listener.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._config.path.unlink(missing_ok=True)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a gateway is connected."""
+        return self._connection is not None and self._connection.open
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), name="link-reader", daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        sock.settimeout(_HANDSHAKE_TIMEOUT_S)
+        seconds = int(_SEND_TIMEOUT_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        reader = FrameReader(sock, self._config.frame_bytes_max)
+        connection = _Connection(sock)
+        try:
+            reason = self._greet(reader, connection)
+            if reason:
+                connection.send(link.Frame(reject=link.Reject(reason=reason)))
+                self._notice("damage", f"handshake refused: {reason}")
+                return
+            sock.settimeout(None)
+            self._connection = connection
+            self._notice("up", "gateway connected")
+            self._read_loop(reader, connection)
+            self._notice("lost", "the gateway closed the link")
+        except LinkDamage as damage:
+            self._notice("damage", str(damage))
+        except Exception as error:  # whatever breaks this link, the next one must find a listener
+            self._notice("lost", f"{type(error).__name__}: {error}")
+        finally:
+            connection.close()
+            connection.cancel_all()
+            sock.close()
+            if self._connection is connection:
+                self._connection = None
+
+    def _greet(self, reader: FrameReader, connection: _Connection) -> str:
+        frame = reader.read()
+        if frame is None or frame.WhichOneof("body") != "hello":
+            return "the first frame must be hello"
+        hello = frame.hello
+        if hello.protocol_version != PROTOCOL_VERSION:
+            return f"protocol version {hello.protocol_version}, this sidecar speaks {PROTOCOL_VERSION}"
+        if self.connected:
+            return "another gateway is connected"
+        self._validated = hello.contract_digest == CONTRACT_DIGEST
+        welcome = link.Welcome(
+            protocol_version=PROTOCOL_VERSION, contract_digest=CONTRACT_DIGEST, instance=self._config.instance,
+            boot_id=self._config.boot_id, frame_bytes_max=self._config.frame_bytes_max, pid=os.getpid(),
+            methods=self._methods,
+        )  # fmt: skip
+        connection.send(link.Frame(welcome=welcome))
+        return ""
+
+    def _read_loop(self, reader: FrameReader, connection: _Connection) -> None:
+        while True:
+            frame = reader.read()
+            if frame is None:
+                return
+            connection.last_heard = time.monotonic()
+            body = frame.WhichOneof("body")
+            if body == "calls":
+                self._take(connection, frame.calls)
+            elif body == "cancel":
+                for call_id in frame.cancel.ids:
+                    call = connection.calls.get(call_id)
+                    if call is not None:
+                        call.cancel()
+            elif body != "heartbeat":
+                raise LinkDamage(f"unexpected frame {body}")
+
+    def _take(self, connection: _Connection, calls: link.Calls) -> None:
+        now_ns = time.monotonic_ns()
+        replies: list[link.Reply] = []
+        lane, model = calls.lane, calls.model
+        buffered = bool(model)
+
+        def reply(call: Call, answer: Reply) -> None:
+            if not answer.more:
+                connection.calls.pop(call.id, None)
+            message = link.Reply(
+                id=call.id, code=answer.code, text=answer.text, message=answer.message, status=answer.status,
+                more=answer.more, audit_position=answer.audit_position, model_version=answer.model_version,
+                batch_size=answer.batch_size, safety_state=answer.safety_state,
+                crc=call_crc(answer.message, call.id, answer.code),
+            )  # fmt: skip
+            if buffered:
+                replies.append(message)
+            else:
+                connection.send(link.Frame(replies=link.Replies(replies=[message])))
+
+        good = []
+        for c in calls.calls:
+            if c.crc != call_crc(c.message, c.id, c.method) or c.method >= len(self._methods):
+                raise LinkDamage(f"call {c.id} is damaged: its CRC-32C does not match")
+            x = c.context
+            context = CallContext(
+                x.trace_id or bytes(16), x.span_id or bytes(8), x.sampled,
+                now_ns + x.timeout_us * 1000 if x.timeout_us else 0, x.tenant, x.control, now_ns, self._validated,
+            )  # fmt: skip
+            call = Call(c.id, self._methods[c.method], c.message, context, reply)
+            connection.calls[c.id] = call
+            good.append(call)
+
+        def done() -> None:
+            connection.send(link.Frame(replies=link.Replies(replies=replies, credits=[lane])))
+
+        if model:
+            self._dispatcher.submit_lane(model, good, done)
+        else:
+            for call in good:
+                self._dispatcher.submit(call)
+            done()
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(self._config.heartbeat_interval_s):
+            connection = self._connection
+            if connection is None or not connection.open:
+                continue
+            if time.monotonic() - connection.last_heard > self._config.heartbeat_timeout_s:
+                self._notice("expired", f"the gateway was silent for {self._config.heartbeat_timeout_s} s")
+                connection.last_heard = time.monotonic()
+            self._beats += 1
+            beat = link.Heartbeat(count=self._beats, monotonic_ns=time.monotonic_ns())
+            self._heartbeat(beat)
+            beat.crc = google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
+            connection.send(link.Frame(heartbeat=beat))
+

@@ -1,0 +1,89 @@
+"""The table of methods: full name, request, function. The one place where services are wired."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from inference import grpc_service_pb2 as oip
+from vigil.models.v1 import models_pb2 as models
+from vigil.perception.v1 import perception_pb2 as perception
+from vigil.safety.v1 import safety_pb2 as safety
+
+from vigil_sidecar.server.dispatch import StreamMethod, UnaryMethod
+from vigil_sidecar.server.open_inference import infer_job
+from vigil_sidecar.server.perception import Perception
+from vigil_sidecar.server.processor import BatchMethod
+from vigil_sidecar.server.services import Metadata, Models, SafetyReports
+
+__all__ = ["Parts", "batch_methods", "missing_methods", "stream_methods", "unary_methods"]
+
+_OIP = "/inference.GRPCInferenceService/"
+_PERCEPTION = "/vigil.perception.v1.PerceptionService/"
+_MODELS = "/vigil.models.v1.ModelsService/"
+_SAFETY = "/vigil.safety.v1.SafetyService/"
+
+
+class Parts(NamedTuple):
+    """The services' implementations."""
+
+    perception: Perception
+    metadata: Metadata
+    models: Models
+    safety: SafetyReports
+
+
+def batch_methods(parts: Parts) -> dict[str, BatchMethod]:
+    """Methods whose calls are batched."""
+
+    def names(request: Any) -> tuple[str, str]:
+        return request.model_name, request.model_version
+
+    def detect_names(request: Any) -> tuple[str, str]:
+        return request.model, request.model_version
+
+    return {
+        _OIP + "ModelInfer": BatchMethod(oip.ModelInferRequest, names, infer_job),
+        _PERCEPTION + "Detect": BatchMethod(perception.DetectRequest, detect_names, parts.perception.job),
+    }
+
+
+def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
+    """Calls that are answered one by one."""
+    meta, mod = parts.metadata, parts.models
+    return {
+        _OIP + "ServerLive": UnaryMethod(oip.ServerLiveRequest, meta.live),
+        _OIP + "ServerReady": UnaryMethod(oip.ServerReadyRequest, meta.ready),
+        _OIP + "ModelReady": UnaryMethod(oip.ModelReadyRequest, meta.model_ready),
+        _OIP + "ServerMetadata": UnaryMethod(oip.ServerMetadataRequest, meta.server),
+        _OIP + "ModelMetadata": UnaryMethod(oip.ModelMetadataRequest, meta.model),
+        _OIP + "RepositoryIndex": UnaryMethod(oip.RepositoryIndexRequest, meta.index),
+        _MODELS + "ListModels": UnaryMethod(models.ListModelsRequest, mod.list),
+        _MODELS + "GetModel": UnaryMethod(models.GetModelRequest, mod.get),
+        _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True),
+        _MODELS + "ReloadModel": UnaryMethod(models.ReloadModelRequest, mod.reload, control=True),
+        _SAFETY + "GetState": UnaryMethod(safety.GetStateRequest, parts.safety.get),
+    }
+
+
+def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
+    """Server streams."""
+    return {
+        _PERCEPTION + "Watch": StreamMethod(perception.WatchRequest, parts.perception.watch),
+        _SAFETY + "WatchState": StreamMethod(safety.WatchStateRequest, parts.safety.watch),
+    }
+
+
+def missing_methods() -> dict[str, str]:
+    """Declared methods that are not built yet, with what to use instead."""
+    shared = "shared memory is not offered yet; send tensors in raw_input_contents"
+    return {
+        _OIP + "ModelStreamInfer": "ModelStreamInfer is not offered yet; use ModelInfer",
+        _OIP + "ModelConfig": "ModelConfig is not offered yet; use ModelMetadata or vigil.models.v1.ModelsService/GetModel",
+        _OIP + "ModelStatistics": "ModelStatistics is not offered yet; read the metrics at /metrics",
+        _OIP + "RepositoryModelLoad": "RepositoryModelLoad is not offered yet; use vigil.models.v1.ModelsService/ReloadModel",
+        _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; remove the version's folder",
+        _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",
+        _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
+        **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},
+        **{_OIP + f"CudaSharedMemory{x}": "CUDA shared memory is not offered; " + shared for x in ("Status", "Register", "Unregister")},
+    }

@@ -1,0 +1,113 @@
+"""config.pbtxt and a model's vigil.toml, read into plain options."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from inference.model_config_pb2 import ModelConfig
+
+from vigil_sidecar.engine.session import PROVIDER_NAMES
+from vigil_sidecar.errors import CandidateRefused
+from vigil_sidecar.pipelines.catalogue import make_pipeline
+from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
+
+__all__ = ["read_options"]
+
+_FILE_BYTES_MAX = 1 << 20
+_SUPPORTED = {
+    "name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output",
+    "version_policy", "instance_group", "optimization", "parameters",
+}  # fmt: skip
+_TOML_KEYS: dict[str, type | tuple[type, ...]] = {
+    "pipeline": dict, "finite_inputs": bool, "output_min": (int, float), "output_max": (int, float),
+    "allow_contract_change": bool, "providers": list, "intra_op_threads": int,
+}  # fmt: skip
+
+
+def _read(path: Path) -> str | None:
+    try:
+        if path.stat().st_size > _FILE_BYTES_MAX:
+            raise CandidateRefused(f"{path.name} is larger than {_FILE_BYTES_MAX} bytes")
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CandidateRefused(f"{path.name} cannot be read: {error}") from None
+
+
+def _pbtxt(text: str, model: str) -> dict[str, Any]:
+    try:
+        config = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise CandidateRefused(f"config.pbtxt: {error}") from None
+    for field, _ in config.ListFields():
+        if field.name not in _SUPPORTED:
+            raise CandidateRefused(f"config.pbtxt: the field '{field.name}' is not supported")
+    if config.name not in ("", model):
+        raise CandidateRefused(f"config.pbtxt: name is '{config.name}', the folder is '{model}'")
+    if config.backend not in ("", "onnxruntime") or config.platform not in ("", "onnxruntime_onnx"):
+        raise CandidateRefused(f"config.pbtxt: backend '{config.backend or config.platform}' is not onnxruntime")
+    if not 0 <= config.max_batch_size <= 1024:
+        raise CandidateRefused(f"config.pbtxt: max_batch_size is {config.max_batch_size}, allowed is 0..1024")
+    out: dict[str, Any] = {
+        "max_batch_size": config.max_batch_size,
+        "parameters": {k: v.string_value for k, v in config.parameters.items()},
+    }
+    policy = config.version_policy.WhichOneof("policy_choice")
+    if policy == "all":
+        out["policy"] = VersionPolicy("all")
+    elif policy == "specific":
+        out["policy"] = VersionPolicy("specific", versions=tuple(config.version_policy.specific.versions))
+    elif policy == "latest":
+        out["policy"] = VersionPolicy("latest", max(1, config.version_policy.latest.num_versions))
+    accelerators = config.optimization.execution_accelerators
+    for field, _ in config.optimization.ListFields():
+        if field.name != "execution_accelerators":
+            raise CandidateRefused(f"config.pbtxt: the field 'optimization.{field.name}' is not supported")
+    names = [a.name for a in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator)]
+    if names:
+        out["providers"] = tuple(names)
+    for group in config.instance_group:
+        if group.kind not in (group.KIND_AUTO, group.KIND_CPU):
+            raise CandidateRefused("config.pbtxt: the field 'instance_group.kind' supports KIND_CPU and KIND_AUTO")
+    return out
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CandidateRefused(f"vigil.toml: {error}") from None
+    for key, value in content.items():
+        if key not in _TOML_KEYS:
+            raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
+        if not isinstance(value, _TOML_KEYS[key]):
+            raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
+    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers")}
+    if "providers" in content:
+        unknown = [p for p in content["providers"] if p not in PROVIDER_NAMES]
+        if unknown:
+            raise CandidateRefused(f"vigil.toml: unknown provider {unknown[0]!r}; known are {', '.join(PROVIDER_NAMES)}")
+        out["providers"] = tuple(content["providers"])
+    if "pipeline" in content:
+        options = dict(content["pipeline"])
+        kind = options.pop("kind", None)
+        make_pipeline(str(kind), options)
+        out |= {"pipeline": kind, "pipeline_options": options, "finite_inputs": True}
+        out["finite_inputs"] = bool(content.get("finite_inputs", True))
+    return out
+
+
+def read_options(folder: Path) -> ModelOptions:
+    """Options of one model folder; raises ``CandidateRefused`` naming the file and field."""
+    values: dict[str, Any] = {}
+    pbtxt = _read(folder / "config.pbtxt")
+    if pbtxt is not None:
+        values |= _pbtxt(pbtxt, folder.name)
+    toml = _read(folder / "vigil.toml")
+    if toml is not None:
+        values |= _toml(toml)
+    return ModelOptions(**values)

@@ -1,0 +1,191 @@
+"""Open Inference Protocol: a request's tensors checked against the model, an answer's tensors encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from inference.grpc_service_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+
+from vigil_sidecar.audit.tensor_hash import Tensor, tensor_hash
+from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.engine.contract import TensorSpec
+from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY, encode_bytes, from_raw, to_raw
+from vigil_sidecar.errors import OutputViolation, SemanticViolation, Unimplemented
+from vigil_sidecar.registry.version import LoadedVersion
+from vigil_sidecar.server.call import Call
+
+__all__ = ["infer_job"]
+
+Array = np.ndarray[Any, Any]
+_ELEMENTS_MAX = 1 << 31
+_NAME_MAX = 256
+_CONTENTS = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
+    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
+    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+
+
+def _refuse(field: str, text: str) -> SemanticViolation:
+    return SemanticViolation(text, [(field, text)])
+
+
+def element_count(name: str, shape: Sequence[int]) -> int:
+    """Elements of a shape; raises for negative or huge dimensions."""
+    count = 1
+    for d in shape:
+        if d < 0:
+            raise _refuse(name, f"input '{name}': shape {list(shape)} has the negative dimension {d}")
+        count *= d
+        if count > _ELEMENTS_MAX:
+            raise _refuse(name, f"input '{name}': shape {list(shape)} has more than {_ELEMENTS_MAX} elements")
+    return count
+
+
+def _typed_raw(contents: InferTensorContents, name: str, datatype: str, count: int) -> bytes:
+    """Raw form of typed contents, so that both forms are one from here on."""
+    wanted = _CONTENTS.get(datatype)
+    if wanted is None:
+        raise _refuse(name, f"input '{name}': {datatype} has no typed contents, use raw_input_contents")
+    for field, _ in contents.ListFields():
+        if field.name != wanted:
+            raise _refuse(name, f"input '{name}': {datatype} belongs in {wanted}, found {field.name}")
+    values = getattr(contents, wanted)
+    if len(values) != count:
+        raise _refuse(name, f"input '{name}': {wanted} has {len(values)} elements, the shape has {count}")
+    if datatype == "BYTES":
+        return encode_bytes(values)
+    dtype = NUMPY[datatype]
+    array = np.array(values, dtype=np.int64 if datatype in ("INT8", "INT16") else np.uint64 if datatype in ("UINT8", "UINT16") else dtype)
+    if array.dtype != dtype:
+        limits = np.iinfo(dtype)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise _refuse(name, f"input '{name}': a value is outside {datatype} ({limits.min}..{limits.max})")
+        array = array.astype(dtype)
+    return array.tobytes()
+
+
+def _check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
+    wanted = spec.shape
+    if len(shape) != len(wanted) or any(w not in (-1, s) for w, s in zip(wanted, shape, strict=True)):
+        text = f"unexpected shape for input '{spec.name}': expected {list(wanted)}, got {list(shape)}"
+        raise _refuse(spec.name, text)
+
+
+def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    raw = request.raw_input_contents
+    seen: set[str] = set()
+    if raw and len(raw) != len(request.inputs):
+        raise _refuse(
+            "raw_input_contents", f"raw_input_contents has {len(raw)} items, the request has {len(request.inputs)} inputs"
+        )
+    for i, tensor in enumerate(request.inputs):
+        name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+        spec = version.inputs.get(name)
+        if spec is None:
+            raise _refuse(name[:_NAME_MAX], f"unexpected inference input '{name}' for model '{version.model}'")
+        if name in seen:
+            raise _refuse(name, f"input '{name}' is given twice")
+        seen.add(name)
+        if tensor.parameters:
+            if "shared_memory_region" in tensor.parameters:
+                raise Unimplemented(f"input '{name}': shared memory is not offered; send the tensor's contents")
+        if datatype != spec.datatype:
+            text = f"inference input '{name}' data-type is '{datatype}', but model '{version.model}' expects '{spec.datatype}'"
+            raise _refuse(name, text)
+        count = element_count(name, shape)
+        _check_shape(spec, shape)
+        if raw:
+            if tensor.HasField("contents"):
+                raise _refuse(name, f"input '{name}': contents and raw_input_contents exclude each other")
+            data = raw[i]
+        else:
+            data = _typed_raw(tensor.contents, name, datatype, count)
+        size = ITEM_BYTES.get(datatype)
+        if size is not None and len(data) != size * count:
+            text = f"input '{name}': shape {list(shape)} of {datatype} needs {size * count} bytes, got {len(data)}"
+            raise _refuse(name, text)
+        tensors.append((name, datatype, shape, data))
+    missing = version.inputs.keys() - seen
+    if missing:
+        raise _refuse(min(missing), f"expected {len(version.inputs)} inputs but got {len(seen)}: '{min(missing)}' is missing")
+    return tensors
+
+
+def _wanted_outputs(request: ModelInferRequest, version: LoadedVersion) -> tuple[str, ...]:
+    if not request.outputs:
+        return tuple(version.outputs)
+    names: list[str] = []
+    for output in request.outputs:
+        if output.name not in version.outputs:
+            raise _refuse(output.name[:_NAME_MAX], f"unexpected inference output '{output.name}' for model '{version.model}'")
+        if output.name in names:
+            raise _refuse(output.name, f"output '{output.name}' is asked for twice")
+        for parameter in ("classification", "shared_memory_region"):
+            if parameter in output.parameters:
+                raise Unimplemented(f"output '{output.name}': the parameter '{parameter}' is not offered; leave it out")
+        names.append(output.name)
+    return tuple(names)
+
+
+def check_output(name: str, array: Array, version: LoadedVersion) -> None:
+    """Raise ``OutputViolation`` unless the array is finite and within the model's limits."""
+    if array.dtype.kind != "f":
+        return
+    if not np.isfinite(array).all():
+        raise OutputViolation(f"output '{name}' of model '{version.model}' is not finite")
+    low, high = version.options.output_min, version.options.output_max
+    if low is not None and array.size and float(array.min()) < low:
+        raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.min())}, the least plausible is {low}")
+    if high is not None and array.size and float(array.max()) > high:
+        raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.max())}, the most plausible is {high}")
+
+
+class _Finish:
+    """Turns this request's share of the outputs into an answer."""
+
+    __slots__ = ("names", "request_id", "version")
+
+    def __init__(self, request_id: str, version: LoadedVersion, names: tuple[str, ...]) -> None:
+        self.request_id, self.version, self.names = request_id, version, names
+
+    def __call__(self, arrays: Sequence[Array]) -> JobResult:
+        version, outputs = self.version, self.version.outputs
+        response = ModelInferResponse(model_name=version.model, model_version=version.text, id=self.request_id)
+        response.parameters["vigil_model_digest"].string_param = version.digest
+        tensors: list[Tensor] = []
+        for name, array in zip(self.names, arrays, strict=True):
+            check_output(name, array, version)
+            datatype = outputs[name].datatype
+            raw = to_raw(array, datatype)
+            response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+            response.raw_output_contents.append(raw)
+            tensors.append((name, datatype, array.shape, raw))
+        message = response.SerializeToString()
+        return JobResult(tensor_hash(tensors), lambda position: message)
+
+
+def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) -> Job:
+    """A checked job of a ModelInfer request; raises ``SemanticViolation``."""
+    tensors = _raw_inputs(request, version)
+    names = _wanted_outputs(request, version)
+    feeds: dict[str, Array] = {}
+    for name, datatype, shape, raw in tensors:
+        array = from_raw(raw, datatype, tuple(shape), element_count(name, shape), name)
+        if version.options.finite_inputs and datatype in FLOATS and not np.isfinite(array).all():
+            raise _refuse(name, f"input '{name}' has a number that is not finite")
+        feeds[name] = array
+    rows = 0
+    if version.max_batch_size > 0:
+        firsts = {a.shape[0] for a in feeds.values()}
+        if len(firsts) != 1:
+            raise _refuse("inputs", f"inputs have different first dimensions {sorted(firsts)}")
+        rows = firsts.pop()
+        limit = version.options.max_batch_size
+        if limit and rows > limit:
+            raise _refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
+    key = (version, names, tuple((n, feeds[n].shape[1:]) for n in sorted(feeds)))
+    return Job(call, version, feeds, rows, names, key, tensor_hash(tensors), request.id, "", _Finish(request.id, version, names))

@@ -1,0 +1,46 @@
+"""Payloads of audit records as protobuf messages (vigil.audit.v1)."""
+
+from __future__ import annotations
+
+from vigil.audit.v1.audit_pb2 import CallPayload, ModelPayload, StatePayload, SystemPayload
+
+from vigil_safety.monitor import Change
+from vigil_sidecar.errors import CallError
+from vigil_sidecar.registry.version import ModelEvent
+
+__all__ = ["call_payload", "model_payload", "state_payload", "system_payload"]
+
+_TEXT_MAX = 1024
+_VIOLATIONS_MAX = 64
+
+
+def call_payload(method: str, model: str, request_id: str = "", source_id: str = "", error: CallError | None = None) -> bytes:
+    """Payload of an answer or refusal; long texts are cut so that the record stays small."""
+    payload = CallPayload(method=method, model=model[:256], request_id=request_id[:256], source_id=source_id[:128])
+    if error is not None:
+        payload.message = error.text[:_TEXT_MAX]
+        for field, text in error.violations[:_VIOLATIONS_MAX]:
+            payload.violations.add(field=field[:256], description=text[:256])
+    return payload.SerializeToString()
+
+
+def model_payload(event: ModelEvent) -> bytes:
+    """Payload of a model event."""
+    return ModelPayload(
+        model=event.model[:256], version=event.version, digest=event.digest, reason=event.reason[:_TEXT_MAX],
+        replaced_version=event.replaced_version, replaced_digest=event.replaced_digest, generation=event.generation,
+    ).SerializeToString()  # fmt: skip
+
+
+def state_payload(change: Change, table_digest: str) -> bytes:
+    """Payload of a change of safety state."""
+    message = StatePayload(
+        subject=change.subject, to=change.after, event=change.event, reason=change.reason[:_TEXT_MAX], table_digest=table_digest
+    )  # fmt: skip
+    setattr(message, "from", change.before)
+    return message.SerializeToString()
+
+
+def system_payload(text: str, fields: dict[str, str]) -> bytes:
+    """Payload of an event of the process or the log."""
+    return SystemPayload(text=text[:_TEXT_MAX], fields=fields).SerializeToString()

@@ -1,0 +1,221 @@
+"""Calls that are not batched: metadata, models, safety. Each is a function of message and call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from inference import grpc_service_pb2 as oip
+from vigil.models.v1 import models_pb2 as models
+from vigil.safety.v1 import safety_pb2 as safety
+
+from vigil_safety.monitor import Change, Monitor
+from vigil_safety.table import machine_table
+from vigil_sidecar.errors import Forbidden, SemanticViolation, Unavailable, UnknownModel
+from vigil_sidecar.registry.reconciler import Reconciler
+from vigil_sidecar.registry.registry import Registry
+from vigil_sidecar.registry.repository import write_latest
+from vigil_sidecar.registry.version import ModelView
+from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.settings_gen import Settings
+from vigil_sidecar.streams.sources import WatchHub
+
+__all__ = ["Metadata", "Models", "SafetyReports", "system_state", "transition_message"]
+
+_ACTIVATE_WAIT_S = 60.0
+_WAIT_S = 0.25
+
+
+def _wait_s(call: Call) -> float:
+    if call.context.deadline_ns == 0:
+        return _ACTIVATE_WAIT_S
+    return min(_ACTIVATE_WAIT_S, max(0.0, (call.context.deadline_ns - time.monotonic_ns()) / 1e9 - 0.05))
+
+
+class Metadata:
+    """What the Open Inference Protocol tells about server and models."""
+
+    def __init__(self, registry: Registry, ready: Callable[[], bool]) -> None:
+        self._registry, self._ready = registry, ready
+
+    def live(self, request: oip.ServerLiveRequest, call: Call) -> oip.ServerLiveResponse:
+        """The process answers, so it lives."""
+        return oip.ServerLiveResponse(live=True)
+
+    def ready(self, request: oip.ServerReadyRequest, call: Call) -> oip.ServerReadyResponse:
+        """Every model was looked at once."""
+        return oip.ServerReadyResponse(ready=self._ready())
+
+    def model_ready(self, request: oip.ModelReadyRequest, call: Call) -> oip.ModelReadyResponse:
+        """An unknown model is not ready, which is no error."""
+        try:
+            self._registry.lease(request.name, request.version).release()
+        except UnknownModel:
+            return oip.ModelReadyResponse(ready=False)
+        return oip.ModelReadyResponse(ready=True)
+
+    def server(self, request: oip.ServerMetadataRequest, call: Call) -> oip.ServerMetadataResponse:
+        """Name, version and the extensions that work."""
+        return oip.ServerMetadataResponse(
+            name="vigil", version=metadata.version("vigil-sidecar"), extensions=["model_repository", "binary_tensor_data"]
+        )
+
+    def model(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
+        """Contract of a model."""
+        version = self._registry.lease(request.name, request.version)
+        try:
+            response = oip.ModelMetadataResponse(name=request.name, platform="onnxruntime_onnx")
+            loaded = self._registry.models[request.name].loaded
+            response.versions.extend(str(n) for n in sorted(loaded))
+            for t in version.session.contract.inputs:
+                response.inputs.add(name=t.name, datatype=t.datatype, shape=t.shape)
+            for t in version.session.contract.outputs:
+                response.outputs.add(name=t.name, datatype=t.datatype, shape=t.shape)
+            return response
+        finally:
+            version.release()
+
+    def index(self, request: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
+        """Every version of every model, in Triton's words for its state."""
+        states = {"serving": "READY", "standby": "READY", "loading": "LOADING", "refused": "UNAVAILABLE", "retired": "UNAVAILABLE"}
+        response = oip.RepositoryIndexResponse()
+        for view in self._registry.all():
+            for v in view.versions:
+                state = states[v.state]
+                if state == "READY" or not request.ready:
+                    response.models.add(name=view.name, version=str(v.version), state=state, reason=v.reason)
+        return response
+
+
+class Models:
+    """ModelsService."""
+
+    def __init__(self, root: Path, settings: Settings, registry: Registry, reconciler: Reconciler, monitor: Monitor) -> None:
+        self._root, self._settings, self._registry = root, settings, registry
+        self._reconciler, self._monitor = reconciler, monitor
+
+    def list(self, request: models.ListModelsRequest, call: Call) -> models.ListModelsResponse:
+        """Every model by name."""
+        return models.ListModelsResponse(models=[self._message(v) for v in self._registry.all()])
+
+    def get(self, request: models.GetModelRequest, call: Call) -> models.GetModelResponse:
+        """One model."""
+        return models.GetModelResponse(model=self._message(self._registry.get(request.name)))
+
+    def activate(self, request: models.ActivateVersionRequest, call: Call) -> models.ActivateVersionResponse:
+        """Write the link, then wait until the version serves or is refused."""
+        _require_control(call)
+        view = self._registry.get(request.name)
+        if not (self._root / view.name / str(request.version) / "model.onnx").is_file():
+            known = ", ".join(str(v.version) for v in view.versions) or "none"
+            raise SemanticViolation(
+                f"model '{view.name}' has no version {request.version}; it has {known}", [("version", "does not exist")]
+            )
+        try:
+            write_latest(self._root / view.name, request.version)
+        except OSError as error:
+            raise Unavailable(f"the link 'latest' of model '{view.name}' cannot be written: {error.strerror}") from None
+        end = time.monotonic() + _wait_s(call)
+        self._reconciler.mark(view.name)
+        while time.monotonic() < end and not call.cancelled:
+            view = self._registry.get(request.name)
+            if view.serving is not None and view.serving.number == request.version:
+                return models.ActivateVersionResponse(model=self._message(view))
+            self._refuse_if_refused(view, request.version)
+            with self._registry.changed:
+                self._registry.changed.wait(0.02)
+        raise Unavailable(f"version {request.version} of model '{view.name}' is still being loaded; look again later")
+
+    def _refuse_if_refused(self, view: ModelView, number: int) -> None:
+        for v in view.versions:
+            if v.version == number and v.state == "refused":
+                raise SemanticViolation(f"version {number} of model '{view.name}' was refused: {v.reason}", [("version", v.reason)])
+
+    def reload(self, request: models.ReloadModelRequest, call: Call) -> models.ReloadModelResponse:
+        """Look again, forgetting refusals."""
+        _require_control(call)
+        if not (self._root / Path(request.name).name).is_dir() or "/" in request.name:
+            self._registry.get(request.name)
+        self._reconciler.mark(request.name, forget_refusals=True)
+        if not self._reconciler.wait_looked(request.name, _wait_s(call)):
+            raise Unavailable(f"model '{request.name}' is still being loaded; look again later")
+        return models.ReloadModelResponse(model=self._message(self._registry.get(request.name)))
+
+    def _message(self, view: ModelView) -> models.Model:
+        status = self._monitor.status(f"model/{view.name}")
+        message = models.Model(
+            name=view.name, generation=view.generation, pipeline=view.options.pipeline or "tensor",
+            safety_state=status.state, safety_reason=status.reason,
+        )  # fmt: skip
+        for v in view.versions:
+            state = models.VersionState.Value(f"VERSION_STATE_{v.state.upper()}")
+            message.versions.add(
+                version=v.version, digest=v.digest, state=state, reason=v.reason, since_us=v.since_us, size_bytes=v.size
+            )  # fmt: skip
+        serving = view.serving
+        if serving is not None:
+            message.serving_version, message.serving_digest = serving.number, serving.digest
+            message.max_batch_size, message.batch_difference = serving.max_batch_size, serving.batch_difference
+            message.runs_inline = serving.run_s * 1e6 <= self._settings.models_inline_run_us_max
+            message.providers.extend(serving.session.providers)
+            for t in serving.inputs.values():
+                message.inputs.add(name=t.name, datatype=t.datatype, shape=t.shape)
+            for t in serving.outputs.values():
+                message.outputs.add(name=t.name, datatype=t.datatype, shape=t.shape)
+        return message
+
+
+def _require_control(call: Call) -> None:
+    if not call.context.control:
+        raise Forbidden("control calls are answered on loopback listeners only (setting control.allow_remote)")
+
+
+def system_state(monitor: Monitor) -> safety.SystemState:
+    """The state of the whole and of each subject."""
+    message = safety.SystemState(
+        state=safety.State.Value("STATE_" + monitor.whole()), table_digest=machine_table().digest
+    )
+    for subject, status in sorted(monitor.all().items()):
+        message.subjects.add(
+            subject=subject, state=safety.State.Value("STATE_" + status.state), reason=status.reason, since_us=status.since_us
+        )
+    return message
+
+
+def transition_message(change: Change) -> safety.Transition:
+    """A change as a message."""
+    message = safety.Transition(
+        subject=change.subject, to=safety.State.Value("STATE_" + change.after),
+        event=change.event, reason=change.reason, time_us=change.time_us,
+    )  # fmt: skip
+    setattr(message, "from", safety.State.Value("STATE_" + change.before))
+    return message
+
+
+class SafetyReports:
+    """SafetyService of the sidecar: its models."""
+
+    def __init__(self, monitor: Monitor, hub: WatchHub) -> None:
+        self._monitor, self._hub = monitor, hub
+
+    def get(self, request: safety.GetStateRequest, call: Call) -> safety.GetStateResponse:
+        """The present state."""
+        return safety.GetStateResponse(state=system_state(self._monitor))
+
+    def watch(self, call: Call, request: safety.WatchStateRequest) -> None:
+        """The present state, then each change."""
+        subscription = self._hub.subscribe("safety")
+        call.on_cancel = subscription.close
+        try:
+            first = safety.WatchStateResponse(state=system_state(self._monitor))
+            call.reply(call, Reply(message=first.SerializeToString(), more=True))
+            while not call.cancelled and not call.expired():
+                item = subscription.get(_WAIT_S)
+                if item is None or (request.subjects and item[0].subject not in request.subjects):
+                    continue
+                news = safety.WatchStateResponse(state=system_state(self._monitor), transition=transition_message(item[0]))
+                call.reply(call, Reply(message=news.SerializeToString(), more=True))
+        finally:
+            self._hub.unsubscribe("safety", subscription)
