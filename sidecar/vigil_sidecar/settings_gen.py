@@ -204,7 +204,7 @@ SPECS: tuple[Spec, ...] = (
          (), None,
          'A peer silent for this long is failed.'),
     Spec('link.revalidate', 'link_revalidate', 'string', 'sample', None, None,
-         ('all', 'sample', False), None,
+         ('all', 'sample', 'off'), None,
          'Contract rules run again in the sidecar for calls from a gateway with the same contract.'),
     Spec('link.revalidate_every', 'link_revalidate_every', 'int', 64, 1, 1000000,
          (), None,

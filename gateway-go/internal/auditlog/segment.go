@@ -1,0 +1,138 @@
+package auditlog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"vigil/gateway/audit/layout"
+)
+
+func leafHash(record []byte) [32]byte {
+	h := sha256.New()
+	h.Write([]byte{0})
+	h.Write(record)
+	return [32]byte(h.Sum(nil))
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("segment-%020d.vlog", first) }
+
+func listSegments(folder string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(folder, "segment-*.vlog"))
+	slices.Sort(names)
+	return names, err
+}
+
+func syncFolder(folder string) error {
+	d, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+type segmentHead struct {
+	instance  [16]byte
+	first     uint64
+	previous  [32]byte
+	createdNs uint64
+	log       string
+}
+
+func (h *segmentHead) encode() []byte {
+	b := make([]byte, layout.SegmentHeaderBytes)
+	le := binary.LittleEndian
+	copy(b, layout.SegmentMagic)
+	le.PutUint16(b[layout.SegOffVersion:], layout.SegmentVersion)
+	le.PutUint16(b[layout.SegOffRecordVersion:], layout.Version)
+	le.PutUint32(b[layout.SegOffHeaderBytes:], layout.SegmentHeaderBytes)
+	copy(b[layout.SegOffInstance:], h.instance[:])
+	le.PutUint64(b[layout.SegOffFirstSequence:], h.first)
+	copy(b[layout.SegOffPreviousLeafHash:], h.previous[:])
+	le.PutUint64(b[layout.SegOffCreatedNs:], h.createdNs)
+	copy(b[layout.SegOffLogName:layout.SegOffCrc32c], h.log)
+	le.PutUint32(b[layout.SegOffCrc32c:], crc32.Checksum(b[:layout.SegOffCrc32c], castagnoli))
+	return b
+}
+
+// createSegment makes a preallocated, synced segment; its name appears only
+// when it is whole.
+func createSegment(folder string, size int64, head *segmentHead) (*os.File, error) {
+	final := filepath.Join(folder, segmentName(head.first))
+	partial := final + ".partial"
+	f, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if err == nil {
+		_, err = f.WriteAt(head.encode(), 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(partial, final)
+	}
+	if err == nil {
+		err = syncFolder(folder)
+	}
+	if err != nil {
+		f.Close()
+		os.Remove(partial)
+		return nil, err
+	}
+	return f, nil
+}
+
+// logEnd is where the next record goes.
+type logEnd struct {
+	head      segmentHead
+	offset    int64
+	next      uint64
+	leaf      [32]byte
+	torn      int
+	lastEvent uint32
+}
+
+func findEnd(path string) (*logEnd, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	if len(data) < layout.SegmentHeaderBytes || !bytes.HasPrefix(data, []byte(layout.SegmentMagic)) ||
+		le.Uint32(data[layout.SegOffCrc32c:]) != crc32.Checksum(data[:layout.SegOffCrc32c], castagnoli) {
+		return nil, fmt.Errorf("%s: no valid segment header; move the folder away to start a new log", filepath.Base(path))
+	}
+	end := &logEnd{offset: layout.SegmentHeaderBytes, next: le.Uint64(data[layout.SegOffFirstSequence:])}
+	copy(end.head.instance[:], data[layout.SegOffInstance:])
+	copy(end.leaf[:], data[layout.SegOffPreviousLeafHash:])
+	for int(end.offset)+layout.HeaderBytes <= len(data) {
+		r := data[end.offset:]
+		length := int(le.Uint16(r[layout.OffLength:]))
+		if string(r[:4]) != layout.Magic || length < layout.HeaderBytes || length > len(r) {
+			break
+		}
+		r = r[:length]
+		crc := crc32.Update(0, castagnoli, r[:layout.OffCrc32c])
+		crc = crc32.Update(crc, castagnoli, r[layout.HeaderBytes:])
+		if le.Uint32(r[layout.OffCrc32c:]) != crc || le.Uint64(r[layout.OffSequence:]) != end.next ||
+			!bytes.Equal(r[layout.OffPreviousLeafHash:layout.OffPreviousLeafHash+32], end.leaf[:]) {
+			break
+		}
+		end.leaf, end.lastEvent = leafHash(r), le.Uint32(r[layout.OffEventID:])
+		end.next++
+		end.offset += int64(length)
+	}
+	end.torn = len(bytes.TrimRight(data[end.offset:], "\x00"))
+	return end, nil
+}

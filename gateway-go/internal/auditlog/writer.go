@@ -1,0 +1,238 @@
+package auditlog
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/events"
+)
+
+// Options of a writer.
+type Options struct {
+	Folder       string
+	Log          string
+	Durability   string // process, interval, power
+	SyncInterval time.Duration
+	SegmentBytes int64
+	// Describe encodes the payload of the log's own events.
+	Describe func(text string, fields map[string]string) []byte
+}
+
+// Writer writes one log folder. Append may be called at the same time from
+// anywhere; it returns after the write has returned (with durability power,
+// after fdatasync). When writing fails nothing advances, and the next Append
+// tries the same place again.
+type Writer struct {
+	o        Options
+	mu       sync.Mutex
+	f, lock  *os.File
+	s        stamp
+	offset   int64
+	size     int64
+	next     uint64
+	leaf     [32]byte
+	clockAt  time.Time
+	closed   bool
+	dirty    chan struct{}
+	done     chan struct{}
+	buffer   []byte
+}
+
+// Open opens or creates the log; after a crash its end is found, and a torn
+// tail cut. The error says what to do.
+func Open(o Options) (*Writer, error) {
+	w := &Writer{o: o, dirty: make(chan struct{}, 1), done: make(chan struct{})}
+	if err := os.MkdirAll(o.Folder, 0o755); err != nil {
+		return nil, fmt.Errorf("audit log: %w; give --data-dir a folder that can be written", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(o.Folder, "writer.lock"), os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("audit log: %w; give --data-dir a folder that can be written", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("audit log %s: another process writes it; give --data-dir another folder", o.Folder)
+	}
+	w.lock = lock
+	rand.Read(w.s.boot[:])
+	if err := w.open(); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	if o.Durability == "interval" {
+		go w.syncLoop()
+	} else {
+		close(w.done)
+	}
+	return w, nil
+}
+
+func (w *Writer) open() error {
+	segments, err := listSegments(w.o.Folder)
+	if err != nil {
+		return err
+	}
+	if len(segments) == 0 {
+		rand.Read(w.s.instance[:])
+		w.next = 1
+		if err := w.newSegment(); err != nil {
+			return err
+		}
+		return w.system(events.LogOpened, "new log", nil)
+	}
+	last := segments[len(segments)-1]
+	end, err := findEnd(last)
+	if err != nil {
+		return err
+	}
+	if w.f, err = os.OpenFile(last, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	info, err := w.f.Stat()
+	if err != nil {
+		return err
+	}
+	w.s.instance, w.offset, w.size, w.next, w.leaf = end.head.instance, end.offset, info.Size(), end.next, end.leaf
+	if end.torn > 0 {
+		if _, err := w.f.WriteAt(make([]byte, end.torn), end.offset); err != nil {
+			return err
+		}
+	}
+	if end.torn > 0 || end.lastEvent != events.LogClosed {
+		fields := map[string]string{
+			"segment": filepath.Base(last), "torn_bytes": fmt.Sprint(end.torn), "last_sequence": fmt.Sprint(end.next - 1),
+		}
+		if err := w.system(events.LogRecovered, "the writer before did not close the log", fields); err != nil {
+			return err
+		}
+	}
+	return w.system(events.LogOpened, "log continued", nil)
+}
+
+func (w *Writer) newSegment() error {
+	f, err := createSegment(w.o.Folder, w.o.SegmentBytes, &segmentHead{
+		w.s.instance, w.next, w.leaf, uint64(time.Now().UnixNano()), w.o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	if w.f != nil {
+		unix.Fdatasync(int(w.f.Fd()))
+		w.f.Close()
+	}
+	w.f, w.offset, w.size = f, layout.SegmentHeaderBytes, w.o.SegmentBytes
+	return nil
+}
+
+func (w *Writer) system(event uint32, text string, fields map[string]string) error {
+	_, err := w.Append(&Entry{Kind: layout.KindSystem, EventID: event, Payload: w.o.Describe(text, fields)})
+	return err
+}
+
+// Instance and Boot name the log and this run of its writer, hex.
+func (w *Writer) Instance() string { return hex.EncodeToString(w.s.instance[:]) }
+
+// Boot names this run of the writer, hex.
+func (w *Writer) Boot() string { return hex.EncodeToString(w.s.boot[:]) }
+
+// Position is LOG/BOOT/SEQ of a record of this run.
+func (w *Writer) Position(sequence uint64) string {
+	return fmt.Sprintf("%s/%s/%d", w.o.Log, w.Boot(), sequence)
+}
+
+// Append writes one record and returns its sequence. The error is ErrFailed
+// with its cause; the caller must refuse.
+func (w *Writer) Append(e *Entry) (uint64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, fmt.Errorf("%w: it is closed", ErrFailed)
+	}
+	w.stampNow()
+	w.buffer = encode(w.buffer[:0], e, &w.s, w.next, &w.leaf)
+	if w.offset+int64(len(w.buffer)) > w.size {
+		if err := w.newSegment(); err != nil {
+			return 0, errors.Join(ErrFailed, err)
+		}
+	}
+	if _, err := w.f.WriteAt(w.buffer, w.offset); err != nil {
+		return 0, errors.Join(ErrFailed, err)
+	}
+	sequence := w.next
+	w.offset += int64(len(w.buffer))
+	w.leaf = leafHash(w.buffer)
+	w.next++
+	if w.o.Durability == "power" || (w.o.Durability == "interval" && e.Kind > layout.KindRefusal) {
+		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+			return 0, errors.Join(ErrFailed, err)
+		}
+	} else if w.o.Durability == "interval" {
+		select {
+		case w.dirty <- struct{}{}:
+		default:
+		}
+	}
+	return sequence, nil
+}
+
+func (w *Writer) stampNow() {
+	now := time.Now()
+	var mono unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
+	w.s.timeNs, w.s.monoNs = uint64(now.UnixNano()), uint64(mono.Nano())
+	if now.Sub(w.clockAt) < time.Second {
+		return
+	}
+	w.clockAt = now
+	var tx unix.Timex
+	w.s.source, w.s.status, w.s.uncertaintyNs = 0, 0, ^uint64(0)
+	if _, err := unix.Adjtimex(&tx); err == nil {
+		w.s.source, w.s.status = 1, 2
+		if tx.Status&unix.STA_UNSYNC == 0 {
+			w.s.status, w.s.uncertaintyNs = 1, uint64(tx.Maxerror)*1000
+		}
+	}
+}
+
+func (w *Writer) syncLoop() {
+	defer close(w.done)
+	for range w.dirty {
+		w.mu.Lock()
+		if w.closed {
+			w.mu.Unlock()
+			return
+		}
+		fd, err := unix.Dup(int(w.f.Fd()))
+		w.mu.Unlock()
+		if err == nil {
+			unix.Fdatasync(fd)
+			unix.Close(fd)
+		}
+		time.Sleep(w.o.SyncInterval)
+	}
+}
+
+// Close writes the closing record and forces everything to disk.
+func (w *Writer) Close() error {
+	err := w.system(events.LogClosed, "closed", nil)
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return err
+	}
+	w.closed = true
+	err = errors.Join(err, unix.Fdatasync(int(w.f.Fd())), w.f.Close(), w.lock.Close())
+	close(w.dirty)
+	w.mu.Unlock()
+	<-w.done
+	return err
+}

@@ -1,0 +1,53 @@
+package edge
+
+import (
+	"fmt"
+	"net"
+	"sync"
+)
+
+// Listen opens a TCP listener that holds at most connectionsMax connections;
+// more wait in the kernel's queue. The error says what to do.
+func Listen(host string, port int64, key string, connectionsMax int64) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+	if err != nil {
+		return nil, fmt.Errorf("%s = %d: %w; give another port, or 0 for a free one", key, port, err)
+	}
+	return &limited{Listener: l, places: make(chan struct{}, connectionsMax)}, nil
+}
+
+// Port of a TCP listener.
+func Port(l net.Listener) int {
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
+// limited gives a connection a place until it is closed.
+type limited struct {
+	net.Listener
+	places chan struct{}
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	l.places <- struct{}{}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.places
+		return nil, err
+	}
+	return &placed{Conn: c, free: func() { <-l.places }}, nil
+}
+
+type placed struct {
+	net.Conn
+	once sync.Once
+	free func()
+}
+
+func (p *placed) Close() error {
+	err := p.Conn.Close()
+	p.once.Do(p.free)
+	return err
+}

@@ -1,0 +1,170 @@
+package edge
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/reflection"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+	"google.golang.org/grpc/status"
+
+	"vigil/gateway/internal/flow"
+	"vigil/gateway/internal/telemetry"
+)
+
+// Names of headers and trailers.
+const (
+	TraceHeader    = "vigil-trace-id"
+	PositionHeader = "vigil-audit-position"
+	StateHeader    = "vigil-safety-state"
+)
+
+// Limits of the listeners.
+type Limits struct {
+	MessageBytesMax         int
+	StreamsPerConnectionMax uint32
+	HeaderBytesMax          uint32
+	ConnectionIdle          time.Duration
+	KeepaliveMin            time.Duration
+	AllowRemoteControl      bool
+}
+
+// Native is the native gRPC server.
+type Native struct {
+	*grpc.Server
+	Health  *health.Server
+	service *flow.Service
+	tracer  *telemetry.Tracer
+	limits  Limits
+}
+
+// NewNative makes the server; Serve starts it.
+func NewNative(service *flow.Service, tracer *telemetry.Tracer, limits Limits) *Native {
+	n := &Native{service: service, tracer: tracer, limits: limits, Health: health.NewServer()}
+	n.Server = grpc.NewServer(
+		grpc.ForceServerCodecV2(newRelayCodec()),
+		grpc.MaxRecvMsgSize(limits.MessageBytesMax),
+		grpc.MaxSendMsgSize(1<<31-1),
+		grpc.MaxConcurrentStreams(limits.StreamsPerConnectionMax),
+		grpc.MaxHeaderListSize(limits.HeaderBytesMax),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: limits.ConnectionIdle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: limits.KeepaliveMin, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.NumStreamWorkers(8),
+		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
+	)
+	services := serviceInfo{}
+	for _, m := range flow.Methods() {
+		services.add(m)
+	}
+	for _, desc := range n.descriptions() {
+		n.RegisterService(desc, nil)
+	}
+	healthpb.RegisterHealthServer(n.Server, n.Health)
+	services["grpc.health.v1.Health"] = grpc.ServiceInfo{}
+	options := reflection.ServerOptions{Services: services}
+	reflectionv1.RegisterServerReflectionServer(n.Server, reflection.NewServerV1(options))
+	reflectionv1alpha.RegisterServerReflectionServer(n.Server, reflection.NewServer(options))
+	return n
+}
+
+// serviceInfo tells reflection which services there are.
+type serviceInfo map[string]grpc.ServiceInfo
+
+func (s serviceInfo) GetServiceInfo() map[string]grpc.ServiceInfo { return s }
+
+func (s serviceInfo) add(m *flow.Method) { s[m.Service] = grpc.ServiceInfo{} }
+
+// descriptions registers every method by hand, with raw messages.
+func (n *Native) descriptions() []*grpc.ServiceDesc {
+	byService := map[string]*grpc.ServiceDesc{}
+	var out []*grpc.ServiceDesc
+	for _, m := range flow.Methods() {
+		desc := byService[m.Service]
+		if desc == nil {
+			desc = &grpc.ServiceDesc{ServiceName: m.Service, HandlerType: (*any)(nil)}
+			byService[m.Service] = desc
+			out = append(out, desc)
+		}
+		if m.ServerStream() || m.Bidi() {
+			desc.Streams = append(desc.Streams, grpc.StreamDesc{
+				StreamName: m.Short, ServerStreams: true, ClientStreams: m.Bidi(), Handler: n.streamHandler(m),
+			})
+			continue
+		}
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{MethodName: m.Short, Handler: n.unaryHandler(m)})
+	}
+	return out
+}
+
+// caller reads trace context and peer of a call, and answers with the trace id.
+func (n *Native) caller(ctx context.Context) *flow.Caller {
+	traceparent := ""
+	if values := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(values) > 0 {
+		traceparent = values[0]
+	}
+	c := &flow.Caller{Trace: n.tracer.Continue(traceparent), Control: n.limits.AllowRemoteControl}
+	if p, ok := peer.FromContext(ctx); ok && !c.Control {
+		c.Control = loopback(p.LocalAddr)
+	}
+	return c
+}
+
+// loopback says whether a listener's address can be reached from this host only.
+func loopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+func trailer(a *flow.Answer) metadata.MD {
+	md := metadata.MD{StateHeader: {a.SafetyState}}
+	if a.AuditPosition != "" {
+		md[PositionHeader] = []string{a.AuditPosition}
+	}
+	return md
+}
+
+func (n *Native) unaryHandler(m *flow.Method) func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
+	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		in := &frame{}
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		caller := n.caller(ctx)
+		_ = grpc.SetHeader(ctx, metadata.MD{TraceHeader: {caller.Trace.ID()}})
+		answer, callErr := n.service.Unary(ctx, m, caller, in.data)
+		_ = grpc.SetTrailer(ctx, trailer(answer))
+		if callErr != nil {
+			return nil, status.FromProto(callErr.Status(caller.Trace.ID())).Err()
+		}
+		return &frame{answer.Message}, nil
+	}
+}
+
+func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
+	return func(_ any, stream grpc.ServerStream) error {
+		caller := n.caller(stream.Context())
+		_ = stream.SetHeader(metadata.MD{TraceHeader: {caller.Trace.ID()}})
+		in := &frame{}
+		if !m.Bidi() {
+			if err := stream.RecvMsg(in); err != nil {
+				return err
+			}
+		}
+		send := func(data []byte) error { return stream.SendMsg(&frame{data}) }
+		answer, callErr := n.service.Stream(stream.Context(), m, caller, in.data, send)
+		stream.SetTrailer(trailer(answer))
+		if callErr != nil {
+			return status.FromProto(callErr.Status(caller.Trace.ID())).Err()
+		}
+		return nil
+	}
+}

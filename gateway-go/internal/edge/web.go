@@ -1,0 +1,299 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	connectcors "connectrpc.com/cors"
+	"connectrpc.com/grpcreflect"
+	"github.com/rs/cors"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"vigil/gateway/internal/flow"
+	"vigil/gateway/internal/telemetry"
+)
+
+// WebConfig of the web listener.
+type WebConfig struct {
+	Limits         Limits
+	AllowedOrigins []string
+	AllowedHosts   []string
+	Host           string
+}
+
+// raw is a message in its binary form, with the type that JSON needs.
+type raw struct {
+	desc protoreflect.MessageDescriptor
+	data []byte
+}
+
+func (r *raw) typed() (proto.Message, error) {
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(r.desc.FullName())
+	if err != nil {
+		return nil, err
+	}
+	return kind.New().Interface(), nil
+}
+
+// binaryCodec hands messages through; it replaces connect's codec "proto".
+type binaryCodec struct{}
+
+func (binaryCodec) Name() string { return "proto" }
+
+func (binaryCodec) Marshal(v any) ([]byte, error) {
+	r, ok := v.(*raw)
+	if !ok {
+		return nil, fmt.Errorf("cannot encode %T", v)
+	}
+	return r.data, nil
+}
+
+func (binaryCodec) Unmarshal(data []byte, v any) error {
+	r, ok := v.(*raw)
+	if !ok {
+		return fmt.Errorf("cannot decode %T", v)
+	}
+	r.data = slices.Clone(data)
+	return nil
+}
+
+// jsonCodec translates between JSON and the binary form.
+type jsonCodec struct{ name string }
+
+func (c jsonCodec) Name() string { return c.name }
+
+func (jsonCodec) Marshal(v any) ([]byte, error) {
+	r, ok := v.(*raw)
+	if !ok {
+		return nil, fmt.Errorf("cannot encode %T", v)
+	}
+	m, err := r.typed()
+	if err == nil {
+		err = proto.Unmarshal(r.data, m)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return protojson.Marshal(m)
+}
+
+func (jsonCodec) Unmarshal(data []byte, v any) error {
+	r, ok := v.(*raw)
+	if !ok {
+		return fmt.Errorf("cannot decode %T", v)
+	}
+	m, err := r.typed()
+	if err != nil {
+		return err
+	}
+	if err := (protojson.UnmarshalOptions{RecursionLimit: 64}).Unmarshal(data, m); err != nil {
+		return err
+	}
+	r.data, err = proto.Marshal(m)
+	return err
+}
+
+type web struct {
+	service *flow.Service
+	tracer  *telemetry.Tracer
+	config  WebConfig
+}
+
+// NewWeb makes the handler of the web listener: gRPC-Web, Connect and gRPC for
+// every method, health, reflection, and the pages given.
+func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, pages http.Handler) http.Handler {
+	w := &web{service, tracer, config}
+	mux := http.NewServeMux()
+	names := []string{"grpc.health.v1.Health"}
+	for _, m := range flow.Methods() {
+		if m.ServerStream() {
+			mux.Handle(m.Name, connect.NewServerStreamHandler(m.Name, w.serverStream(m), w.options(m)...))
+		} else if m.Bidi() {
+			mux.Handle(m.Name, connect.NewBidiStreamHandler(m.Name, w.bidi(m), w.options(m)...))
+		} else {
+			mux.Handle(m.Name, connect.NewUnaryHandler(m.Name, w.unary(m), w.options(m)...))
+		}
+		if !slices.Contains(names, m.Service) {
+			names = append(names, m.Service)
+		}
+	}
+	reflector := grpcreflect.NewStaticReflector(names...)
+	for _, make := range []func(*grpcreflect.Reflector, ...connect.HandlerOption) (string, http.Handler){
+		grpcreflect.NewHandlerV1, grpcreflect.NewHandlerV1Alpha,
+	} {
+		path, handler := make(reflector)
+		mux.Handle(path, handler)
+	}
+	mux.Handle("/grpc.health.v1.Health/Check", connect.NewUnaryHandler("/grpc.health.v1.Health/Check", w.health))
+	mux.Handle("/", pages)
+	allowed := cors.New(cors.Options{
+		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
+		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate"),
+		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader), MaxAge: 600,
+	})
+	var handler http.Handler = mux
+	if len(config.AllowedOrigins) > 0 {
+		handler = allowed.Handler(handler)
+	}
+	return w.guard(handler)
+}
+
+// NewWebServer wraps a handler with the listener's limits. HTTP/2 without TLS
+// is served as well, for gRPC clients on this port.
+func NewWebServer(handler http.Handler, limits Limits) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: limits.ConnectionIdle,
+		MaxHeaderBytes: int(limits.HeaderBytesMax),
+		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: int(limits.StreamsPerConnectionMax)},
+	}
+}
+
+func (w *web) options(m *flow.Method) []connect.HandlerOption {
+	return []connect.HandlerOption{
+		connect.WithCodec(binaryCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
+		connect.WithSchema(m.Desc), connect.WithReadMaxBytes(w.config.Limits.MessageBytesMax),
+		connect.WithRequestInitializer(func(_ connect.Spec, v any) error {
+			if r, ok := v.(*raw); ok {
+				r.desc = m.Desc.Input()
+			}
+			return nil
+		}),
+	}
+}
+
+// guard refuses requests whose Host is not ours (DNS rebinding) or whose page
+// comes from an origin that is not allowed.
+func (w *web) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if !w.hostAllowed(r.Host) {
+			http.Error(rw, fmt.Sprintf("host %q is not served here (setting web.allowed_hosts)", r.Host), http.StatusForbidden)
+			return
+		}
+		if origin := r.Header.Get("Origin"); origin != "" && !w.originAllowed(origin, r.Host) {
+			http.Error(rw, fmt.Sprintf("origin %q is not allowed (setting web.allowed_origins)", origin), http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(rw, r)
+	})
+}
+
+func (w *web) hostAllowed(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if host == "localhost" || host == strings.ToLower(w.config.Host) || slices.Contains(w.config.AllowedHosts, host) {
+		return true
+	}
+	address, err := netip.ParseAddr(host)
+	return err == nil && address.IsLoopback()
+}
+
+func (w *web) originAllowed(origin, host string) bool {
+	if slices.Contains(w.config.AllowedOrigins, origin) {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && u.Host == host
+}
+
+func (w *web) caller(ctx context.Context, h http.Header) *flow.Caller {
+	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Control: w.config.Limits.AllowRemoteControl}
+	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && !c.Control {
+		c.Control = loopback(local)
+	}
+	return c
+}
+
+func setMeta(h http.Header, a *flow.Answer) {
+	h.Set(StateHeader, a.SafetyState)
+	if a.AuditPosition != "" {
+		h.Set(PositionHeader, a.AuditPosition)
+	}
+}
+
+// connectError gives a call's error the form that connect sends, with details.
+func connectError(s *statuspb.Status, traceID string, a *flow.Answer) *connect.Error {
+	out := connect.NewError(connect.Code(s.Code), errors.New(s.Message))
+	for _, packed := range s.Details {
+		if m, err := packed.UnmarshalNew(); err == nil {
+			if detail, err := connect.NewErrorDetail(m); err == nil {
+				out.AddDetail(detail)
+			}
+		}
+	}
+	out.Meta().Set(TraceHeader, traceID)
+	setMeta(out.Meta(), a)
+	return out
+}
+
+func (w *web) unary(m *flow.Method) func(context.Context, *connect.Request[raw]) (*connect.Response[raw], error) {
+	return func(ctx context.Context, req *connect.Request[raw]) (*connect.Response[raw], error) {
+		caller := w.caller(ctx, req.Header())
+		answer, callErr := w.service.Unary(ctx, m, caller, req.Msg.data)
+		if callErr != nil {
+			return nil, connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
+		}
+		res := connect.NewResponse(&raw{m.Desc.Output(), answer.Message})
+		res.Header().Set(TraceHeader, caller.Trace.ID())
+		setMeta(res.Trailer(), answer)
+		return res, nil
+	}
+}
+
+func (w *web) serverStream(m *flow.Method) func(context.Context, *connect.Request[raw], *connect.ServerStream[raw]) error {
+	return func(ctx context.Context, req *connect.Request[raw], stream *connect.ServerStream[raw]) error {
+		caller := w.caller(ctx, req.Header())
+		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
+		send := func(data []byte) error { return stream.Send(&raw{m.Desc.Output(), data}) }
+		answer, callErr := w.service.Stream(ctx, m, caller, req.Msg.data, send)
+		if callErr != nil {
+			return connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
+		}
+		setMeta(stream.ResponseTrailer(), answer)
+		return nil
+	}
+}
+
+func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw, raw]) error {
+	return func(ctx context.Context, stream *connect.BidiStream[raw, raw]) error {
+		caller := w.caller(ctx, stream.RequestHeader())
+		answer, callErr := w.service.Stream(ctx, m, caller, nil, func(data []byte) error {
+			return stream.Send(&raw{m.Desc.Output(), data})
+		})
+		if callErr != nil {
+			return connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
+		}
+		return nil
+	}
+}
+
+func (w *web) health(_ context.Context, req *connect.Request[healthpb.HealthCheckRequest]) (*connect.Response[healthpb.HealthCheckResponse], error) {
+	if req.Msg.Service != "" {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("unknown service; ask for the empty name"))
+	}
+	status := healthpb.HealthCheckResponse_NOT_SERVING
+	if w.service.Ready() {
+		status = healthpb.HealthCheckResponse_SERVING
+	}
+	return connect.NewResponse(&healthpb.HealthCheckResponse{Status: status}), nil
+}

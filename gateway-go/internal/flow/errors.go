@@ -1,0 +1,113 @@
+// Package flow takes a call from an edge to its answer: limits, rules, routing,
+// and the one table that maps internal errors to what a caller sees.
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"vigil/gateway/internal/auditlog"
+	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/link"
+	"vigil/gateway/internal/rules"
+)
+
+const (
+	domain     = "vigil"
+	retryAfter = 50 * time.Millisecond
+)
+
+// CallError is what a caller gets instead of an answer. Text never holds a
+// path, a stack or an internal address.
+type CallError struct {
+	Code       codes.Code
+	Event      uint32
+	Reason     string
+	Text       string
+	Violations []rules.Violation
+	Metadata   map[string]string
+	// FromSidecar: the sidecar has made the record and the details already.
+	FromSidecar bool
+	status      *statuspb.Status
+}
+
+func (e *CallError) Error() string { return e.Text }
+
+// limitError says that a named limit was hit.
+func limitError(limit string, format string, args ...any) *CallError {
+	return &CallError{
+		Code: codes.ResourceExhausted, Event: events.LimitHit, Reason: "LIMIT_HIT",
+		Text: fmt.Sprintf(format, args...) + " (" + limit + ")", Metadata: map[string]string{"limit": limit},
+	}
+}
+
+// mapError is the table from internal errors to what the caller gets.
+func mapError(err error) *CallError {
+	var call *CallError
+	var broken *rules.Error
+	switch {
+	case errors.As(err, &call):
+		return call
+	case errors.As(err, &broken):
+		return &CallError{Code: codes.InvalidArgument, Event: events.ContractViolation, Reason: "CONTRACT_VIOLATION",
+			Text: broken.Error(), Violations: broken.Violations}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &CallError{Code: codes.DeadlineExceeded, Event: events.DeadlineExceeded, Reason: "DEADLINE_EXCEEDED",
+			Text: "the deadline passed before the answer came"}
+	case errors.Is(err, context.Canceled):
+		return &CallError{Code: codes.Canceled, Event: events.Cancelled, Reason: "CANCELLED", Text: "the caller went away"}
+	case errors.Is(err, link.ErrSilent):
+		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SIDECAR_SILENT",
+			Text: "the sidecar does not answer; it is being supervised, try again"}
+	case errors.Is(err, link.ErrDown):
+		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SIDECAR_DOWN",
+			Text: "no sidecar can take the call; it is being restarted, try again"}
+	case errors.Is(err, link.ErrSlowReader):
+		return limitError("stream_queue", "the reader of the stream is too slow")
+	case errors.Is(err, auditlog.ErrFailed):
+		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
+			Text: "the audit log cannot be written; no answer leaves without its record"}
+	}
+	return &CallError{Code: codes.Internal, Event: events.InternalError, Reason: "INTERNAL",
+		Text: "internal error; the log has the detail"}
+}
+
+// Status is the error in the form of google.rpc, with BadRequest, ErrorInfo
+// and RetryInfo as they apply.
+func (e *CallError) Status(traceID string) *statuspb.Status {
+	if e.status != nil {
+		return e.status
+	}
+	s := &statuspb.Status{Code: int32(e.Code), Message: e.Text}
+	add := func(m proto.Message) {
+		if packed, err := anypb.New(m); err == nil {
+			s.Details = append(s.Details, packed)
+		}
+	}
+	if len(e.Violations) > 0 {
+		bad := &errdetails.BadRequest{}
+		for _, v := range e.Violations {
+			bad.FieldViolations = append(bad.FieldViolations,
+				&errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
+		}
+		add(bad)
+	}
+	metadata := map[string]string{"event": fmt.Sprintf("DIA-%d", e.Event), "trace_id": traceID}
+	for k, v := range e.Metadata {
+		metadata[k] = v
+	}
+	add(&errdetails.ErrorInfo{Reason: e.Reason, Domain: domain, Metadata: metadata})
+	if e.Code == codes.ResourceExhausted || e.Code == codes.Unavailable {
+		add(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+	}
+	return s
+}

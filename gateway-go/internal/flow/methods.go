@@ -1,0 +1,97 @@
+package flow
+
+import (
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"vigil/gateway/gen/inference"
+	modelsv1 "vigil/gateway/gen/vigil/models/v1"
+	perceptionv1 "vigil/gateway/gen/vigil/perception/v1"
+	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
+)
+
+// Method is one method of the contract, as both edges serve it.
+type Method struct {
+	// Name is "/package.Service/Method".
+	Name    string
+	Service string
+	Short   string
+	Desc    protoreflect.MethodDescriptor
+	Input   protoreflect.MessageType
+	Output  protoreflect.MessageType
+	// Control calls change something; they need a loopback listener or a setting.
+	Control bool
+	// model gives model and version that a message names; nil for none.
+	model func(proto.Message) (string, string, string)
+	// local answers in the gateway itself.
+	local  func(*Service, proto.Message) (proto.Message, error)
+	stream func(*Service, *streamCall) error
+}
+
+// ServerStream says whether the method answers with a stream.
+func (m *Method) ServerStream() bool { return m.Desc.IsStreamingServer() && !m.Desc.IsStreamingClient() }
+
+// Bidi says whether both sides stream.
+func (m *Method) Bidi() bool { return m.Desc.IsStreamingClient() }
+
+var controlMethods = map[string]bool{
+	"/vigil.models.v1.ModelsService/ActivateVersion":            true,
+	"/vigil.models.v1.ModelsService/ReloadModel":                true,
+	"/inference.GRPCInferenceService/RepositoryModelLoad":       true,
+	"/inference.GRPCInferenceService/RepositoryModelUnload":     true,
+	"/inference.GRPCInferenceService/TraceSetting":              true,
+	"/inference.GRPCInferenceService/LogSettings":               true,
+	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,
+}
+
+// Methods lists every method of the contract's services, in order.
+func Methods() []*Method {
+	files := []protoreflect.FileDescriptor{
+		inference.File_inference_grpc_service_proto, modelsv1.File_vigil_models_v1_models_proto,
+		perceptionv1.File_vigil_perception_v1_perception_proto, safetyv1.File_vigil_safety_v1_safety_proto,
+	}
+	var out []*Method
+	for _, file := range files {
+		services := file.Services()
+		for i := range services.Len() {
+			methods := services.Get(i).Methods()
+			for j := range methods.Len() {
+				out = append(out, newMethod(services.Get(i), methods.Get(j)))
+			}
+		}
+	}
+	return out
+}
+
+func newMethod(s protoreflect.ServiceDescriptor, d protoreflect.MethodDescriptor) *Method {
+	name := "/" + string(s.FullName()) + "/" + string(d.Name())
+	input, err := protoregistry.GlobalTypes.FindMessageByName(d.Input().FullName())
+	if err != nil {
+		panic(err) // generated code registers every type it declares
+	}
+	output, err := protoregistry.GlobalTypes.FindMessageByName(d.Output().FullName())
+	if err != nil {
+		panic(err)
+	}
+	return &Method{
+		Name: name, Service: string(s.FullName()), Short: string(d.Name()), Desc: d, Input: input, Output: output,
+		Control: controlMethods[name], model: modelOf(name), local: localAnswers[name], stream: localStreams[name],
+	}
+}
+
+func modelOf(name string) func(proto.Message) (string, string, string) {
+	switch name {
+	case "/inference.GRPCInferenceService/ModelInfer":
+		return func(m proto.Message) (string, string, string) {
+			r := m.(*inference.ModelInferRequest)
+			return r.ModelName, r.ModelVersion, r.Id
+		}
+	case "/vigil.perception.v1.PerceptionService/Detect":
+		return func(m proto.Message) (string, string, string) {
+			r := m.(*perceptionv1.DetectRequest)
+			return r.Model, r.ModelVersion, r.RequestId
+		}
+	}
+	return nil
+}

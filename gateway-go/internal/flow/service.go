@@ -1,0 +1,340 @@
+package flow
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+
+	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/auditlog"
+	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/link"
+	"vigil/gateway/internal/rules"
+	"vigil/gateway/internal/safety"
+	"vigil/gateway/internal/telemetry"
+)
+
+// Limits of the service, each named in the settings.
+type Limits struct {
+	MessageBytesMax  int64
+	CallsInFlightMax int64
+	BytesInFlightMax int64
+	WatchersMax      int64
+}
+
+// Caller is what an edge knows of who calls.
+type Caller struct {
+	Trace   telemetry.Trace
+	Control bool
+	Tenant  string
+}
+
+// Answer is a reply with what travels beside it.
+type Answer struct {
+	Message       []byte
+	AuditPosition string
+	SafetyState   string
+}
+
+// Service is the one service layer under both edges. All methods may be called
+// at the same time.
+type Service struct {
+	limits  Limits
+	link    *link.Client
+	audit   *auditlog.Writer
+	monitor *safety.Monitor
+	metrics *telemetry.Metrics
+	tracer  *telemetry.Tracer
+	log     *slog.Logger
+	hub     hub
+
+	calls, bytes, watchers atomic.Int64
+	draining               atomic.Bool
+	running                sync.WaitGroup
+
+	subjects atomic.Pointer[subjects]
+}
+
+// New wires a service. AttachLink must follow before it is used.
+func New(limits Limits, audit *auditlog.Writer, metrics *telemetry.Metrics, tracer *telemetry.Tracer, log *slog.Logger) (*Service, error) {
+	table, err := safety.Machine()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{limits: limits, audit: audit, metrics: metrics, tracer: tracer, log: log}
+	s.monitor = safety.NewMonitor(table, s.stateChanged)
+	s.subjects.Store(&subjects{})
+	return s, nil
+}
+
+// AttachLink gives the service its link to the sidecar.
+func (s *Service) AttachLink(l *link.Client) { s.link = l }
+
+// enter takes a place for a call of this size, or says which limit is hit.
+func (s *Service) enter(size int64) *CallError {
+	if s.draining.Load() {
+		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
+			Text: "the gateway is shutting down; try another"}
+	}
+	if size > s.limits.MessageBytesMax {
+		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
+	}
+	if n := s.calls.Add(1); n > s.limits.CallsInFlightMax {
+		s.calls.Add(-1)
+		return limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
+	}
+	if n := s.bytes.Add(size); n > s.limits.BytesInFlightMax {
+		s.calls.Add(-1)
+		s.bytes.Add(-size)
+		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
+	}
+	s.running.Add(1)
+	return nil
+}
+
+func (s *Service) leave(size int64) {
+	s.calls.Add(-1)
+	s.bytes.Add(-size)
+	s.running.Done()
+}
+
+// call is one call on its way.
+type call struct {
+	method    *Method
+	caller    *Caller
+	start     time.Time
+	model     string
+	version   string
+	requestID string
+}
+
+// Unary carries one call to its answer. The error is what the caller gets; the
+// answer then carries only what travels beside it.
+func (s *Service) Unary(ctx context.Context, m *Method, caller *Caller, message []byte) (*Answer, *CallError) {
+	c := &call{method: m, caller: caller, start: time.Now()}
+	size := int64(len(message))
+	if err := s.enter(size); err != nil {
+		return s.refuse(c, err), err
+	}
+	defer s.leave(size)
+	span := s.tracer.Start(&caller.Trace, m.Name)
+	answer, err := s.unary(ctx, c, message)
+	if err != nil {
+		e := mapError(err)
+		if e.Code == codes.Internal && !e.FromSidecar {
+			s.log.Error("internal error", "method", m.Name, "trace_id", caller.Trace.ID(), "error", err.Error())
+		}
+		if answer == nil {
+			answer = s.refuse(c, e)
+		}
+		s.finish(c, e.Code, answer)
+		span.End(e.Code.String(), c.model, c.version)
+		return answer, e
+	}
+	s.finish(c, codes.OK, answer)
+	span.End("OK", c.model, c.version)
+	return answer, nil
+}
+
+func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, error) {
+	if c.method.Control && !c.caller.Control {
+		return nil, &CallError{Code: codes.PermissionDenied, Event: events.ControlForbidden, Reason: "CONTROL_FORBIDDEN",
+			Text: "control calls are answered on loopback listeners only (setting control.allow_remote)"}
+	}
+	request, err := rules.Decode(c.method.Input, message)
+	if err != nil {
+		return nil, err
+	}
+	if c.method.local != nil {
+		reply, err := c.method.local(s, request)
+		if err != nil {
+			return nil, err
+		}
+		data, err := proto.Marshal(reply)
+		return &Answer{Message: data, SafetyState: s.Whole()}, err
+	}
+	if c.method.model != nil {
+		c.model, c.version, c.requestID = c.method.model(request)
+	}
+	reply, err := s.link.Call(ctx, c.model, c.method.Name, message, c.context(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if reply.ModelVersion != "" {
+		c.version = reply.ModelVersion
+	}
+	return s.fromReply(reply)
+}
+
+// context is what travels with a call over the link.
+func (c *call) context(ctx context.Context) *linkv1.Context {
+	out := &linkv1.Context{
+		TraceId: c.caller.Trace.TraceID[:], SpanId: c.caller.Trace.SpanID[:], Sampled: c.caller.Trace.Sampled,
+		Tenant: c.caller.Tenant, Control: c.caller.Control,
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		out.TimeoutUs = uint64(max(1, time.Until(deadline).Microseconds()))
+	}
+	return out
+}
+
+func (s *Service) fromReply(r *linkv1.Reply) (*Answer, error) {
+	state := r.SafetyState
+	if state == "" || s.monitor.Status(sidecarSubject).State != "NORMAL" {
+		state = s.Whole()
+	}
+	answer := &Answer{Message: r.Message, AuditPosition: r.AuditPosition, SafetyState: state}
+	if r.Code == 0 {
+		return answer, nil
+	}
+	status := &statuspb.Status{}
+	if len(r.Status) == 0 || proto.Unmarshal(r.Status, status) != nil {
+		status = &statuspb.Status{Code: int32(r.Code), Message: r.Text}
+	}
+	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: status}
+}
+
+// refuse makes the record of a refusal that the gateway decided.
+func (s *Service) refuse(c *call, e *CallError) *Answer {
+	answer := &Answer{SafetyState: s.Whole()}
+	if limit := e.Metadata["limit"]; limit != "" {
+		s.metrics.LimitHits.WithLabelValues(limit).Inc()
+	}
+	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024)}
+	for _, v := range e.Violations[:min(len(e.Violations), 64)] {
+		payload.Violations = append(payload.Violations,
+			&auditv1.FieldViolation{Field: clip(v.Field, 256), Description: clip(v.Description, 256)})
+	}
+	data, err := proto.Marshal(payload)
+	if err != nil {
+		data = nil
+	}
+	entry := &auditlog.Entry{
+		Kind: layout.KindRefusal, EventID: e.Event, SafetyState: auditlog.SafetyCode(answer.SafetyState),
+		StatusCode: uint32(e.Code), TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID,
+		LatencyNs: uint64(time.Since(c.start)), Payload: data,
+	}
+	if c.requestID != "" {
+		entry.RequestIDHash = sha256.Sum256([]byte(c.requestID))
+	}
+	answer.AuditPosition = s.record(entry)
+	s.metrics.Refusals.WithLabelValues(c.method.Short, e.Code.String()).Inc()
+	return answer
+}
+
+func clip(text string, size int) string {
+	if len(text) <= size {
+		return text
+	}
+	for size > 0 && text[size]&0xC0 == 0x80 {
+		size--
+	}
+	return text[:size]
+}
+
+// record appends to the gateway's own log; a refusal leaves even when the log
+// fails, since it promises nothing.
+func (s *Service) record(e *auditlog.Entry) string {
+	if s.audit == nil {
+		return ""
+	}
+	sequence, err := s.audit.Append(e)
+	if err != nil {
+		s.metrics.AuditFailures.Inc()
+		s.log.Error("event not recorded", "dia", e.EventID, "error", err.Error())
+		return ""
+	}
+	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
+	return s.audit.Position(sequence)
+}
+
+func (s *Service) finish(c *call, code codes.Code, answer *Answer) {
+	quality := ""
+	if code == codes.OK {
+		quality = "normal"
+	}
+	model, version := c.model, c.version
+	if code != codes.OK && !s.known(model) {
+		model, version = "", "" // names that clients invent must not become metric labels
+	}
+	s.metrics.Request(model, version, c.method.Short, code.String(), quality, time.Since(c.start), &c.caller.Trace)
+}
+
+// streamCall is a server stream on its way.
+type streamCall struct {
+	ctx     context.Context
+	request proto.Message
+	send    func([]byte) error
+}
+
+// Stream carries a server stream; send is called with each message in order.
+func (s *Service) Stream(ctx context.Context, m *Method, caller *Caller, message []byte, send func([]byte) error) (*Answer, *CallError) {
+	c := &call{method: m, caller: caller, start: time.Now()}
+	if n := s.watchers.Add(1); n > s.limits.WatchersMax {
+		s.watchers.Add(-1)
+		err := limitError("limits.watchers_max", "%d streams are open", s.limits.WatchersMax)
+		return s.refuse(c, err), err
+	}
+	defer s.watchers.Add(-1)
+	answer, err := s.stream(ctx, c, message, send)
+	if err != nil {
+		e := mapError(err)
+		if answer == nil {
+			answer = s.refuse(c, e)
+		}
+		s.finish(c, e.Code, answer)
+		return answer, e
+	}
+	s.finish(c, codes.OK, answer)
+	return answer, nil
+}
+
+func (s *Service) stream(ctx context.Context, c *call, message []byte, send func([]byte) error) (*Answer, error) {
+	if s.draining.Load() {
+		return nil, &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
+			Text: "the gateway is shutting down; try another"}
+	}
+	request, err := rules.Decode(c.method.Input, message)
+	if err != nil {
+		return nil, err
+	}
+	if c.method.stream != nil {
+		err := c.method.stream(s, &streamCall{ctx, request, send})
+		return &Answer{SafetyState: s.Whole()}, err
+	}
+	reply, err := s.link.Stream(ctx, c.method.Name, message, c.context(ctx), func(r *linkv1.Reply) error { return send(r.Message) })
+	if err != nil {
+		return nil, err
+	}
+	return s.fromReply(reply)
+}
+
+// Drain refuses new calls and waits for the running ones, at most this long.
+func (s *Service) Drain(timeout time.Duration) bool {
+	s.draining.Store(true)
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(timeout):
+		return false
+	}
+}
+
+// TraceHex is a trace id as text.
+func TraceHex(id [16]byte) string { return hex.EncodeToString(id[:]) }
+
+// InFlight is the number of unary calls under way.
+func (s *Service) InFlight() int64 { return s.calls.Load() }

@@ -1,0 +1,235 @@
+package flow
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"vigil/gateway/gen/inference"
+	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
+
+	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/auditlog"
+	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/safety"
+)
+
+const sidecarSubject = "sidecar"
+
+// subjects is what the sidecar last told of its own machines.
+type subjects struct {
+	states []*safetyv1.SubjectState
+	models map[string]bool
+	ready  bool
+}
+
+var localAnswers = map[string]func(*Service, proto.Message) (proto.Message, error){
+	"/inference.GRPCInferenceService/ServerLive": func(*Service, proto.Message) (proto.Message, error) {
+		return &inference.ServerLiveResponse{Live: true}, nil
+	},
+	"/inference.GRPCInferenceService/ServerReady": func(s *Service, _ proto.Message) (proto.Message, error) {
+		return &inference.ServerReadyResponse{Ready: s.Ready()}, nil
+	},
+	"/vigil.safety.v1.SafetyService/GetState": func(s *Service, _ proto.Message) (proto.Message, error) {
+		return &safetyv1.GetStateResponse{State: s.system()}, nil
+	},
+}
+
+var localStreams = map[string]func(*Service, *streamCall) error{
+	"/vigil.safety.v1.SafetyService/WatchState": (*Service).watchState,
+}
+
+// hub gives changes to watchers; one that falls behind is told to start anew.
+type hub struct {
+	mu       sync.Mutex
+	watchers map[chan *safetyv1.Transition]bool
+}
+
+const watchQueueMax = 64
+
+func (h *hub) subscribe() chan *safetyv1.Transition {
+	ch := make(chan *safetyv1.Transition, watchQueueMax)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.watchers == nil {
+		h.watchers = map[chan *safetyv1.Transition]bool{}
+	}
+	h.watchers[ch] = true
+	return ch
+}
+
+func (h *hub) unsubscribe(ch chan *safetyv1.Transition) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.watchers, ch)
+}
+
+func (h *hub) publish(t *safetyv1.Transition) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ch := range h.watchers {
+		select {
+		case ch <- t:
+		default:
+			close(ch)
+			delete(h.watchers, ch)
+		}
+	}
+}
+
+func (s *Service) watchState(c *streamCall) error {
+	wanted := c.request.(*safetyv1.WatchStateRequest).Subjects
+	changes := s.hub.subscribe()
+	defer s.hub.unsubscribe(changes)
+	emit := func(t *safetyv1.Transition) error {
+		data, err := proto.Marshal(&safetyv1.WatchStateResponse{State: s.system(), Transition: t})
+		if err != nil {
+			return err
+		}
+		return c.send(data)
+	}
+	if err := emit(nil); err != nil {
+		return err
+	}
+	drain := time.NewTicker(100 * time.Millisecond)
+	defer drain.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		case <-drain.C:
+			if s.draining.Load() {
+				return &CallError{Code: 14, Event: events.Unavailable, Reason: "DRAINING", Text: "the gateway is shutting down; try another"}
+			}
+		case t, open := <-changes:
+			if !open {
+				return limitError("watch_queue", "the reader of the stream is too slow")
+			}
+			if len(wanted) > 0 && !slices.Contains(wanted, t.Subject) {
+				continue
+			}
+			if err := emit(t); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func stateValue(name string) safetyv1.State {
+	return safetyv1.State(safetyv1.State_value["STATE_"+name])
+}
+
+// system is the state of the whole: the gateway's subjects and the sidecar's.
+func (s *Service) system() *safetyv1.SystemState {
+	own := s.monitor.Status(sidecarSubject)
+	out := &safetyv1.SystemState{TableDigest: s.monitor.Table().Digest}
+	out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
+		Subject: sidecarSubject, State: stateValue(own.State), Reason: own.Reason, SinceUs: own.SinceUs,
+	})
+	out.Subjects = append(out.Subjects, s.subjects.Load().states...)
+	out.State = stateValue(s.Whole())
+	return out
+}
+
+// Whole is the state with the highest rank among all subjects.
+func (s *Service) Whole() string {
+	known := s.subjects.Load()
+	states := make([]string, 1, 1+len(known.states))
+	states[0] = s.monitor.Status(sidecarSubject).State
+	for _, x := range known.states {
+		states = append(states, x.State.String()[len("STATE_"):])
+	}
+	return s.monitor.Table().Worst(states)
+}
+
+// Ready says whether calls can be answered now.
+func (s *Service) Ready() bool {
+	return !s.draining.Load() && s.link.Connected() && s.subjects.Load().ready
+}
+
+func (s *Service) known(model string) bool { return s.subjects.Load().models[model] }
+
+// stateChanged records and tells a change of one of the gateway's machines.
+func (s *Service) stateChanged(c safety.Change) {
+	payload, err := proto.Marshal(&auditv1.StatePayload{
+		Subject: c.Subject, From: c.From, To: c.To, Event: c.Event, Reason: clip(c.Reason, 1024), TableDigest: s.monitor.Table().Digest,
+	})
+	if err != nil {
+		payload = nil
+	}
+	s.record(&auditlog.Entry{
+		Kind: layout.KindState, EventID: events.StateChanged, SafetyState: auditlog.SafetyCode(c.To), Payload: payload,
+	})
+	for state := range s.monitor.Table().Ranks {
+		value := 0.0
+		if state == c.To {
+			value = 1
+		}
+		s.metrics.SafetyState.WithLabelValues(c.Subject, state).Set(value)
+	}
+	s.log.Warn("safety state changed", "subject", c.Subject, "before", c.From, "after", c.To, "cause", c.Event, "reason", c.Reason)
+	s.hub.publish(&safetyv1.Transition{
+		Subject: c.Subject, From: stateValue(c.From), To: stateValue(c.To), Event: c.Event, Reason: c.Reason, TimeUs: c.TimeUs,
+	})
+}
+
+func (s *Service) systemEvent(event uint32, text string) {
+	payload, err := proto.Marshal(&auditv1.SystemPayload{Text: clip(text, 1024)})
+	if err != nil {
+		payload = nil
+	}
+	s.record(&auditlog.Entry{Kind: layout.KindSystem, EventID: event, Payload: payload})
+}
+
+// LinkUp implements link.Observer.
+func (s *Service) LinkUp(w *linkv1.Welcome) {
+	s.systemEvent(events.LinkUp, "sidecar run "+w.BootId)
+	s.log.Info("link up", "sidecar_pid", w.Pid, "boot", w.BootId)
+}
+
+// LinkDown implements link.Observer.
+func (s *Service) LinkDown(reason string, damage bool) {
+	event := events.LinkLost
+	if damage {
+		event = events.LinkCorruption
+	}
+	s.subjects.Store(&subjects{models: s.subjects.Load().models})
+	if s.monitor.Status(sidecarSubject).State == "STARTING" && !damage {
+		s.log.Info("waiting for the sidecar", "reason", reason)
+		return
+	}
+	s.systemEvent(event, reason)
+	s.monitor.Event(sidecarSubject, "fault", reason)
+}
+
+// LinkSilent implements link.Observer.
+func (s *Service) LinkSilent(silence time.Duration) {
+	text := "no heartbeat for " + silence.Round(time.Millisecond).String()
+	s.systemEvent(events.HeartbeatExpired, text)
+	s.monitor.Event(sidecarSubject, "fault", text)
+}
+
+// LinkHeartbeat implements link.Observer.
+func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
+	models := make(map[string]bool, len(h.Models))
+	for _, m := range h.Models {
+		models[m] = true
+	}
+	s.subjects.Store(&subjects{states: h.Subjects, models: models, ready: h.Ready})
+	for _, t := range h.Transitions {
+		s.hub.publish(t)
+	}
+	state := s.monitor.Status(sidecarSubject).State
+	switch {
+	case !h.Ready && (state == "NORMAL" || state == "RECOVERING"):
+		s.monitor.Event(sidecarSubject, "probe_bad", "the sidecar says that it cannot serve")
+	case h.Ready && state == "RECOVERING":
+		s.monitor.Event(sidecarSubject, "probe_good", "sound heartbeats")
+	case h.Ready && (state == "STARTING" || state == "DEGRADED"):
+		s.monitor.Event(sidecarSubject, "ready", "the sidecar serves")
+	}
+}

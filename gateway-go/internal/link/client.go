@@ -1,0 +1,280 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vigil/gateway/gen/contract"
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+)
+
+// Config of a link.
+type Config struct {
+	Socket            string
+	Instance          string
+	FrameBytesMax     int
+	HeartbeatInterval time.Duration
+	HeartbeatTimeout  time.Duration
+	LaneCallsMax      int
+}
+
+// Observer hears of the link. Its methods are called from the link's own
+// goroutines and must not block.
+type Observer interface {
+	// LinkUp: a sidecar answered the handshake.
+	LinkUp(welcome *linkv1.Welcome)
+	// LinkDown: the link ended; damage says whether bytes were damaged.
+	LinkDown(reason string, damage bool)
+	// LinkSilent: no heartbeat came in time; calls were failed.
+	LinkSilent(silence time.Duration)
+	// LinkHeartbeat: a sound heartbeat came.
+	LinkHeartbeat(h *linkv1.Heartbeat)
+}
+
+// Client keeps one link open and carries calls over it. Call and Stream may be
+// used at the same time from anywhere.
+type Client struct {
+	config   Config
+	observer Observer
+	conn     atomic.Pointer[conn]
+	beats    uint64
+}
+
+// New makes a client; Run connects it.
+func New(config Config, observer Observer) *Client {
+	return &Client{config: config, observer: observer}
+}
+
+// Run connects, and connects again whenever the link ends, until ctx is done.
+func (c *Client) Run(ctx context.Context) {
+	const waitMin, waitMax = 5 * time.Millisecond, 200 * time.Millisecond
+	wait, last := waitMin, ""
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := c.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		var damage *DamageError
+		if reason := err.Error(); reason != last || time.Since(started) > time.Second {
+			c.observer.LinkDown(reason, errors.As(err, &damage))
+			last = reason
+		}
+		if time.Since(started) > time.Second {
+			wait = waitMin
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(wait*2, waitMax)
+	}
+}
+
+func (c *Client) once(ctx context.Context) error {
+	raw, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", c.config.Socket)
+	if err != nil {
+		return fmt.Errorf("no sidecar listens: %w", err)
+	}
+	defer raw.Close()
+	if u, ok := raw.(*net.UnixConn); ok {
+		_ = u.SetWriteBuffer(1 << 20)
+	}
+	reader := newFrameReader(raw, c.config.FrameBytesMax)
+	welcome, err := c.greet(raw, reader)
+	if err != nil {
+		return err
+	}
+	cn := newConn(raw, welcome, c.config.LaneCallsMax)
+	defer cn.fail(ErrDown)
+	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
+	defer stop()
+	go cn.w.run()
+	c.observer.LinkUp(welcome)
+	c.conn.Store(cn)
+	defer c.conn.CompareAndSwap(cn, nil)
+	beating, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go c.beat(beating, cn)
+	return c.readAll(cn, reader)
+}
+
+func (c *Client) greet(raw net.Conn, reader *frameReader) (*linkv1.Welcome, error) {
+	hello := &linkv1.Hello{
+		ProtocolVersion: ProtocolVersion, ContractDigest: contract.Digest, Instance: c.config.Instance,
+		FrameBytesMax: uint32(c.config.FrameBytesMax), HeartbeatIntervalMs: uint32(c.config.HeartbeatInterval.Milliseconds()),
+	}
+	data, err := appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Hello{Hello: hello}})
+	if err != nil {
+		return nil, err
+	}
+	_ = raw.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := raw.Write(data); err != nil {
+		return nil, err
+	}
+	frame, err := reader.read()
+	if err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	_ = raw.SetDeadline(time.Time{})
+	switch body := frame.Body.(type) {
+	case *linkv1.Frame_Welcome:
+		if v := body.Welcome.ProtocolVersion; v != ProtocolVersion {
+			return nil, fmt.Errorf("the sidecar speaks link version %d, this gateway %d", v, ProtocolVersion)
+		}
+		return body.Welcome, nil
+	case *linkv1.Frame_Reject:
+		return nil, fmt.Errorf("the sidecar refused the link: %s", body.Reject.Reason)
+	}
+	return nil, damaged("the sidecar answered hello with %T", frame.Body)
+}
+
+func (c *Client) readAll(cn *conn, reader *frameReader) error {
+	for {
+		frame, err := reader.read()
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+				return errors.New("the sidecar closed the link")
+			}
+			return err
+		}
+		switch body := frame.Body.(type) {
+		case *linkv1.Frame_Replies:
+			if err := cn.replies(body.Replies); err != nil {
+				return err
+			}
+		case *linkv1.Frame_Heartbeat:
+			if !cn.heartbeat(body.Heartbeat) {
+				return damaged("heartbeat does not match its CRC-32C")
+			}
+			c.observer.LinkHeartbeat(body.Heartbeat)
+		case *linkv1.Frame_Reject:
+			return errors.New("the sidecar ended the link: " + body.Reject.Reason)
+		default:
+			return damaged("unexpected frame %T", frame.Body)
+		}
+	}
+}
+
+// beat sends heartbeats and watches for the sidecar's.
+func (c *Client) beat(ctx context.Context, cn *conn) {
+	tick := time.NewTicker(c.config.HeartbeatInterval)
+	defer tick.Stop()
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var mono unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
+		cn.beats++
+		h := &linkv1.Heartbeat{Count: cn.beats, MonotonicNs: uint64(mono.Nano()), Ready: true}
+		h.Crc = heartbeatCRC(h)
+		_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}, true)
+		silence := cn.silence()
+		if silence <= c.config.HeartbeatTimeout {
+			told = false
+		} else if !told {
+			told = true
+			cn.failCalls(ErrSilent)
+			c.observer.LinkSilent(silence)
+		}
+	}
+}
+
+// Connected says whether a sidecar is there and heard.
+func (c *Client) Connected() bool {
+	cn := c.conn.Load()
+	if cn == nil {
+		return false
+	}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	return cn.closed == nil && !cn.silent
+}
+
+// Serves says whether the connected sidecar serves a method.
+func (c *Client) Serves(method string) bool {
+	cn := c.conn.Load()
+	if cn == nil {
+		return false
+	}
+	_, known := cn.methods[method]
+	return known
+}
+
+func (c *Client) start(model, method string, message []byte, call *linkv1.Context, stream bool) (*conn, uint64, *pending, error) {
+	cn := c.conn.Load()
+	if cn == nil {
+		return nil, 0, nil, ErrDown
+	}
+	index, known := cn.methods[method]
+	if !known {
+		return nil, 0, nil, fmt.Errorf("%w for %s", ErrDown, method)
+	}
+	size := 1
+	if stream {
+		size = streamQueueMax
+	}
+	p := &pending{replies: make(chan *linkv1.Reply, size), failed: make(chan error, 1), stream: stream}
+	id, err := cn.submit(model, &linkv1.Call{Method: index, Message: message, Context: call}, p)
+	return cn, id, p, err
+}
+
+// Call carries one unary call. When ctx ends first, the sidecar is told and
+// ctx's error returned; ErrDown and ErrSilent come at once when the sidecar goes.
+func (c *Client) Call(ctx context.Context, model, method string, message []byte, call *linkv1.Context) (*linkv1.Reply, error) {
+	cn, id, p, err := c.start(model, method, message, call, false)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-p.replies:
+		return r, nil
+	case err := <-p.failed:
+		select {
+		case r := <-p.replies: // it came just before the end
+			return r, nil
+		default:
+			return nil, err
+		}
+	case <-ctx.Done():
+		cn.forget(id)
+		return nil, ctx.Err()
+	}
+}
+
+// Stream carries a server stream: each reply is given to send, the final one
+// is returned.
+func (c *Client) Stream(ctx context.Context, method string, message []byte, call *linkv1.Context, send func(*linkv1.Reply) error) (*linkv1.Reply, error) {
+	cn, id, p, err := c.start("", method, message, call, true)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		select {
+		case r := <-p.replies:
+			if !r.More {
+				return r, nil
+			}
+			if err := send(r); err != nil {
+				cn.forget(id)
+				return nil, err
+			}
+		case err := <-p.failed:
+			return nil, err
+		case <-ctx.Done():
+			cn.forget(id)
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package link
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+)
+
+// ErrDown says that the link ended while a call was under way, or is down.
+var ErrDown = errors.New("the sidecar is not connected")
+
+// ErrSilent says that the sidecar sent no heartbeat in time.
+var ErrSilent = errors.New("the sidecar is silent")
+
+// ErrSlowReader says that a stream's reader fell too far behind.
+var ErrSlowReader = errors.New("the reader of the stream is too slow")
+
+const streamQueueMax = 256
+
+// pending is a call that waits for its replies. Its channel is never full for
+// unary calls: they get exactly one reply.
+type pending struct {
+	replies chan *linkv1.Reply
+	failed  chan error
+	stream  bool
+}
+
+func (p *pending) fail(err error) {
+	select {
+	case p.failed <- err:
+	default:
+	}
+}
+
+// lane keeps one frame outstanding; calls gather meanwhile.
+type lane struct {
+	id    uint32
+	model string
+	queue []*linkv1.Call
+	busy  bool
+}
+
+// conn is one connection. Invariant: a call is in pending from being queued
+// until its final reply, its failure or its cancellation.
+type conn struct {
+	net     net.Conn
+	welcome *linkv1.Welcome
+	methods map[string]uint32
+	w       *writer
+	callMax int
+
+	mu       sync.Mutex
+	closed   error
+	silent   bool
+	nextID   uint64
+	pending  map[uint64]*pending
+	lanes    map[string]*lane
+	byID     []*lane
+	models   map[string]bool
+	lastBeat time.Time
+	beats    uint64
+}
+
+func newConn(c net.Conn, welcome *linkv1.Welcome, callMax int) *conn {
+	out := &conn{
+		net: c, welcome: welcome, methods: map[string]uint32{}, callMax: callMax, pending: map[uint64]*pending{},
+		lanes: map[string]*lane{}, models: map[string]bool{}, lastBeat: time.Now(),
+	}
+	for i, name := range welcome.Methods {
+		out.methods[name] = uint32(i)
+	}
+	out.w = newWriter(c, out.fail)
+	return out
+}
+
+// fail ends the connection and every call on it, at once.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.closed = err
+	waiting := c.pending
+	c.pending = map[uint64]*pending{}
+	c.mu.Unlock()
+	c.w.close()
+	c.net.Close()
+	for _, p := range waiting {
+		p.fail(ErrDown)
+	}
+}
+
+// failCalls ends every call but keeps the connection: a silent sidecar may
+// come back, its late replies are dropped.
+func (c *conn) failCalls(err error) {
+	c.mu.Lock()
+	c.silent = true
+	waiting := c.pending
+	c.pending = map[uint64]*pending{}
+	for _, l := range c.byID {
+		l.queue = nil
+	}
+	c.mu.Unlock()
+	for _, p := range waiting {
+		p.fail(err)
+	}
+}
+
+// submit queues a call and returns its id.
+func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, error) {
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return 0, ErrDown
+	}
+	if c.silent {
+		c.mu.Unlock()
+		return 0, ErrSilent
+	}
+	c.nextID++
+	call.Id = c.nextID
+	call.Crc = callCRC(call.Message, call.Id, call.Method)
+	c.pending[call.Id] = p
+	if !c.models[model] {
+		model = ""
+	}
+	l := c.lanes[model]
+	if l == nil {
+		l = &lane{id: uint32(len(c.byID)), model: model}
+		c.lanes[model] = l
+		c.byID = append(c.byID, l)
+	}
+	l.queue = append(l.queue, call)
+	frame := c.take(l)
+	c.mu.Unlock()
+	if frame != nil {
+		return call.Id, c.w.send(frame, false)
+	}
+	return call.Id, nil
+}
+
+// take forms the lane's next frame if it may send one. The lock is held.
+func (c *conn) take(l *lane) *linkv1.Frame {
+	if l.busy {
+		return nil
+	}
+	calls := make([]*linkv1.Call, 0, min(len(l.queue), c.callMax))
+	taken := 0
+	for _, call := range l.queue {
+		if len(calls) == c.callMax {
+			break
+		}
+		taken++
+		if c.pending[call.Id] != nil { // else cancelled while it waited
+			calls = append(calls, call)
+		}
+	}
+	l.queue = slices.Delete(l.queue, 0, taken)
+	if len(calls) == 0 {
+		return nil
+	}
+	l.busy = true
+	return &linkv1.Frame{Body: &linkv1.Frame_Calls{Calls: &linkv1.Calls{Lane: l.id, Calls: calls, Model: l.model}}}
+}
+
+// forget withdraws a call whose caller has gone.
+func (c *conn) forget(id uint64) {
+	c.mu.Lock()
+	_, known := c.pending[id]
+	delete(c.pending, id)
+	c.mu.Unlock()
+	if known {
+		_ = c.w.send(&linkv1.Frame{Body: &linkv1.Frame_Cancel{Cancel: &linkv1.Cancel{Ids: []uint64{id}}}}, true)
+	}
+}
+
+// replies hands out answers and uses the credit that came with them.
+func (c *conn) replies(in *linkv1.Replies) error {
+	type delivery struct {
+		p *pending
+		r *linkv1.Reply
+	}
+	deliveries := make([]delivery, 0, len(in.Replies))
+	for _, r := range in.Replies {
+		if r.Crc != callCRC(r.Message, r.Id, r.Code) {
+			return damaged("reply %d does not match its CRC-32C", r.Id)
+		}
+	}
+	var frames []*linkv1.Frame
+	c.mu.Lock()
+	for _, r := range in.Replies {
+		p := c.pending[r.Id]
+		if p == nil {
+			continue // cancelled, or of a time when the sidecar was silent
+		}
+		if !r.More {
+			delete(c.pending, r.Id)
+		}
+		deliveries = append(deliveries, delivery{p, r})
+	}
+	for _, id := range in.Credits {
+		if int(id) >= len(c.byID) {
+			c.mu.Unlock()
+			return damaged("credit for lane %d, which was never used", id)
+		}
+		l := c.byID[id]
+		l.busy = false
+		if frame := c.take(l); frame != nil {
+			frames = append(frames, frame)
+		}
+	}
+	c.mu.Unlock()
+	for _, frame := range frames {
+		if err := c.w.send(frame, false); err != nil {
+			return err
+		}
+	}
+	for _, d := range deliveries {
+		select {
+		case d.p.replies <- d.r:
+		default:
+			d.p.fail(ErrSlowReader)
+			c.forget(d.r.Id)
+		}
+	}
+	return nil
+}
+
+// heartbeat notes a sign of life; false when its CRC does not match.
+func (c *conn) heartbeat(h *linkv1.Heartbeat) bool {
+	if h.Crc != heartbeatCRC(h) {
+		return false
+	}
+	c.mu.Lock()
+	c.lastBeat = time.Now()
+	c.silent = false
+	if len(h.Models) != len(c.models) || slices.ContainsFunc(h.Models, func(m string) bool { return !c.models[m] }) {
+		c.models = map[string]bool{}
+		for _, m := range h.Models {
+			c.models[m] = true
+		}
+	}
+	c.mu.Unlock()
+	return true
+}
+
+func (c *conn) silence() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.lastBeat)
+}

@@ -1,0 +1,165 @@
+"""The ``vigil`` command. Exit codes: 0 fine, 1 the thing asked for failed, 2 usage."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from vigil_sidecar.cli.options import add_settings_flags, read_settings, settings_flags
+from vigil_sidecar.errors import SettingsError, VigilError
+
+__all__ = ["entry", "main"]
+
+
+def _up(args: argparse.Namespace) -> int:
+    from vigil_sidecar.cli.supervisor import Supervisor
+
+    settings, _ = read_settings(args)
+    return Supervisor(settings, settings_flags(args), args.config, args.ready_file).run()
+
+
+def _sidecar(args: argparse.Namespace) -> int:
+    from vigil_sidecar.app import Sidecar
+    from vigil_sidecar.telemetry.log import configure
+
+    settings, _ = read_settings(args)
+    configure(settings.log_level, "sidecar")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    models = Path(settings.models_dir)
+    if not models.is_dir():
+        raise SettingsError(f"models.dir = {settings.models_dir!r}: there is no such folder; make it, or give --models DIR")
+    sidecar = Sidecar(settings)
+    try:
+        ports = sidecar.start()
+    except OSError as error:
+        sidecar.stop()
+        raise VigilError(f"{error}; give another port, or 0 for a free one") from None
+    sidecar.write_ports(*ports)
+    stop.wait()
+    sidecar.stop()
+    return 0
+
+
+def _lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        loaded = __import__(f"vigil_sidecar.cli.{module}", fromlist=[name])
+        code: int = getattr(loaded, name)(args)
+        return code
+
+    return run
+
+
+def _common(parser: argparse.ArgumentParser, target: bool) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    if target:
+        parser.add_argument("--target", metavar="HOST:PORT", help="gateway (default: the one of the data folder)")
+    add_settings_flags(parser)
+
+
+def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    models = verbs.add_parser("models", help="list, show, activate, reload").add_subparsers(dest="sub", required=True)
+    for name, summary in (("list", "every model and version"), ("show", "one model"), ("activate", "let a version serve"), ("reload", "look at the files again")):
+        parser = models.add_parser(name, help=summary)
+        if name != "list":
+            parser.add_argument("name", metavar="NAME")
+        if name == "activate":
+            parser.add_argument("version", metavar="VERSION", type=int)
+        if name in ("activate", "reload"):
+            parser.add_argument("--reason", default="", help="why, for the audit record")
+        _common(parser, target=True)
+        parser.set_defaults(run=_lazy("verbs", f"models_{name}"))
+
+
+def _calls(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    infer = verbs.add_parser("infer", help="send tensors to a model")
+    infer.add_argument("name", metavar="NAME")
+    infer.add_argument("--input", metavar="NAME=FILE.npy", action="append", required=True)
+    infer.add_argument("--version", metavar="V")
+    infer.add_argument("--output-dir", metavar="D", type=Path, help="write each output as NAME.npy")
+    _common(infer, target=True)
+    infer.set_defaults(run=_lazy("verbs", "infer"))
+    detect = verbs.add_parser("detect", help="find boxes on pictures")
+    detect.add_argument("image", metavar="IMAGE", nargs="+", type=Path)
+    detect.add_argument("--model", metavar="NAME", required=True)
+    detect.add_argument("--out", metavar="DIR", type=Path, help="write pictures with the boxes drawn")
+    detect.add_argument("--source", metavar="ID", default="vigil-detect")
+    detect.add_argument("--min-confidence", metavar="C", type=float, default=0.5)
+    _common(detect, target=True)
+    detect.set_defaults(run=_lazy("verbs", "detect"))
+
+
+def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    audit = verbs.add_parser("audit", help="verify and read the audit log").add_subparsers(dest="sub", required=True)
+    verify = audit.add_parser("verify", help="check every record and the chain")
+    verify.add_argument("dir", metavar="DIR", nargs="?")
+    _common(verify, target=False)
+    verify.set_defaults(run=_lazy("local", "audit_verify"))
+    tail = audit.add_parser("tail", help="the last records in words")
+    tail.add_argument("dir", metavar="DIR", nargs="?")
+    tail.add_argument("-n", "--lines", type=int, default=10)
+    tail.add_argument("--trace", metavar="ID", help="only records of this trace id")
+    _common(tail, target=False)
+    tail.set_defaults(run=_lazy("local", "audit_tail"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vigil", description="Safety-grade model serving.", epilog=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    up = verbs.add_parser("up", help="run gateway and sidecar under a supervisor")
+    up.add_argument("--ready-file", metavar="F", type=Path, help="written when everything is ready (JSON with ports and pids)")
+    add_settings_flags(up)
+    up.set_defaults(run=_up)
+    sidecar = verbs.add_parser("sidecar", help="run the sidecar alone")
+    add_settings_flags(sidecar)
+    sidecar.set_defaults(run=_sidecar)
+    _models(verbs)
+    _calls(verbs)
+    _audit(verbs)
+    safety = verbs.add_parser("safety", help="safety state").add_subparsers(dest="sub", required=True)
+    status = safety.add_parser("status", help="state of the whole and of each subject; exit 0 only when normal")
+    _common(status, target=True)
+    status.set_defaults(run=_lazy("verbs", "safety_status"))
+    config = verbs.add_parser("config", help="settings").add_subparsers(dest="sub", required=True)
+    show = config.add_parser("show", help="each setting with its origin")
+    _common(show, target=False)
+    show.set_defaults(run=_lazy("local", "config_show"))
+    doctor = verbs.add_parser("doctor", help="check this machine and say what to do")
+    _common(doctor, target=False)
+    doctor.set_defaults(run=_lazy("local", "doctor"))
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        args = _parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        code: int = args.run(args)
+    except SettingsError as error:
+        print(f"vigil: {error}", file=sys.stderr)
+        return 2
+    except VigilError as error:
+        print(f"vigil: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def entry() -> None:
+    """Console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

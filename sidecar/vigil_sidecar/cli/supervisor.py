@@ -1,0 +1,217 @@
+"""``vigil up``: gateway and sidecar under a small supervisor."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vigil_sidecar.cli.client import CommandFailed
+from vigil_sidecar.settings_gen import Settings
+
+__all__ = ["Supervisor", "gateway_binary"]
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.01
+_STOP_S = 5.0
+_STABLE_S = 0.2
+
+
+def gateway_binary() -> str:
+    """Path of vigil-gateway: beside this installation, or on PATH."""
+    for folder in (Path(sys.prefix).parent / "bin", Path(sys.prefix) / "bin", *map(Path, os.get_exec_path())):
+        candidate = folder / "vigil-gateway"
+        if os.access(candidate, os.X_OK):
+            return str(candidate)
+    raise CommandFailed("vigil-gateway was not found; run `make setup`, or put it on PATH")
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class _Child:
+    """One process with its restarts."""
+
+    def __init__(self, name: str, command: Callable[[], list[str]], environment: dict[str, str]) -> None:
+        self.name, self._command, self._environment = name, command, environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self.restarts: deque[float] = deque()
+        self.due = 0.0
+
+    def start(self) -> None:
+        """Start the process; its log goes to our stderr."""
+        self.process = subprocess.Popen(
+            self._command(), stdin=subprocess.DEVNULL, env=self._environment, preexec_fn=_die_with_parent
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+    def exited(self) -> int | None:
+        """Exit status once it has ended."""
+        return self.process.poll() if self.process else None
+
+
+class Supervisor:
+    """Starts both, restarts with back-off and a limit, passes signals on, says each change in one line."""
+
+    def __init__(self, settings: Settings, flags: dict[str, str], config: Path | None, ready_file: Path | None) -> None:
+        self._settings, self._ready_file = settings, ready_file
+        self._run = Path(settings.data_dir) / "run"
+        self._flags, self._config = dict(flags), config
+        self._stopping = False
+        self._ready = False
+        self._ports: dict[str, int] = {}
+        environment = os.environ.copy()
+        gateway, sidecar = gateway_binary(), [sys.executable, "-m", "vigil_sidecar.cli.main", "sidecar"]
+        self._children = [
+            _Child("sidecar", lambda: [*sidecar, *self._arguments()], environment),
+            _Child("gateway", lambda: [gateway, *self._arguments()], environment),
+        ]
+
+    def _arguments(self) -> list[str]:
+        arguments = ["--config", str(self._config)] if self._config else []
+        for key, value in self._flags.items():
+            arguments += ["--set", f"{key}={value}"]
+        return arguments
+
+    def _say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}.{int(time.time() * 1000) % 1000:03d} {text}", flush=True)
+
+    def _signalled(self, number: int, _frame: Any) -> None:
+        self._stopping = True
+
+    def run(self) -> int:
+        """Serve until a signal (0) or until restarts are used up (1)."""
+        signal.signal(signal.SIGTERM, self._signalled)
+        signal.signal(signal.SIGINT, self._signalled)
+        try:
+            self._run.mkdir(parents=True, exist_ok=True)
+            for name in ("gateway.json", "sidecar.json"):
+                (self._run / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise CommandFailed(f"{self._run}: {error.strerror}; give --data-dir a folder that can be written") from None
+        for child in self._children:
+            child.start()
+            self._say(f"{child.name} started, pid {child.pid}")
+        deadline = time.monotonic() + self._settings.supervisor_start_timeout_s
+        last_check = 0.0
+        code = 0
+        while not self._stopping:
+            for child in self._children:
+                if not self._watch(child):
+                    code = 1
+                    self._stopping = True
+            now = time.monotonic()
+            if now - last_check > (_STABLE_S if self._ready else 0.03):
+                last_check = now
+                self._check_ready()
+            if not self._ports and now > deadline:
+                self._say(f"not ready within {self._settings.supervisor_start_timeout_s} s (supervisor.start_timeout_s)")
+                code, self._stopping = 1, True
+            time.sleep(_POLL_S)
+        self._stop()
+        return code
+
+    def _watch(self, child: _Child) -> bool:
+        """Restart a child that ended; False when it must not be restarted any more."""
+        status = child.exited()
+        if status is None:
+            return True
+        now = time.monotonic()
+        s = self._settings
+        if child.process is not None:
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+            if status == 2 or (not self._ports and status == 1):
+                self._say(f"{child.name} {how}; it cannot start, see its message")
+                return False
+            while child.restarts and now - child.restarts[0] > s.supervisor_restart_window_s:
+                child.restarts.popleft()
+            if len(child.restarts) >= s.supervisor_restart_count_max:
+                self._say(
+                    f"{child.name} {how}; {len(child.restarts)} restarts within {s.supervisor_restart_window_s} s "
+                    "(supervisor.restart_count_max): giving up"
+                )
+                return False
+            wait_s = s.supervisor_backoff_ms / 1000 * 2 ** len(child.restarts)
+            self._say(f"{child.name} {how}; restart {len(child.restarts) + 1} in {wait_s:.1f} s")
+            child.restarts.append(now)
+            child.due, child.process = now + wait_s, None
+        return True
+
+    def _restart_due(self) -> None:
+        for child in self._children:
+            if child.process is None and time.monotonic() >= child.due:
+                child.start()
+                self._say(f"{child.name} started, pid {child.pid}")
+
+    def _health(self, port: int) -> bool:
+        connection = http.client.HTTPConnection(self._settings.listen_host, port, timeout=1)
+        try:
+            connection.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        finally:
+            connection.close()
+
+    def _read(self, name: str) -> dict[str, int]:
+        try:
+            content: dict[str, int] = json.loads((self._run / name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return content
+
+    def _check_ready(self) -> None:
+        self._restart_due()
+        gateway, sidecar = self._read("gateway.json"), self._read("sidecar.json")
+        pids = [c.pid for c in self._children]
+        fresh = gateway.get("gateway_pid") == pids[1] and sidecar.get("sidecar_pid") == pids[0]
+        ready = bool(fresh and all(pids) and self._health(gateway["http"]))
+        if ready and (not self._ready or self._ports.get("sidecar_pid") != sidecar["sidecar_pid"]):
+            self._ports = gateway | sidecar | {"supervisor_pid": os.getpid()}
+            # A restarted process must come back under the port that clients know.
+            self._flags |= {
+                "listen.grpc_port": str(gateway["grpc"]), "listen.http_port": str(gateway["http"]),
+                "listen.metrics_port": str(gateway["metrics"]), "listen.sidecar_grpc_port": str(sidecar["sidecar_grpc"]),
+                "listen.sidecar_metrics_port": str(sidecar["sidecar_metrics"]),
+            }  # fmt: skip
+            self._write_ready()
+            self._say(f"ready: grpc {gateway['grpc']}, http {gateway['http']}, metrics {gateway['metrics']}")
+        elif not ready and self._ready:
+            self._say("not ready")
+        self._ready = ready
+
+    def _write_ready(self) -> None:
+        if self._ready_file is None:
+            return
+        temporary = self._ready_file.with_name(self._ready_file.name + ".partial")
+        temporary.write_text(json.dumps(self._ports))
+        temporary.rename(self._ready_file)
+
+    def _stop(self) -> None:
+        """Gateway first, so that it drains while the sidecar still answers."""
+        for child in reversed(self._children):
+            if child.process is None or child.exited() is not None:
+                continue
+            self._say(f"{child.name} is told to stop")
+            child.process.send_signal(signal.SIGTERM)
+            try:
+                child.process.wait(self._settings.gateway_drain_timeout_s + _STOP_S)
+            except subprocess.TimeoutExpired:
+                self._say(f"{child.name} did not stop; it is killed")
+                child.process.kill()
+                child.process.wait()
+        self._say("stopped")
