@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -79,9 +80,9 @@ func (c *Client) Run(ctx context.Context) {
 }
 
 func (c *Client) once(ctx context.Context) error {
-	raw, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", c.config.Socket)
+	raw, err := dial(ctx, c.config.Socket)
 	if err != nil {
-		return fmt.Errorf("no sidecar listens: %w", err)
+		return err
 	}
 	defer raw.Close()
 	if u, ok := raw.(*net.UnixConn); ok {
@@ -104,6 +105,22 @@ func (c *Client) once(ctx context.Context) error {
 	defer cancel()
 	go c.beat(beating, cn)
 	return c.readAll(cn, reader)
+}
+
+// dial connects by way of the open folder: a socket's path has at most 107
+// bytes, a folder's may have more.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	folder, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return nil, errors.New("no sidecar listens: there is no run folder yet")
+	}
+	defer folder.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(socket))
+	raw, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, errors.New("no sidecar listens on " + filepath.Base(socket))
+	}
+	return raw, nil
 }
 
 func (c *Client) greet(raw net.Conn, reader *frameReader) (*linkv1.Welcome, error) {
@@ -140,10 +157,11 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 	for {
 		frame, err := reader.read()
 		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
-				return errors.New("the sidecar closed the link")
+			var damage *DamageError
+			if errors.As(err, &damage) {
+				return err
 			}
-			return err
+			return errors.New("the sidecar closed the link") // end, reset or our own close: no address in the text
 		}
 		switch body := frame.Body.(type) {
 		case *linkv1.Frame_Replies:

@@ -44,9 +44,12 @@ class DetectionPipeline(Protocol):
         """Boxes from the graph's outputs of this row (first axis 1), clipped to the frame."""
 
 
-def fit_to_multiple(width: int, height: int, side_max: int, multiple: int) -> tuple[int, int]:
-    """Size of the network's input: sides at most ``side_max``, multiples of ``multiple``, aspect nearly kept."""
-    scale = min(1.0, side_max / max(width, height))
+def fit_to_multiple(width: int, height: int, side_min: int, side_max: int, multiple: int) -> tuple[int, int]:
+    """Size of the network's input: the shorter side enlarged to ``side_min``, the longer at most ``side_max``.
+
+    Both are multiples of ``multiple``; the aspect is nearly kept.
+    """
+    scale = min(max(1.0, side_min / min(width, height)), side_max / max(width, height))
     return (
         max(multiple, round(width * scale / multiple) * multiple),
         max(multiple, round(height * scale / multiple) * multiple),

@@ -43,7 +43,7 @@ class FaceDetection:
     def prepare(self, image: Array) -> dict[str, Array]:
         """See the class for the form."""
         height, width = image.shape[:2]
-        size = fit_to_multiple(width, height, self._side_max, 32)
+        size = fit_to_multiple(width, height, 1, self._side_max, 32)
         resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         return {self._input: np.ascontiguousarray(resized.astype(np.float32).transpose(2, 0, 1)[None])}
 

@@ -24,7 +24,8 @@ class TextDetection:
     """Input [1,3,H,W], BGR, (x/255 - 0.5)/0.5, sides multiples of 32; output [1,1,H,W] of probabilities."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._side_max = int(options.get("side_max", 736))
+        self._side_min = int(options.get("side_min", 736))
+        self._side_max = int(options.get("side_max", 1600))
         self._threshold = float(options.get("threshold", 0.3))
         self._unclip_ratio = float(options.get("unclip_ratio", 1.6))
         self._boxes_max = int(options.get("boxes_max", 1000))
@@ -39,7 +40,7 @@ class TextDetection:
     def prepare(self, image: Array) -> dict[str, Array]:
         """See the class for the form."""
         height, width = image.shape[:2]
-        size = fit_to_multiple(width, height, self._side_max, 32)
+        size = fit_to_multiple(width, height, self._side_min, self._side_max, 32)
         resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         scaled = resized[:, :, ::-1].astype(np.float32) * np.float32(2 / 255) - np.float32(1)
         return {self._input: np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])}

@@ -106,10 +106,14 @@ class LinkServer:
             raise LinkBusy(f"another sidecar serves {config.path}; stop it, or give --data-dir another folder") from None
         config.path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        folder = os.open(config.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._listener.bind(str(config.path))
+            # A socket's path has at most 107 bytes; by way of the open folder any depth works.
+            self._listener.bind(f"/proc/self/fd/{folder}/{config.path.name}")
         except OSError as error:
-            raise LinkBusy(f"socket {config.path}: {error}; a path has at most 107 bytes, give a shorter --data-dir") from None
+            raise LinkBusy(f"socket {config.path}: {error.strerror}; give --data-dir another folder") from None
+        finally:
+            os.close(folder)
         os.chmod(config.path, 0o600)
         self._listener.listen(4)
 

@@ -1,0 +1,72 @@
+# Vigil: the only entry point. `make` prints help.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# Tools of the project come first; a Go or Node of the machine is never used.
+export PATH := $(BIN):$(PATH)
+export GOTOOLCHAIN := local
+export GOFLAGS := -buildvcs=false
+export PYTHONDONTWRITEBYTECODE :=
+
+GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -name 'go.mod' -o -name 'go.sum' 2>/dev/null)
+
+.PHONY: help setup demo run test test-full bench generate check-generated lint clean models
+
+help: ## this text
+	@echo "Vigil: safety-grade model serving"
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+$(VENV)/.tools: requirements/tools.lock
+	@echo "[1/4] Python environment"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tools.lock
+	@touch $@
+
+$(VENV)/.packages: $(VENV)/.tools requirements/dev.lock sidecar/pyproject.toml safety/pyproject.toml gen/python/pyproject.toml
+	@echo "[2/4] tools and libraries (Go, buf, Node, ONNX Runtime, ...), pinned by hash"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e sidecar -e safety -e gen/python
+	@touch $@
+
+bin/.built: $(VENV)/.packages $(GO_SOURCES)
+	@echo "[3/4] gateway and verifier (Go)"
+	@mkdir -p bin
+	@cd gateway-go && CGO_ENABLED=0 go build -trimpath -o ../bin/ ./cmd/...
+	@touch $@
+
+build/.models: $(VENV)/.packages tools/models.json requirements/models.lock tools/fetch_models.py
+	@echo "[4/4] demonstration models and pictures"
+	@$(BIN)/python tools/fetch_models.py
+	@mkdir -p build && touch $@
+
+setup: bin/.built build/.models ## set everything up inside this folder
+	@echo "set up: $(VENV)/bin/vigil, bin/vigil-gateway, bin/auditverify"
+
+demo: setup ## the main job on real input: detect, swap under load, kill, verify
+	@$(BIN)/python -m demo.run
+
+run: setup ## serve in the foreground (models/, var/)
+	@exec $(BIN)/vigil up
+
+test: setup ## every test and lint but the long runs
+	@$(BIN)/python -m tests.run
+
+test-full: setup ## the long runs too
+	@$(BIN)/python -m tests.run --full
+
+bench: setup ## ratios side by side in one run
+	@$(BIN)/python -m tests.bench.run
+
+generate: $(VENV)/.packages ## write generated code and documents anew
+	@bash tools/generate.sh
+
+lint: setup ## every linter
+	@$(BIN)/python -m tests.run --lint-only
+
+clean: ## remove what was built (keeps models/ and var/)
+	rm -rf build bin $(VENV) gateway-go/web/node_modules

@@ -1,0 +1,103 @@
+"""Small graphs for tests and the demonstration, made with onnx.helper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["gemm", "identity_bytes", "other_contract", "pairwise", "rescaled", "scale", "time_mixing", "with_nan"]
+
+IR_VERSION = 10
+OPSET = 18
+
+
+def _save(graph: onnx.GraphProto, path: Path | None) -> bytes:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    data = model.SerializeToString(deterministic=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return data
+
+
+def scale(factor: float, path: Path | None = None, width: int = 4) -> bytes:
+    """y = factor * x, x [N, width] of FP32."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])
+    weight = numpy_helper.from_array(np.array(factor, np.float32), "s")
+    return _save(helper.make_graph([helper.make_node("Mul", ["x", "s"], ["y"])], "scale", [x], [y], [weight]), path)
+
+
+def other_contract(path: Path | None = None) -> bytes:
+    """Takes [N, 5] instead of [N, 4]."""
+    return scale(1.0, path, width=5)
+
+
+def with_nan(path: Path | None = None) -> bytes:
+    """y = log(x): NaN for negative x."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    return _save(helper.make_graph([helper.make_node("Log", ["x"], ["y"])], "log", [x], [y]), path)
+
+
+def time_mixing(path: Path | None = None) -> bytes:
+    """y = x - mean of x over the first axis: its first axis is free, but rows influence each other."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", 4])
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=1), helper.make_node("Sub", ["x", "m"], ["y"])]
+    return _save(helper.make_graph(nodes, "mixing", [x], [y], [axes]), path)
+
+
+def pairwise(path: Path | None = None) -> bytes:
+    """sum = a + b of FP32 [N, D] with a free D: two inputs."""
+    a, b, s = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", "D"]) for n in ("a", "b", "sum"))
+    return _save(helper.make_graph([helper.make_node("Add", ["a", "b"], ["sum"])], "add", [a, b], [s]), path)
+
+
+def identity_bytes(path: Path | None = None) -> bytes:
+    """A string tensor that comes back as it is."""
+    x = helper.make_tensor_value_info("x", TensorProto.STRING, ["N"])
+    y = helper.make_tensor_value_info("y", TensorProto.STRING, ["N"])
+    return _save(helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "strings", [x], [y]), path)
+
+
+def gemm(layers: int, width: int, path: Path | None = None, seed: int = 1) -> bytes:
+    """A chain of square products: 2 * layers * width^2 operations for each row."""
+    rng = np.random.default_rng(seed)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])
+    nodes, weights, last = [], [], "x"
+    for i in range(layers):
+        matrix = (rng.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
+        weights.append(numpy_helper.from_array(matrix, f"w{i}"))
+        out = "y" if i == layers - 1 else f"h{i}"
+        nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [out]))
+        last = out
+    return _save(helper.make_graph(nodes, "gemm", [x], [y], weights), path)
+
+
+def rescaled(source: Path, factor: float, path: Path | None = None) -> bytes:
+    """A packaged model exported again with its first output multiplied; the contract stays the same."""
+    model = onnx.load(source)
+    graph = model.graph
+    name = graph.output[0].name
+    inner = name + "_unscaled"
+    for node in graph.node:
+        for i, out in enumerate(node.output):
+            if out == name:
+                node.output[i] = inner
+        for i, used in enumerate(node.input):
+            if used == name:
+                node.input[i] = inner
+    graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "vigil_scale"))
+    graph.node.append(helper.make_node("Mul", [inner, "vigil_scale"], [name]))
+    data = model.SerializeToString(deterministic=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return data

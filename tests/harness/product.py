@@ -1,0 +1,111 @@
+"""The real product as a user starts it: ``vigil up`` with its own folders and free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+__all__ = ["ROOT", "Product", "wait_for"]
+
+ROOT = Path(__file__).resolve().parents[2]
+VIGIL = [sys.executable, "-m", "vigil_sidecar.cli.main"]
+
+
+def wait_for(condition: Any, timeout_s: float = 20.0, what: str = "condition", every_s: float = 0.01) -> Any:
+    """Wait until the condition gives something true, and return it."""
+    end = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(every_s)
+
+
+class Product:
+    """One running product. Use as a context manager; ``stop`` returns the supervisor's exit code."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, start_timeout_s: float = 60.0) -> None:
+        self.folder, self.models, self.data = folder, folder / "models", folder / "var"
+        self.models.mkdir(parents=True, exist_ok=True)
+        self.settings, self._timeout_s = settings or {}, start_timeout_s
+        self.ports: dict[str, int] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.output = folder / "up.out"
+        self.log = folder / "up.err"
+
+    def start(self, wait: bool = True) -> Product:
+        """Start and wait until it is ready."""
+        ready = self.folder / "ready.json"
+        ready.unlink(missing_ok=True)
+        command = [*VIGIL, "up", "--models", str(self.models), "--data-dir", str(self.data), "--ready-file", str(ready)]
+        for name in ("grpc", "http", "metrics", "sidecar-grpc", "sidecar-metrics"):
+            command += [f"--{name}-port", "0"]
+        for key, value in self.settings.items():
+            command += ["--set", f"{key}={value}"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("VIGIL_")}
+        with self.output.open("ab") as out, self.log.open("ab") as err:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+        if wait:
+            wait_for(lambda: ready.exists() or self.process.poll() is not None, self._timeout_s, "ready file")
+            if not ready.exists():
+                raise AssertionError(f"did not start: {self.log.read_text()[-2000:]}{self.output.read_text()[-500:]}")
+            self.ports = json.loads(ready.read_text())
+        return self
+
+    def pids(self) -> dict[str, int]:
+        """Present process ids, from the ready file (written anew after a restart)."""
+        return json.loads((self.folder / "ready.json").read_text())
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+    def __enter__(self) -> Product:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+    def channel(self, port: str = "grpc") -> grpc.Channel:
+        """A channel to the gateway, or to another port by its name."""
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        return grpc.insecure_channel(f"127.0.0.1:{self.ports[port]}", options=options)
+
+    def vigil(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the command-line tool against this product."""
+        command = [*VIGIL, *arguments]
+        if arguments[0] in ("models", "infer", "detect") or arguments[:2] == ("safety", "status"):
+            command += ["--target", f"127.0.0.1:{self.ports['grpc']}"]
+        else:
+            command += ["--data-dir", str(self.data)]
+        return subprocess.run(command, capture_output=True, text=True, check=check, timeout=120)
+
+    def listed(self, model: str) -> dict[str, Any]:
+        """One model as ``vigil models list --json`` tells it."""
+        for m in json.loads(self.vigil("models", "list", "--json").stdout):
+            if m["name"] == model:
+                return m
+        return {"name": model, "serving_version": 0, "versions": []}
+
+    def auditverify(self) -> list[dict[str, Any]]:
+        """Reports of the Go verifier on both logs."""
+        done = subprocess.run(
+            [str(ROOT / "bin" / "auditverify"), "--json", str(self.data / "audit" / "gateway"), str(self.data / "audit" / "sidecar")],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return [json.loads(line) for line in done.stdout.splitlines()]
