@@ -87,7 +87,9 @@ def detect(product: Product, lines: Lines) -> int:
                 for b in result["boxes"]
             )
             drawn = Path(result["picture"]).is_file()
-            lines.check(f"{model} on {name}", count >= least.get(name, 0) and inside and drawn, f"{count} boxes, {Path(result['picture']).name}")
+            lines.check(
+                f"{model} on {name}", count >= least.get(name, 0) and inside and drawn, f"{count} boxes, {Path(result['picture']).name}"
+            )
     return calls
 
 
@@ -111,11 +113,18 @@ def swap(product: Product, lines: Lines, stock: dict[str, Path]) -> int:
     a, b = tiny_load.stop() if not tiny_load.result else tiny_load.result, text_load.result or text_load.stop()
     lines.check("swaps seen", len(times) == 20, f"{len(times)}; from the file's change to the switch {min(times):.2f}..{max(times):.2f} s")
     failed = a["error_count"] + b["error_count"]
-    lines.check("no failed call", failed == 0, f"{a['total'] + b['total']} answers, {failed} errors {[e['text'] for e in (a['errors'] + b['errors'])[:2]] or ''}")
+    lines.check(
+        "no failed call",
+        failed == 0,
+        f"{a['total'] + b['total']} answers, {failed} errors {[e['text'] for e in (a['errors'] + b['errors'])[:2]] or ''}",
+    )
     wrong = a["wrong_count"] + b["wrong_count"]
     used = len(a["answers"]), len(b["answers"])
-    lines.check("every answer's numbers are those of the digest it names", wrong == 0 and min(used) >= 2,
-                f"{used[0]} and {used[1]} version:digest pairs answered {(a['wrong'] + b['wrong'])[:2] or ''}")
+    lines.check(
+        "every answer's numbers are those of the digest it names",
+        wrong == 0 and min(used) >= 2,
+        f"{used[0]} and {used[1]} version:digest pairs answered {(a['wrong'] + b['wrong'])[:2] or ''}",
+    )
     for what, reason in refusals.items():
         lines.check(f"bad version refused: {what}", bool(reason), reason[:90])
     lines.check("latency while swapping", True, f"tiny p50 {a['p50_ms']:.1f} ms, p99 {a['p99_ms']:.1f} ms, longest {a['max_ms']:.0f} ms")
@@ -137,10 +146,20 @@ def kill(product: Product, lines: Lines, stock: dict[str, Path]) -> int:
         time.sleep(1)
         result = load.stop()
     codes = result["error_codes"]
-    lines.check("callers got a clear status", set(codes) == {"UNAVAILABLE"}, f"{codes}: {result['errors'][0]['text'] if result['errors'] else ''}")
+    lines.check(
+        "callers got a clear status", set(codes) == {"UNAVAILABLE"}, f"{codes}: {result['errors'][0]['text'] if result['errors'] else ''}"
+    )
     first = min((e["at"] for e in result["errors"]), default=killed_at) - killed_at
-    lines.check("at once, nobody hung", bool(codes) and result["error_slowest_s"] < 2, f"first after {first * 1000:.0f} ms, slowest error took {result['error_slowest_s'] * 1000:.0f} ms")
-    lines.check("service returned by itself", result["last_at"] > ready_at, f"ready again after {ready_at - killed_at:.1f} s; longest gap between answers {result['longest_gap_s']:.1f} s")
+    lines.check(
+        "at once, nobody hung",
+        bool(codes) and result["error_slowest_s"] < 2,
+        f"first after {first * 1000:.0f} ms, slowest error took {result['error_slowest_s'] * 1000:.0f} ms",
+    )
+    lines.check(
+        "service returned by itself",
+        result["last_at"] > ready_at,
+        f"ready again after {ready_at - killed_at:.1f} s; longest gap between answers {result['longest_gap_s']:.1f} s",
+    )
     lines.check("answers right before and after", result["wrong_count"] == 0, f"{result['total']} answers")
     timeline(product, killed_at)
     return result["total"]
@@ -158,7 +177,9 @@ def timeline(product: Product, since: float) -> None:
             text = entry["time"].rstrip("Z")[:26]
             at = time.mktime(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone + float("0" + text[19:] if "." in text else 0)
             if at >= since - 0.05:
-                what = f"{entry['subject']}: {entry['before']} -> {entry['after']} ({entry['reason']})" if "subject" in entry else entry["msg"]
+                what = (
+                    f"{entry['subject']}: {entry['before']} -> {entry['after']} ({entry['reason']})" if "subject" in entry else entry["msg"]
+                )
                 rows.append((at - since, entry["component"], what))
     for at, component, what in sorted(rows):
         print(f"            {at:7.3f}  {component:8} {what}")
@@ -169,11 +190,19 @@ def audit(product: Product, lines: Lines, answers: int) -> None:
     folders = [product.data / "audit" / n for n in ("gateway", "sidecar")]
     python = [verify_folder(f) for f in folders]
     go = product.auditverify()
-    lines.check("both logs are intact, says vigil audit verify", all(r.intact for r in python), ", ".join(f"{r.records} records" for r in python))
-    lines.check("and so does auditverify (Go)", [r["head"] for r in go] == [r.head for r in python], f"heads {go[0]['head'][:12]}, {go[1]['head'][:12]}")
+    lines.check(
+        "both logs are intact, says vigil audit verify", all(r.intact for r in python), ", ".join(f"{r.records} records" for r in python)
+    )
+    lines.check(
+        "and so does auditverify (Go)",
+        [r["head"] for r in go] == [r.head for r in python],
+        f"heads {go[0]['head'][:12]}, {go[1]['head'][:12]}",
+    )
     recorded = python[1].kinds.get("answer", 0)
     # Answers that a killed process had recorded but could not deliver are the only difference allowed.
-    lines.check("as many records as answers", answers <= recorded <= answers + IN_FLIGHT, f"{answers} answers received, {recorded} recorded")
+    lines.check(
+        "as many records as answers", answers <= recorded <= answers + IN_FLIGHT, f"{answers} answers received, {recorded} recorded"
+    )
     copy = OUT / "forged" / "sidecar"
     shutil.copytree(folders[1], copy)
     victim = sorted(copy.glob("segment-*.vlog"))[0]
@@ -182,7 +211,11 @@ def audit(product: Product, lines: Lines, answers: int) -> None:
     victim.write_bytes(data)
     found = verify_folder(copy)
     d = found.damage
-    lines.check("a flipped byte is found and named", not found.intact and d is not None, f"record {d.sequence} ({d.file}, byte {d.offset}): {d.reason}" if d else "")
+    lines.check(
+        "a flipped byte is found and named",
+        not found.intact and d is not None,
+        f"record {d.sequence} ({d.file}, byte {d.offset}): {d.reason}" if d else "",
+    )
 
 
 def main() -> int:
@@ -211,7 +244,9 @@ def main() -> int:
     for what, ok, figures in lines.rows:
         print(f"{'ok  ' if ok else 'FAIL'}  {what:{width}}  {figures}")
     print("=" * 78)
-    print(f"pictures    {OUT.relative_to(ROOT)}/*.png\naudit logs  {(product.data / 'audit').relative_to(ROOT)}/\nprocess log {product.log.relative_to(ROOT)}")
+    print(
+        f"pictures    {OUT.relative_to(ROOT)}/*.png\naudit logs  {(product.data / 'audit').relative_to(ROOT)}/\nprocess log {product.log.relative_to(ROOT)}"
+    )
     print("next        make run, then: .venv/bin/vigil detect PICTURE --model face-detection --out .   |   .venv/bin/vigil models list")
     print("every line held" if held else "NOT every line held")
     return 0 if held else 1

@@ -69,20 +69,28 @@ def settings() -> dict[str, str]:
         rows.append(f"| `{key}` | {kind} | `{shown}` | {limit} | {spec['doc']} |")
     go = (
         f"// {HEADER}\n\npackage settings\n\n// Settings is the whole configuration, read once at the start.\ntype Settings struct {{\n"
-        + "\n".join(fields) + "\n}\n\nvar table = []Spec{\n" + "\n".join(specs) + "\n}\n"
+        + "\n".join(fields)
+        + "\n}\n\nvar table = []Spec{\n"
+        + "\n".join(specs)
+        + "\n}\n"
     )
     py = (
         f'"""{HEADER}"""\n\nfrom __future__ import annotations\n\nfrom dataclasses import dataclass\nfrom typing import Any, NamedTuple\n\n'
         '__all__ = ["SPECS", "Settings", "Spec"]\n\n\nclass Spec(NamedTuple):\n    """One setting: key, field name, type, default, bounds, allowed values, flag, text."""\n\n'
         "    key: str\n    name: str\n    kind: str\n    default: Any\n    minimum: float | None\n    maximum: float | None\n"
         "    allowed: tuple[str, ...]\n    flag: str | None\n    doc: str\n\n\n@dataclass(frozen=True)\nclass Settings:\n"
-        '    """The whole configuration, read once at the start; immutable."""\n\n' + "\n".join(py_fields)
-        + "\n\n\nSPECS: tuple[Spec, ...] = (\n" + "\n".join(py_specs) + "\n)\n"
+        '    """The whole configuration, read once at the start; immutable."""\n\n'
+        + "\n".join(py_fields)
+        + "\n\n\nSPECS: tuple[Spec, ...] = (\n"
+        + "\n".join(py_specs)
+        + "\n)\n"
     )
     doc = (
         "# Settings\n\nGenerated from `settings/settings.yaml`. Origins in rising order: default, `vigil.toml`, "
         "environment (`VIGIL_` and the key in capitals with `_` for `.`), flag (the named ones, or `--set KEY=VALUE`). "
-        "`vigil config show` prints each value with its origin.\n\n| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
+        "`vigil config show` prints each value with its origin.\n\n| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
     )
     return {
         "gateway-go/internal/settings/table_gen.go": gofmt(go),
@@ -95,10 +103,16 @@ def events() -> dict[str, str]:
     source = load("safety/events.yaml")
     rows = source["events"].items()
     digest = hashlib.sha256((ROOT / "safety/events.yaml").read_bytes()).hexdigest()
-    go = [f"// {HEADER}\n\n// Package events names the diagnostic events of safety/events.yaml.\npackage events\n",
-          f'// CatalogueDigest is the SHA-256 of the catalogue.\nconst CatalogueDigest = "{digest}"\n', "// Ids of events.\nconst ("]
-    py = [f'"""{HEADER}\n\nIds of the diagnostic events of safety/events.yaml.\n"""\n', "from __future__ import annotations\n",
-          f'CATALOGUE_DIGEST = "{digest}"\n']
+    go = [
+        f"// {HEADER}\n\n// Package events names the diagnostic events of safety/events.yaml.\npackage events\n",
+        f'// CatalogueDigest is the SHA-256 of the catalogue.\nconst CatalogueDigest = "{digest}"\n',
+        "// Ids of events.\nconst (",
+    ]
+    py = [
+        f'"""{HEADER}\n\nIds of the diagnostic events of safety/events.yaml.\n"""\n',
+        "from __future__ import annotations\n",
+        f'CATALOGUE_DIGEST = "{digest}"\n',
+    ]
     for number, e in rows:
         go.append(f"\t// {camel(e['name'])}: {e['doc']}\n\t{camel(e['name'])} uint32 = {number}")
         py.append(f"{e['name'].upper()} = {number}")
@@ -106,8 +120,11 @@ def events() -> dict[str, str]:
     go += ["\n// Classes of events by id.\nvar Classes = map[uint32]string{"] + [f'\t{n}: "{e["class"]}",' for n, e in rows] + ["}"]
     py += ["\nNAMES: dict[int, str] = {"] + [f'    {n}: "{e["name"]}",' for n, e in rows] + ["}"]
     py += ["\nCLASSES: dict[int, str] = {"] + [f'    {n}: "{e["class"]}",' for n, e in rows] + ["}"]
-    doc = ["# Diagnostic events\n", f"Generated from `safety/events.yaml` (version {source['version']}). The catalogue is Vigil's own.\n",
-           "| id | name | class | meaning |\n|---|---|---|---|"] + [f"| DIA-{n} | {e['name']} | {e['class']} | {e['doc']} |" for n, e in rows]
+    doc = [
+        "# Diagnostic events\n",
+        f"Generated from `safety/events.yaml` (version {source['version']}). The catalogue is Vigil's own.\n",
+        "| id | name | class | meaning |\n|---|---|---|---|",
+    ] + [f"| DIA-{n} | {e['name']} | {e['class']} | {e['doc']} |" for n, e in rows]
     return {
         "gateway-go/internal/events/events_gen.go": gofmt("\n".join(go) + "\n"),
         "safety/vigil_safety/events_gen.py": "\n".join(py) + "\n",
@@ -140,33 +157,56 @@ def layout() -> dict[str, str]:
     def code(fields: list[tuple[dict[str, Any], int, int]]) -> str:
         return "<" + "".join(f"{s}s" if f["type"] == "bytes" else STRUCT_CODES[f["type"]] for f, _, s in fields)
 
-    py = [f'"""{HEADER}\n\nLayout of audit records and segments, see docs/audit-format.md.\n"""\n', "from __future__ import annotations\n",
-          "from typing import NamedTuple\n", f"VERSION = {source['version']}", f"MAGIC = b{source['magic']!r}", f"HEADER_BYTES = {total}",
-          f"CRC_OFFSET = {rows[-1][1]}", f"RECORD_BYTES_MAX = {source['record_bytes_max']}", f'RECORD_FORMAT = "{code(rows)}"',
-          f'LAYOUT_DIGEST = "{digest}"', f"SEGMENT_VERSION = {source['segment']['version']}", f"SEGMENT_MAGIC = b{source['segment']['magic']!r}",
-          f"SEGMENT_HEADER_BYTES = {source['segment']['header_bytes']}", f'SEGMENT_FORMAT = "{code(seg)}"', f"SEGMENT_CRC_OFFSET = {seg[-1][1]}"]
+    py = [
+        f'"""{HEADER}\n\nLayout of audit records and segments, see docs/audit-format.md.\n"""\n',
+        "from __future__ import annotations\n",
+        "from typing import NamedTuple\n",
+        f"VERSION = {source['version']}",
+        f"MAGIC = b{source['magic']!r}",
+        f"HEADER_BYTES = {total}",
+        f"CRC_OFFSET = {rows[-1][1]}",
+        f"RECORD_BYTES_MAX = {source['record_bytes_max']}",
+        f'RECORD_FORMAT = "{code(rows)}"',
+        f'LAYOUT_DIGEST = "{digest}"',
+        f"SEGMENT_VERSION = {source['segment']['version']}",
+        f"SEGMENT_MAGIC = b{source['segment']['magic']!r}",
+        f"SEGMENT_HEADER_BYTES = {source['segment']['header_bytes']}",
+        f'SEGMENT_FORMAT = "{code(seg)}"',
+        f"SEGMENT_CRC_OFFSET = {seg[-1][1]}",
+    ]
     py += [f"KIND_{k['name'].upper()} = {n}" for n, k in source["kinds"].items()]
     py += ["KIND_NAMES: dict[int, str] = {" + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items()) + "}"]
 
     def named(title: str, text: str, fields: list[tuple[dict[str, Any], int, int]]) -> list[str]:
-        return [f'\n\nclass {title}(NamedTuple):\n    """{text}"""\n'] + [f"    {f['name']}: {'bytes' if f['type'] == 'bytes' else 'int'}" for f, _, _ in fields]
+        return [f'\n\nclass {title}(NamedTuple):\n    """{text}"""\n'] + [
+            f"    {f['name']}: {'bytes' if f['type'] == 'bytes' else 'int'}" for f, _, _ in fields
+        ]
 
     py += named("RecordHeader", "One record's header, in the order of the layout.", rows)
     py += named("SegmentHeader", "A segment's header, in the order of the layout.", seg)
-    go = [f"// {HEADER}\n\n// Package layout holds the offsets of audit records, see docs/audit-format.md.\npackage layout\n\n// Layout of a record.\nconst (",
-          f'\tVersion = {source["version"]}\n\tMagic = "{source["magic"]}"\n\tHeaderBytes = {total}\n\tRecordBytesMax = {source["record_bytes_max"]}\n\tDigest = "{digest}"']
+    go = [
+        f"// {HEADER}\n\n// Package layout holds the offsets of audit records, see docs/audit-format.md.\npackage layout\n\n// Layout of a record.\nconst (",
+        f'\tVersion = {source["version"]}\n\tMagic = "{source["magic"]}"\n\tHeaderBytes = {total}\n\tRecordBytesMax = {source["record_bytes_max"]}\n\tDigest = "{digest}"',
+    ]
     go += [f"\t// {f['doc']}.\n\tOff{camel(f['name'])} = {at}" for f, at, _ in rows] + [")\n\n// Layout of a segment's header.\nconst ("]
-    go += [f'\tSegmentVersion = {source["segment"]["version"]}\n\tSegmentMagic = "{source["segment"]["magic"]}\\x00"\n\tSegmentHeaderBytes = {source["segment"]["header_bytes"]}']
+    go += [
+        f'\tSegmentVersion = {source["segment"]["version"]}\n\tSegmentMagic = "{source["segment"]["magic"]}\\x00"\n\tSegmentHeaderBytes = {source["segment"]["header_bytes"]}'
+    ]
     go += [f"\t// {f['doc']}.\n\tSegOff{camel(f['name'])} = {at}" for f, at, _ in seg] + [")\n\n// Kinds of records.\nconst ("]
     go += [f"\t// Kind{camel(k['name'])}: {k['doc']}.\n\tKind{camel(k['name'])} uint16 = {n}" for n, k in source["kinds"].items()] + [")\n"]
-    go += ["// KindNames by number.\nvar KindNames = map[uint16]string{" + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items()) + "}"]
+    go += [
+        "// KindNames by number.\nvar KindNames = map[uint16]string{"
+        + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items())
+        + "}"
+    ]
 
     def table(fields: list[tuple[dict[str, Any], int, int]]) -> str:
         head = "| offset | bytes | type | field | meaning |\n|---|---|---|---|---|\n"
         return head + "\n".join(f"| {at} | {s} | {f['type']} | {f['name']} | {f['doc']} |" for f, at, s in fields)
 
     kinds = "| kind | name | payload | meaning |\n|---|---|---|---|\n" + "\n".join(
-        f"| {n} | {k['name']} | `{k['message']}` | {k['doc']} |" for n, k in source["kinds"].items())
+        f"| {n} | {k['name']} | `{k['message']}` | {k['doc']} |" for n, k in source["kinds"].items()
+    )
     tables = f"## Record header, {total} bytes\n\n{table(rows)}\n\n## Kinds\n\n{kinds}\n\n## Segment header, {seg_total} bytes, zeros up to {source['segment']['header_bytes']}\n\n{table(seg)}\n"
     page = ROOT / "docs/audit-format.md"
     text = page.read_text() if page.exists() else "<!-- generated: layout -->\n<!-- end -->\n"
@@ -183,8 +223,12 @@ def machine() -> dict[str, str]:
     source = load("safety/machine.yaml")
     source["digest"] = hashlib.sha256((ROOT / "safety/machine.yaml").read_bytes()).hexdigest()
     text = json.dumps(source, indent=1) + "\n"
-    lines = ["# Safety state machine\n", "Generated from `safety/machine.yaml`. The state of the whole is the state with the highest rank among its subjects.\n",
-             "```mermaid\nstateDiagram-v2", f"  [*] --> {source['initial']}"]
+    lines = [
+        "# Safety state machine\n",
+        "Generated from `safety/machine.yaml`. The state of the whole is the state with the highest rank among its subjects.\n",
+        "```mermaid\nstateDiagram-v2",
+        f"  [*] --> {source['initial']}",
+    ]
     for state, by_event in source["transitions"].items():
         for event, options in by_event.items():
             for row in options:
@@ -196,7 +240,8 @@ def machine() -> dict[str, str]:
     lines += [f"| {n} | {s['rank']} | {s['doc']} |" for n, s in source["states"].items()]
     lines += ["\n| event | meaning |\n|---|---|"] + [f"| {n} | {e['doc']} |" for n, e in source["events"].items()]
     lines += ["\n| parameter | default | unit | meaning |\n|---|---|---|---|"] + [
-        f"| {n} | {p['default']} | {p['unit']} | {p['doc']} |" for n, p in source["parameters"].items()]
+        f"| {n} | {p['default']} | {p['unit']} | {p['doc']} |" for n, p in source["parameters"].items()
+    ]
     return {
         "gateway-go/internal/safety/machine_gen.json": text,
         "safety/vigil_safety/machine_gen.json": text,
@@ -205,7 +250,9 @@ def machine() -> dict[str, str]:
 
 
 def contract() -> dict[str, str]:
-    image = subprocess.run(["buf", "build", "-o", "-#format=binpb", "--exclude-source-info"], cwd=ROOT, capture_output=True, check=True).stdout
+    image = subprocess.run(
+        ["buf", "build", "-o", "-#format=binpb", "--exclude-source-info"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     digest = hashlib.sha256(image).hexdigest()
     return {
         "gateway-go/gen/contract/digest.go": f'// {HEADER}\n\n// Package contract names the contract this code was generated from.\npackage contract\n\n// Digest is the SHA-256 of the descriptor set, hex.\nconst Digest = "{digest}"\n',

@@ -15,7 +15,7 @@ __all__ = ["machine_source", "machine_table", "worst"]
 def machine_source() -> dict[str, Any]:
     """The parsed specification."""
     text = resources.files("vigil_safety").joinpath("machine_gen.json").read_text()
-    return cast(dict[str, Any], json.loads(text))
+    return cast("dict[str, Any]", json.loads(text))
 
 
 @cache

@@ -59,7 +59,7 @@ class Sidecar:
 
     def __init__(self, settings: Settings) -> None:
         """Open the log and wire everything; raises ``AuditError`` or ``LinkBusy``."""
-        self.settings, self.log, self.metrics = settings, get_logger(), Metrics()
+        self.settings, self.log, self.metrics = settings, get_logger("sidecar"), Metrics()
         self._tracing = Tracing(settings.trace_otlp_endpoint)
         data = Path(settings.data_dir)
         self.audit = AuditWriter(

@@ -41,12 +41,13 @@ def _check(spec: Spec, value: Any, origin: str) -> Any:
         value = float(value)
     if spec.kind == "list" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         value = tuple(value)
-    wanted = {"bool": bool, "int": int, "float": float, "string": str, "list": tuple}[spec.kind]
+    wanted: type = {"bool": bool, "int": int, "float": float, "string": str, "list": tuple}[spec.kind]
     if not isinstance(value, wanted) or (spec.kind == "int" and isinstance(value, bool)):
         raise _refuse(spec, value, origin, f"a {spec.kind}")
     if spec.allowed and value not in spec.allowed:
         raise _refuse(spec, value, origin, ", ".join(spec.allowed))
-    if spec.minimum is not None and spec.maximum is not None and not spec.minimum <= value <= spec.maximum:
+    number: Any = value
+    if spec.minimum is not None and spec.maximum is not None and not spec.minimum <= number <= spec.maximum:
         raise _refuse(spec, value, origin, f"{spec.minimum}..{spec.maximum}")
     return value
 
@@ -61,9 +62,7 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def load(
-    file: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]
-) -> tuple[Settings, dict[str, str]]:
+def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
     """Settings and the origin of each key.
 
     Raises:

@@ -68,9 +68,7 @@ class Stub:
 
     def unary(self, method: str, request: Any, reply: Any, timeout_s: float = 30.0, **options: Any) -> tuple[Any, dict[str, str]]:
         """One call; the reply and what travelled beside it."""
-        call = self.channel.unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=reply.FromString
-        )
+        call = self.channel.unary_unary(method, request_serializer=type(request).SerializeToString, response_deserializer=reply.FromString)
         message, done = call.with_call(request, timeout=timeout_s, **options)
         return message, dict([*done.initial_metadata(), *done.trailing_metadata()])
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,7 +131,7 @@ class _Worker:
     def result(self) -> dict[str, Any]:
         took = sorted(t for _, t in self.latencies)
         at = sorted(a for a, _ in self.latencies)
-        gaps = [(b - a, a) for a, b in zip(at, at[1:], strict=False)]
+        gaps = [(b - a, a) for a, b in pairwise(at)]
         return {
             "answers": dict(self.answers), "total": sum(self.answers.values()), "wrong": self.wrong[:20], "wrong_count": len(self.wrong),
             "errors": self.errors[:2000], "error_count": len(self.errors),

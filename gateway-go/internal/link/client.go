@@ -45,7 +45,6 @@ type Client struct {
 	config   Config
 	observer Observer
 	conn     atomic.Pointer[conn]
-	beats    uint64
 }
 
 // New makes a client; Run connects it.

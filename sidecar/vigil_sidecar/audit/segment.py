@@ -47,8 +47,10 @@ def leaf_hash(record: bytes | memoryview) -> bytes:
 
 def record_crc(record: bytes | memoryview) -> int:
     """CRC-32C over all bytes but the CRC field itself."""
-    crc = google_crc32c.value(bytes(record[: layout.CRC_OFFSET]))
-    return google_crc32c.extend(crc, bytes(record[layout.HEADER_BYTES :])) if len(record) > layout.HEADER_BYTES else crc
+    crc: int = google_crc32c.value(bytes(record[: layout.CRC_OFFSET]))
+    if len(record) > layout.HEADER_BYTES:
+        crc = google_crc32c.extend(crc, bytes(record[layout.HEADER_BYTES :]))
+    return crc
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,9 +62,7 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def create_segment(
-    folder: Path, size: int, log_name: str, instance: bytes, first_sequence: int, leaf: bytes, created_ns: int
-) -> int:
+def create_segment(folder: Path, size: int, log_name: str, instance: bytes, first_sequence: int, leaf: bytes, created_ns: int) -> int:
     """Create, preallocate and sync a segment; returns its descriptor. The name appears only when it is whole."""
     body = _HEADER.pack(
         layout.SEGMENT_MAGIC, layout.SEGMENT_VERSION, layout.VERSION, layout.SEGMENT_HEADER_BYTES, instance,

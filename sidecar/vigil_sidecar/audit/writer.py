@@ -69,9 +69,7 @@ class AuditWriter:
         except OSError as error:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
         if durability == "interval":
-            self._syncer = threading.Thread(
-                target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True
-            )
+            self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
 
     def _open(self) -> None:
@@ -115,7 +113,7 @@ class AuditWriter:
             AuditError: the log could not be written; the caller must refuse.
         """
         if not self.enabled:
-            return range(0, len(entries))
+            return range(len(entries))
         with self._lock:
             if self._closed:
                 raise AuditError("the audit log is closed")
@@ -126,9 +124,7 @@ class AuditWriter:
                 raise AuditError(f"the audit log cannot be written: {error.strerror}") from error
             self.failure = None
             fd = self._fd
-            forced = self._durability == "power" or (
-                self._durability == "interval" and any(e.kind > layout.KIND_REFUSAL for e in entries)
-            )
+            forced = self._durability == "power" or (self._durability == "interval" and any(e.kind > layout.KIND_REFUSAL for e in entries))
             if forced:
                 os.fdatasync(fd)
         if not forced:
@@ -137,7 +133,8 @@ class AuditWriter:
 
     def _append(self, entries: Sequence[Entry]) -> range:
         time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()
-        sequence, leaf, parts, size = self._sequence, self._leaf, [], 0
+        sequence, leaf, size = self._sequence, self._leaf, 0
+        parts: list[bytes] = []
         sha256, crc_value, crc_extend = hashlib.sha256, google_crc32c.value, google_crc32c.extend
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]

@@ -27,7 +27,7 @@ def _sidecar(args: argparse.Namespace) -> int:
     from vigil_sidecar.telemetry.log import configure
 
     settings, _ = read_settings(args)
-    configure(settings.log_level, "sidecar")
+    configure(settings.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -64,7 +64,12 @@ def _common(parser: argparse.ArgumentParser, target: bool) -> None:
 
 def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     models = verbs.add_parser("models", help="list, show, activate, reload").add_subparsers(dest="sub", required=True)
-    for name, summary in (("list", "every model and version"), ("show", "one model"), ("activate", "let a version serve"), ("reload", "look at the files again")):
+    for name, summary in (
+        ("list", "every model and version"),
+        ("show", "one model"),
+        ("activate", "let a version serve"),
+        ("reload", "look at the files again"),
+    ):
         parser = models.add_parser(name, help=summary)
         if name != "list":
             parser.add_argument("name", metavar="NAME")

@@ -18,7 +18,8 @@ def draw(image: Path, output: Output, target: Path) -> None:
     picture = Image.open(image).convert("RGB")
     pen = ImageDraw.Draw(picture)
     width = max(2, picture.width // 300)
-    font = ImageFont.load_default(size=max(11, picture.width // 60))
+    size = max(11, picture.width // 60)
+    font = ImageFont.load_default(size=size)
     for box in output.boxes:
         colour = _COLOURS.get(box.label, _OTHER)
         if box.quadrilateral:
@@ -29,11 +30,11 @@ def draw(image: Path, output: Output, target: Path) -> None:
             pen.ellipse((p.x - width, p.y - width, p.x + width, p.y + width), fill=colour)
         if len(output.boxes) <= 40:
             text = f"{box.label} {box.confidence:.2f}"
-            place = (box.x_min, max(0, box.y_min - font.size - 2))
+            place = (box.x_min, max(0, box.y_min - size - 2))
             pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
             pen.text(place, text, fill=(255, 255, 255), font=font)
     caption = f"{output.model} v{output.model_version} {output.model_digest[:12]}  {len(output.boxes)} boxes"
-    place = (4, picture.height - font.size - 6)
+    place = (4, picture.height - size - 6)
     pen.rectangle(pen.textbbox(place, caption, font=font), fill=(0, 0, 0))
     pen.text(place, caption, fill=(255, 255, 255), font=font)
     target.parent.mkdir(parents=True, exist_ok=True)

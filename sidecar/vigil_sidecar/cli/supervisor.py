@@ -50,9 +50,7 @@ class _Child:
 
     def start(self) -> None:
         """Start the process; its log goes to our stderr."""
-        self.process = subprocess.Popen(
-            self._command(), stdin=subprocess.DEVNULL, env=self._environment, preexec_fn=_die_with_parent
-        )
+        self.process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, env=self._environment, preexec_fn=_die_with_parent)
 
     @property
     def pid(self) -> int:

@@ -6,7 +6,6 @@ import argparse
 import json
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,7 +151,8 @@ def infer(args: argparse.Namespace) -> int:
 
 def detect(args: argparse.Namespace) -> int:
     """vigil detect IMAGE... --model NAME"""
-    client, results = connect(args), []
+    client = connect(args)
+    results: list[dict[str, Any]] = []
     for image in args.image:
         try:
             data = image.read_bytes()
@@ -187,7 +187,9 @@ def detect(args: argparse.Namespace) -> int:
         return 0
     for r in results:
         best = max((b["confidence"] for b in r["boxes"]), default=0.0)
-        print(f"{r['image']}: {len(r['boxes'])} boxes, best {best:.2f}, {r['model']} v{r['version']} {r['digest'][:12]} {r['picture'] or ''}")
+        print(
+            f"{r['image']}: {len(r['boxes'])} boxes, best {best:.2f}, {r['model']} v{r['version']} {r['digest'][:12]} {r['picture'] or ''}"
+        )
     return 0
 
 

@@ -65,9 +65,7 @@ class Session:
             text = str(error).replace(path, "model.onnx").split("\n")[0][:400]
             raise CandidateRefused(f"ONNX Runtime cannot load it: {text}") from None
         self.providers: list[str] = self._session.get_providers()
-        self.contract = Contract(
-            tuple(_spec(n) for n in self._session.get_inputs()), tuple(_spec(n) for n in self._session.get_outputs())
-        )
+        self.contract = Contract(tuple(_spec(n) for n in self._session.get_inputs()), tuple(_spec(n) for n in self._session.get_outputs()))
         self.output_names = [o.name for o in self.contract.outputs]
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:

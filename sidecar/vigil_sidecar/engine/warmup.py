@@ -56,9 +56,7 @@ def _difference(whole: Array, alone: Array) -> float | None:
     """Largest relative difference of two results; None when it is beyond tolerance."""
     if whole.dtype.kind != "f":
         return 0.0 if np.array_equal(whole, alone) else None
-    if whole.shape != alone.shape or not np.allclose(
-        whole, alone, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE, equal_nan=True
-    ):
+    if whole.shape != alone.shape or not np.allclose(whole, alone, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE, equal_nan=True):
         return None
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(alone), 1.0)

@@ -62,9 +62,7 @@ class TextDetection:
                 found.append(box)
         return sorted(found, key=lambda b: -b.confidence)
 
-    def _box(
-        self, probabilities: Array, contour: Array, scale_x: float, scale_y: float, frame: tuple[int, int]
-    ) -> DetectedBox | None:
+    def _box(self, probabilities: Array, contour: Array, scale_x: float, scale_y: float, frame: tuple[int, int]) -> DetectedBox | None:
         centre, (w, h), angle = cv2.minAreaRect(contour)
         if min(w, h) < self._size_min:
             return None
@@ -75,9 +73,7 @@ class TextDetection:
         xs = np.clip(corners[:, 0] * scale_x, 0, frame[0])
         ys = np.clip(corners[:, 1] * scale_y, 0, frame[1])
         quadrilateral = tuple((float(x), float(y)) for x, y in zip(xs, ys, strict=True))
-        return DetectedBox(
-            float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()), confidence, "text", quadrilateral
-        )
+        return DetectedBox(float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()), confidence, "text", quadrilateral)
 
 
 def _mean_inside(probabilities: Array, corners: Array) -> float:

@@ -31,9 +31,7 @@ class Loader:
         """Read the file; see ``engine.staging.stage``."""
         return stage(path, self._settings.models_file_bytes_max)
 
-    def load(
-        self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None
-    ) -> LoadedVersion:
+    def load(self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None) -> LoadedVersion:
         """Load and check a candidate; raises ``CandidateRefused`` with the reason."""
         s = self._settings
         threads = s.models_intra_op_threads if options.intra_op_threads is None else options.intra_op_threads

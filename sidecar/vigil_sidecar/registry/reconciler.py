@@ -124,6 +124,7 @@ class Reconciler:
                 if not ready:
                     self._looks += 1
                     if not self.first_pass.is_set() and not self._due:
+                        self._registry.starting = False
                         self.first_pass.set()
                     next_due = min([*self._due.values(), rescan])
                     self._wake.wait(max(0.001, min(next_due - now, 0.5)))
@@ -195,9 +196,7 @@ class Reconciler:
             memory.deleted_told = 0
         elif memory.deleted_told != serving.number:
             memory.deleted_told = serving.number
-            self._observe(
-                ModelEvent(events.SERVING_FILES_DELETED, model.name, serving.number, serving.digest, "goes on serving")
-            )
+            self._observe(ModelEvent(events.SERVING_FILES_DELETED, model.name, serving.number, serving.digest, "goes on serving"))
 
     def _is_refused(self, memory: _Memory, view: FolderView, number: int) -> bool:
         refusal = memory.refused.get(number)

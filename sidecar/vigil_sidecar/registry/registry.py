@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from vigil_sidecar.errors import SemanticViolation, UnknownModel
+from vigil_sidecar.errors import SemanticViolation, Unavailable, UnknownModel
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.version import LoadedVersion, ModelView, VersionView
 
@@ -24,9 +24,7 @@ class Model:
 
     def view(self) -> ModelView:
         """A snapshot."""
-        return ModelView(
-            self.name, self.serving, tuple(v for _, v in sorted(self.views.copy().items())), self.generation, self.options
-        )
+        return ModelView(self.name, self.serving, tuple(v for _, v in sorted(self.views.copy().items())), self.generation, self.options)
 
 
 class Registry:
@@ -34,6 +32,8 @@ class Registry:
 
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
+        self.starting = True
+        """Until every model folder was looked at once: what is missing may still come."""
         self.changed = threading.Condition()
 
     def lease(self, name: str, version: str) -> LoadedVersion:
@@ -41,15 +41,18 @@ class Registry:
 
         Raises:
             UnknownModel: it is not loaded. Texts are Triton's.
+        Unavailable: the sidecar is starting, so that it may still come.
             SemanticViolation: the version is no number.
         """
         model = self.models.get(name)
         if model is None:
+            self._refuse_while_starting(name)
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
         while True:
             if version == "":
                 found = model.serving
                 if found is None:
+                    self._refuse_while_starting(name)
                     raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
             else:
                 if not (version.isascii() and version.isdigit()):
@@ -60,9 +63,14 @@ class Registry:
                     )
                 found = model.loaded.get(int(version))
                 if found is None:
+                    self._refuse_while_starting(name)
                     raise UnknownModel(f"Request for unknown model: '{name}' version {version} is not at ready state")
             if found.acquire():
                 return found
+
+    def _refuse_while_starting(self, name: str) -> None:
+        if self.starting:
+            raise Unavailable(f"the sidecar is starting; model '{name}' may still be loading, try again")
 
     def get(self, name: str) -> ModelView:
         """A model's snapshot; raises ``UnknownModel``."""

@@ -69,7 +69,7 @@ class DirectServer(grpc.GenericRpcHandler):
         if bound == 0:
             raise OSError(f"port {port} on {host} cannot be used")
         self._server.start()
-        return bound
+        return int(bound)
 
     def set_ready(self, ready: bool) -> None:
         """What health tells."""

@@ -96,9 +96,7 @@ class Dispatcher:
             if not self._stream_places.acquire(blocking=False):
                 self._refuse(call, LimitHit("too many streams (limits.watchers_max)", metadata={"limit": "limits.watchers_max"}))
                 return
-            threading.Thread(
-                target=self._serve_stream, args=(call, self._streams[method]), name="stream", daemon=True
-            ).start()
+            threading.Thread(target=self._serve_stream, args=(call, self._streams[method]), name="stream", daemon=True).start()
         else:
             self._refuse(call, Unimplemented(self._missing.get(method, f"{method} is not offered")))
 

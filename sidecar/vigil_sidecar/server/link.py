@@ -263,4 +263,3 @@ class LinkServer:
             self._heartbeat(beat)
             beat.crc = google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
             connection.send(link.Frame(heartbeat=beat))
-

@@ -79,9 +79,7 @@ def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tens
     raw = request.raw_input_contents
     seen: set[str] = set()
     if raw and len(raw) != len(request.inputs):
-        raise _refuse(
-            "raw_input_contents", f"raw_input_contents has {len(raw)} items, the request has {len(request.inputs)} inputs"
-        )
+        raise _refuse("raw_input_contents", f"raw_input_contents has {len(raw)} items, the request has {len(request.inputs)} inputs")
     for i, tensor in enumerate(request.inputs):
         name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
         spec = version.inputs.get(name)
@@ -90,9 +88,8 @@ def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tens
         if name in seen:
             raise _refuse(name, f"input '{name}' is given twice")
         seen.add(name)
-        if tensor.parameters:
-            if "shared_memory_region" in tensor.parameters:
-                raise Unimplemented(f"input '{name}': shared memory is not offered; send the tensor's contents")
+        if tensor.parameters and "shared_memory_region" in tensor.parameters:
+            raise Unimplemented(f"input '{name}': shared memory is not offered; send the tensor's contents")
         if datatype != spec.datatype:
             text = f"inference input '{name}' data-type is '{datatype}', but model '{version.model}' expects '{spec.datatype}'"
             raise _refuse(name, text)

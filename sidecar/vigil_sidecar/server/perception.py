@@ -107,6 +107,9 @@ class Perception:
         if options.pipeline is None:
             text = f"model '{version.model}' has no pipeline; call ModelInfer, or set [pipeline] in its vigil.toml"
             raise SemanticViolation(text, [("model", "has no pipeline")])
+        if not 0 <= request.min_confidence <= 1:  # NaN passes the contract's range rule in both languages
+            text = f"min_confidence is {request.min_confidence}, allowed is 0..1"
+            raise SemanticViolation(text, [("min_confidence", text)])
         pipeline = make_pipeline(options.pipeline, options.pipeline_options)
         pipeline.check(version.session.contract)
         frame = request.frame

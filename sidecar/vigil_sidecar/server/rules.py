@@ -65,13 +65,17 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _field(message: Message, field: FieldDescriptor, path: str) -> Iterator[tuple[str, str]]:
+def _map_value(field: FieldDescriptor) -> Any:
+    return field.message_type.fields_by_name["value"].message_type if field.message_type is not None else None
+
+
+def _field(message: Message, field: Any, path: str) -> Iterator[tuple[str, str]]:
     rules = field.GetOptions().Extensions[_RULES]
     value = getattr(message, field.name)
     if _is_map(field):
         if rules.map.HasField("max_pairs") and len(value) > rules.map.max_pairs:
             yield path, f"has {len(value)} entries, the limit is {rules.map.max_pairs}"
-        if field.message_type.fields_by_name["value"].message_type is not None:
+        if _map_value(field) is not None:
             for key in sorted(value):
                 yield from violations(value[key], f"{path}[{key}].")
         return

@@ -52,7 +52,7 @@ class Metadata:
         """An unknown model is not ready, which is no error."""
         try:
             self._registry.lease(request.name, request.version).release()
-        except UnknownModel:
+        except (UnknownModel, Unavailable):
             return oip.ModelReadyResponse(ready=False)
         return oip.ModelReadyResponse(ready=True)
 
@@ -174,9 +174,7 @@ def _require_control(call: Call) -> None:
 
 def system_state(monitor: Monitor) -> safety.SystemState:
     """The state of the whole and of each subject."""
-    message = safety.SystemState(
-        state=safety.State.Value("STATE_" + monitor.whole()), table_digest=machine_table().digest
-    )
+    message = safety.SystemState(state="STATE_" + monitor.whole(), table_digest=machine_table().digest)
     for subject, status in sorted(monitor.all().items()):
         message.subjects.add(
             subject=subject, state=safety.State.Value("STATE_" + status.state), reason=status.reason, since_us=status.since_us
@@ -187,7 +185,7 @@ def system_state(monitor: Monitor) -> safety.SystemState:
 def transition_message(change: Change) -> safety.Transition:
     """A change as a message."""
     message = safety.Transition(
-        subject=change.subject, to=safety.State.Value("STATE_" + change.after),
+        subject=change.subject, to="STATE_" + change.after,
         event=change.event, reason=change.reason, time_us=change.time_us,
     )  # fmt: skip
     setattr(message, "from", safety.State.Value("STATE_" + change.before))

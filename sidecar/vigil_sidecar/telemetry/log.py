@@ -11,11 +11,10 @@ import structlog
 __all__ = ["configure", "get_logger"]
 
 
-def configure(level: str, component: str) -> None:
+def configure(level: str) -> None:
     """Set up logging of the process: one JSON object a line on stderr."""
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
@@ -26,14 +25,8 @@ def configure(level: str, component: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(component=component)
-    global _component
-    _component = component
 
 
-_component = "sidecar"
-
-
-def get_logger() -> Any:
+def get_logger(component: str) -> Any:
     """A logger bound to the component."""
-    return structlog.get_logger(component=_component)
+    return structlog.get_logger(component=component)
