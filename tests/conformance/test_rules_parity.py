@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import symbol_database, text_format
+from google.protobuf import text_format
 from inference import grpc_service_pb2
 from vigil.models.v1 import models_pb2
 from vigil.perception.v1 import perception_pb2
@@ -32,10 +32,7 @@ def test_verdict_and_fields(file: Path) -> None:
     """Verdict and violated fields of a message are those that its file states."""
     lines = file.read_text().splitlines()
     kind, violated = lines[0].removeprefix("# message: "), lines[1].removeprefix("# violated: ").split()
-    message = symbol_database.Default().GetSymbol(kind)() if hasattr(symbol_database.Default(), "GetSymbol") else None
-    if message is None:
-        name = kind.split(".")[-1]
-        message = next(getattr(m, name) for m in MODULES if hasattr(m, name))()
+    message = next(getattr(m, kind.split(".")[-1]) for m in MODULES if hasattr(m, kind.split(".")[-1]))()
     text_format.Parse("\n".join(lines[2:]), message)
     try:
         check_rules(message)

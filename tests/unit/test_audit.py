@@ -1,0 +1,183 @@
+"""The audit log: records, chain, recovery, verification, hash vectors."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.harness.product import ROOT
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.entry import Entry
+from vigil_sidecar.audit.segment import find_end, list_segments
+from vigil_sidecar.audit.tensor_hash import frame_hash, tensor_hash
+from vigil_sidecar.audit.verify import read_records, verify_folder
+from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.errors import AuditError
+
+VECTORS = json.loads((ROOT / "tests" / "vectors" / "hashes.json").read_text())
+
+
+def answer(payload: bytes = b"p") -> Entry:
+    return Entry(layout.KIND_ANSWER, events.ANSWER, payload=payload, trace_id=os.urandom(16))
+
+
+def written(folder: Path, count: int, **options: object) -> None:
+    writer = AuditWriter(folder, "sidecar", segment_bytes=1 << 20, **options)  # type: ignore[arg-type]
+    for at in range(0, count, 10):
+        writer.append([answer(bytes([i % 256]) * (i % 50)) for i in range(at, min(at + 10, count))])
+    writer.close()
+
+
+@pytest.mark.parametrize("vector", VECTORS["tensors"], ids=lambda v: v["name"])
+def test_tensor_hash_vectors(vector: dict) -> None:  # type: ignore[type-arg]
+    """The pinned encoding gives the published hash."""
+    tensors = [(t["name"], t["datatype"], t["shape"], bytes.fromhex(t["raw"])) for t in vector["tensors"]]
+    assert tensor_hash(tensors).hex() == vector["sha256"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["frames"])
+def test_frame_hash_vectors(vector: dict) -> None:  # type: ignore[type-arg]
+    """Frame, time and source give the published hash."""
+    assert frame_hash(bytes.fromhex(vector["frame"]), vector["capture_time_us"], vector["source_id"]).hex() == vector["sha256"]
+
+
+@pytest.mark.parametrize("durability", ["process", "interval", "power"])
+def test_round_trip(tmp_path: Path, durability: str) -> None:
+    """What was appended is read back, chained and in sequence, over segments and runs."""
+    written(tmp_path, 4000, durability=durability)
+    written(tmp_path, 10, durability=durability)
+    report = verify_folder(tmp_path)
+    assert report.intact and report.damage is None
+    assert report.kinds == {"system": 4, "answer": 4010}
+    assert report.boots == 2 and report.segments >= 2
+    assert [r.header.sequence for r in read_records(tmp_path)] == list(range(1, 4015))
+
+
+def test_positions_are_unique_over_runs(tmp_path: Path) -> None:
+    """A sequence is never used again by a later run."""
+    first = AuditWriter(tmp_path, "sidecar")
+    a = first.append([answer()])[0]
+    first.close()
+    second = AuditWriter(tmp_path, "sidecar")
+    b = second.append([answer()])[0]
+    assert b > a and second.position(b) != first.position(b)
+    second.close()
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+    """Any changed byte of a record or segment header is named with its record."""
+    written(tmp_path / "log", 30)
+    segment = list_segments(tmp_path / "log")[0]
+    end = find_end(segment)
+    assert end is not None
+    honest = segment.read_bytes()
+    starts = [r.offset for r in read_records(tmp_path / "log")]
+    for at in [*range(0, 120, 3), *range(512, end.offset, 37), end.offset + 5000]:
+        forged = bytearray(honest)
+        forged[at] ^= 0x40
+        segment.write_bytes(forged)
+        report = verify_folder(tmp_path / "log")
+        assert not report.intact and report.damage is not None, at
+        if 512 <= at < end.offset:
+            hit = max(i for i, s in enumerate(starts) if s <= at) + 1
+            assert report.damage.sequence == hit, at
+    segment.write_bytes(honest)
+    assert verify_folder(tmp_path / "log").intact
+
+
+@pytest.mark.parametrize("cut", ["drop", "swap", "duplicate"])
+def test_rearranged_records_are_found(tmp_path: Path, cut: str) -> None:
+    """Dropping, swapping or repeating whole records breaks the chain."""
+    written(tmp_path, 20)
+    segment = list_segments(tmp_path)[0]
+    data = segment.read_bytes()
+    records = [(r.offset, r.header.length) for r in read_records(tmp_path)]
+    parts = [data[o : o + n] for o, n in records]
+    rest = data[records[-1][0] + records[-1][1] :]
+    if cut == "drop":
+        del parts[7]
+    elif cut == "swap":
+        parts[7], parts[8] = parts[8], parts[7]
+    else:
+        parts.insert(8, parts[7])
+    segment.write_bytes((data[:512] + b"".join(parts) + rest)[: len(data)])
+    report = verify_folder(tmp_path)
+    assert report.damage is not None and "sequence" in report.damage.reason
+
+
+@pytest.mark.parametrize("torn", [1, 17, 335, 336, 350])
+def test_recovery_cuts_a_torn_tail(tmp_path: Path, torn: int) -> None:
+    """A record of which only a part reached the file is cut, and the recovery is itself a record."""
+    writer = AuditWriter(tmp_path, "sidecar")
+    writer.append([answer(b"x" * 40) for _ in range(5)])
+    segment = list_segments(tmp_path)[0]
+    end = find_end(segment)
+    assert end is not None
+    writer.append([answer(b"y" * 40)])
+    data = bytearray(segment.read_bytes())
+    data[end.offset + torn : end.offset + 376] = bytes(376 - torn)
+    segment.write_bytes(data)
+    os.close(writer._lock_fd)  # as if the process had been killed: the lock goes, nothing is closed
+    again = AuditWriter(tmp_path, "sidecar")
+    again.close()
+    report = verify_folder(tmp_path)
+    assert report.intact
+    recovered = [r for r in read_records(tmp_path) if r.header.event_id == events.LOG_RECOVERED]
+    assert len(recovered) == 1 and recovered[0].header.sequence == end.next_sequence
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    """Two writers of one folder cannot be."""
+    first = AuditWriter(tmp_path, "sidecar")
+    with pytest.raises(AuditError, match="another process writes it"):
+        AuditWriter(tmp_path, "sidecar")
+    first.close()
+
+
+def test_failed_write_does_not_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk is full the caller hears it, and the same sequence is used once there is room."""
+    writer = AuditWriter(tmp_path, "sidecar")
+    before = writer.append([answer()])[0]
+    real = os.pwrite
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(AuditError, match="No space left"):
+        writer.append([answer()])
+    assert writer.failure == "No space left on device"
+    monkeypatch.setattr(os, "pwrite", real)
+    assert writer.append([answer()])[0] == before + 1
+    writer.close()
+    assert verify_folder(tmp_path).intact
+
+
+def test_payload_has_a_limit(tmp_path: Path) -> None:
+    """A record never exceeds 65,535 bytes."""
+    writer = AuditWriter(tmp_path, "sidecar")
+    writer.append([answer(b"z" * 100_000)])
+    writer.close()
+    assert max(r.header.length for r in read_records(tmp_path)) == layout.RECORD_BYTES_MAX
+    assert verify_folder(tmp_path).intact
+
+
+def test_not_a_log(tmp_path: Path) -> None:
+    """An empty folder is told apart from a damaged log."""
+    with pytest.raises(FileNotFoundError):
+        verify_folder(tmp_path)
+
+
+def test_layout_is_the_documented_one() -> None:
+    """The struct's size is the header's, and the page shows the offset of every field."""
+    assert struct.calcsize(layout.RECORD_FORMAT) == layout.HEADER_BYTES == 336
+    page = (ROOT / "docs" / "audit-format.md").read_text()
+    for name in layout.RecordHeader._fields:
+        assert f"| {name} |" in page
+    for vector in VECTORS["tensors"]:
+        assert vector["sha256"] in page
