@@ -14,7 +14,7 @@ from tests.harness.product import Product
 
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """A running product with small models: scale2, log, mixing, strings, pairwise."""
+    """A running product with small models: scale, log, mixing, strings, pairwise, slow."""
     running = Product(tmp_path_factory.mktemp("product"))
     fill(running.models)
     with running:
@@ -33,4 +33,5 @@ def fill(models: Path) -> None:
     graphs.with_nan(models / "log" / "1" / "model.onnx")
     graphs.time_mixing(models / "mixing" / "1" / "model.onnx")
     graphs.identity_bytes(models / "strings" / "1" / "model.onnx")
+    graphs.gemm(24, 1024, models / "slow" / "1" / "model.onnx")
     graphs.pairwise(models / "pairwise" / "1" / "model.onnx")

@@ -179,21 +179,38 @@ def field_kind(field: Any) -> str:
 def hand_written() -> Iterator[Case]:
     """Edges that no rule's limit gives."""
     nan = perception.DetectRequest(source_id="s", capture_time_us=1, model="m", frame=perception.Frame(encoded=b"x"))
-    for label, value, good in (("nan", float("nan"), True), ("inf", float("inf"), False), ("minus_inf", float("-inf"), False), ("minus_zero", -0.0, True)):
+    for label, value, good in (
+        ("nan", float("nan"), True),
+        ("inf", float("inf"), False),
+        ("minus_inf", float("-inf"), False),
+        ("minus_zero", -0.0, True),
+    ):
         twin = copy_of(nan)
         twin.min_confidence = value
         yield f"hand-confidence_{label}", twin, [] if good else ["min_confidence"]
     yield "hand-everything_wrong", perception.DetectRequest(min_confidence=2, request_id="r" * 129), [
         "source_id", "capture_time_us", "frame", "model", "min_confidence", "request_id"]  # fmt: skip
-    yield "hand-frame_without_content", perception.DetectRequest(source_id="s", capture_time_us=1, model="m", frame=perception.Frame()), ["frame.content"]
+    yield (
+        "hand-frame_without_content",
+        perception.DetectRequest(source_id="s", capture_time_us=1, model="m", frame=perception.Frame()),
+        ["frame.content"],
+    )
     yield "hand-empty_infer", oip.ModelInferRequest(), ["model_name"]
     deep = oip.ModelInferRequest(model_name="m")
     for i in range(3):
         tensor = deep.inputs.add(name="" if i == 1 else "x", datatype="FP32" if i != 2 else "")
         tensor.parameters["p"].string_param = "v"
     yield "hand-second_and_third_input", deep, ["inputs[1].name", "inputs[2].datatype"]
-    yield "hand-negative_time", perception.DetectRequest(source_id="s", capture_time_us=-1, model="m", frame=perception.Frame(encoded=b"x")), ["capture_time_us"]
-    yield "hand-shapes_are_semantic", oip.ModelInferRequest(model_name="m", inputs=[oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[-5])]), []
+    yield (
+        "hand-negative_time",
+        perception.DetectRequest(source_id="s", capture_time_us=-1, model="m", frame=perception.Frame(encoded=b"x")),
+        ["capture_time_us"],
+    )
+    yield (
+        "hand-shapes_are_semantic",
+        oip.ModelInferRequest(model_name="m", inputs=[oip.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[-5])]),
+        [],
+    )
     big = perception.DetectRequest(source_id="s", capture_time_us=1, model="m")
     big.frame.raw.width, big.frame.raw.height, big.frame.raw.rgb = 2**32 - 1, 0, b""
     yield "hand-raw_frame_all_wrong", big, ["frame.raw.width", "frame.raw.height", "frame.raw.rgb"]

@@ -65,7 +65,8 @@ class Settings:
     web_allowed_hosts: tuple[str, ...] = ()
     control_allow_remote: bool = False
     link_heartbeat_interval_ms: int = 25
-    link_heartbeat_timeout_ms: int = 250
+    link_heartbeat_timeout_ms: int = 500
+    link_call_grace_ms: int = 2000
     link_revalidate: str = 'sample'
     link_revalidate_every: int = 64
     audit_enabled: bool = True
@@ -200,9 +201,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('link.heartbeat_interval_ms', 'link_heartbeat_interval_ms', 'int', 25, 1, 10000,
          (), None,
          'Time between heartbeats, both ways.'),
-    Spec('link.heartbeat_timeout_ms', 'link_heartbeat_timeout_ms', 'int', 250, 5, 60000,
+    Spec('link.heartbeat_timeout_ms', 'link_heartbeat_timeout_ms', 'int', 500, 5, 60000,
          (), None,
          'A peer silent for this long is failed.'),
+    Spec('link.call_grace_ms', 'link_call_grace_ms', 'int', 2000, 0, 600000,
+         (), None,
+         'Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.'),
     Spec('link.revalidate', 'link_revalidate', 'string', 'sample', None, None,
          ('all', 'sample', 'off'), None,
          'Contract rules run again in the sidecar for calls from a gateway with the same contract.'),

@@ -68,7 +68,9 @@ def test_files_that_cannot_be_models(tmp_path: Path, kind: str) -> None:
         stage(path, 50)
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"garbage" * 100, "cannot load"), (graphs.scale(2.0)[:50], "cannot load"), (b"\x00" * 64, "cannot load")])
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"garbage" * 100, "cannot load"), (graphs.scale(2.0)[:50], "cannot load"), (b"\x00" * 64, "cannot load")]
+)
 def test_broken_graphs_are_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     """Garbage and truncated graphs are refused with ONNX Runtime's reason and without a path."""
     with pytest.raises(CandidateRefused, match=reason) as refusal:

@@ -113,7 +113,7 @@ def test_decoding_memory_is_reserved() -> None:
     data = (PICTURES / "astronaut.png").read_bytes()
     small = decoder(1 << 20)
     for _ in range(3):
-        with pytest.raises(LimitHit, match="limits.decode_bytes_max"):
+        with pytest.raises(LimitHit, match=r"limits\.decode_bytes_max"):
             small.decode(data)
     assert decoder(512 * 512 * 7).decode(data).shape == (512, 512, 3)
 
@@ -133,7 +133,9 @@ def test_grey_and_alpha_become_rgb(tmp_path: Path) -> None:
         assert decoder().decode(buffer.getvalue()).shape == (4, 5, 3)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((384, 191), (1472, 736)), ((10, 10), (736, 736)), ((5000, 100), (1600, 32)), ((1, 1), (736, 736))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((384, 191), (1472, 736)), ((10, 10), (736, 736)), ((5000, 100), (1600, 32)), ((1, 1), (736, 736))]
+)
 def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Sides are multiples of 32, enlarged to the least and bounded by the largest side."""
     assert fit_to_multiple(*size, 736, 1600, 32) == expected

@@ -111,8 +111,9 @@ def test_normal_needs_good_probes_in_a_row(history: list[tuple[str, int]]) -> No
         now += later
         before = state.name
         state, _ = step(table, state, event, now)
-        good = good + 1 if event == "probe_good" and before == "RECOVERING" else good if event == "ready" and before == "RECOVERING" else good
-        if event in ("fault", "probe_bad") or before == "DEGRADED":
+        if event == "probe_good" and before == "RECOVERING":
+            good += 1
+        elif event != "ready" or before != "RECOVERING":
             good = 0
         if before == "RECOVERING" and state.name == "NORMAL":
             assert good >= 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +61,7 @@ def test_sources_are_bounded_and_expire() -> None:
     o = order(clock)
     for name in "abc":
         o.accept("t", name, 1, "")
-    with pytest.raises(LimitHit, match="limits.sources_max"):
+    with pytest.raises(LimitHit, match=r"limits\.sources_max"):
         o.accept("t", "d", 1, "")
     clock.now += 11
     o.accept("t", "d", 1, "")
@@ -78,7 +80,7 @@ def test_accepted_times_strictly_increase(history: list[tuple[str, int]]) -> Non
         except OrderViolation:
             assert time_us <= accepted[source][-1]
     for times in accepted.values():
-        assert all(x < y for x, y in zip(times, times[1:], strict=False))
+        assert all(x < y for x, y in pairwise(times))
 
 
 def test_slow_watcher_loses_the_oldest_and_is_told() -> None:
@@ -95,7 +97,7 @@ def test_watchers_are_bounded() -> None:
     """One watcher too many is refused; leaving makes room."""
     hub = WatchHub(1, 4)
     first = hub.subscribe("k")
-    with pytest.raises(LimitHit, match="limits.watchers_max"):
+    with pytest.raises(LimitHit, match=r"limits\.watchers_max"):
         hub.subscribe("k")
     hub.unsubscribe("k", first)
     second = hub.subscribe("k")

@@ -154,6 +154,7 @@ func serve(s *settings.Settings) error {
 		Socket: filepath.Join(s.DataDir, "run", "sidecar.sock"), Instance: instance, FrameBytesMax: int(2*s.LimitsMessageBytesMax) + 16<<20,
 		HeartbeatInterval: time.Duration(s.LinkHeartbeatIntervalMs) * time.Millisecond,
 		HeartbeatTimeout:  time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond, LaneCallsMax: int(s.LimitsLaneCallsMax),
+		CallGrace: time.Duration(s.LinkCallGraceMs) * time.Millisecond,
 	}, service)
 	service.AttachLink(client)
 	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(service.InFlight()) })

@@ -32,19 +32,19 @@ type Options struct {
 // after fdatasync). When writing fails nothing advances, and the next Append
 // tries the same place again.
 type Writer struct {
-	o        Options
-	mu       sync.Mutex
-	f, lock  *os.File
-	s        stamp
-	offset   int64
-	size     int64
-	next     uint64
-	leaf     [32]byte
-	clockAt  time.Time
-	closed   bool
-	dirty    chan struct{}
-	done     chan struct{}
-	buffer   []byte
+	o       Options
+	mu      sync.Mutex
+	f, lock *os.File
+	s       stamp
+	offset  int64
+	size    int64
+	next    uint64
+	leaf    [32]byte
+	clockAt time.Time
+	closed  bool
+	dirty   chan struct{}
+	done    chan struct{}
+	buffer  []byte
 }
 
 // Open opens or creates the log; after a crash its end is found, and a torn

@@ -30,18 +30,20 @@ type Method struct {
 }
 
 // ServerStream says whether the method answers with a stream.
-func (m *Method) ServerStream() bool { return m.Desc.IsStreamingServer() && !m.Desc.IsStreamingClient() }
+func (m *Method) ServerStream() bool {
+	return m.Desc.IsStreamingServer() && !m.Desc.IsStreamingClient()
+}
 
 // Bidi says whether both sides stream.
 func (m *Method) Bidi() bool { return m.Desc.IsStreamingClient() }
 
 var controlMethods = map[string]bool{
-	"/vigil.models.v1.ModelsService/ActivateVersion":            true,
-	"/vigil.models.v1.ModelsService/ReloadModel":                true,
-	"/inference.GRPCInferenceService/RepositoryModelLoad":       true,
-	"/inference.GRPCInferenceService/RepositoryModelUnload":     true,
-	"/inference.GRPCInferenceService/TraceSetting":              true,
-	"/inference.GRPCInferenceService/LogSettings":               true,
+	"/vigil.models.v1.ModelsService/ActivateVersion":             true,
+	"/vigil.models.v1.ModelsService/ReloadModel":                 true,
+	"/inference.GRPCInferenceService/RepositoryModelLoad":        true,
+	"/inference.GRPCInferenceService/RepositoryModelUnload":      true,
+	"/inference.GRPCInferenceService/TraceSetting":               true,
+	"/inference.GRPCInferenceService/LogSettings":                true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,
 }
 

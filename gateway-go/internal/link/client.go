@@ -23,7 +23,9 @@ type Config struct {
 	FrameBytesMax     int
 	HeartbeatInterval time.Duration
 	HeartbeatTimeout  time.Duration
-	LaneCallsMax      int
+	// CallGrace is how much longer calls under way may wait for a silent sidecar.
+	CallGrace    time.Duration
+	LaneCallsMax int
 }
 
 // Observer hears of the link. Its methods are called from the link's own
@@ -33,7 +35,7 @@ type Observer interface {
 	LinkUp(welcome *linkv1.Welcome)
 	// LinkDown: the link ended; damage says whether bytes were damaged.
 	LinkDown(reason string, damage bool)
-	// LinkSilent: no heartbeat came in time; calls were failed.
+	// LinkSilent: no heartbeat came in time; new calls are refused from now on.
 	LinkSilent(silence time.Duration)
 	// LinkHeartbeat: a sound heartbeat came.
 	LinkHeartbeat(h *linkv1.Heartbeat)
@@ -162,6 +164,7 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 			}
 			return errors.New("the sidecar closed the link") // end, reset or our own close: no address in the text
 		}
+		cn.alive()
 		switch body := frame.Body.(type) {
 		case *linkv1.Frame_Replies:
 			if err := cn.replies(body.Replies); err != nil {
@@ -184,7 +187,7 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 func (c *Client) beat(ctx context.Context, cn *conn) {
 	tick := time.NewTicker(c.config.HeartbeatInterval)
 	defer tick.Stop()
-	told := false
+	told, failed := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -199,11 +202,15 @@ func (c *Client) beat(ctx context.Context, cn *conn) {
 		_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}, true)
 		silence := cn.silence()
 		if silence <= c.config.HeartbeatTimeout {
-			told = false
+			told, failed = false, false
 		} else if !told {
 			told = true
-			cn.failCalls(ErrSilent)
+			cn.setSilent()
 			c.observer.LinkSilent(silence)
+		}
+		if told && !failed && silence > c.config.HeartbeatTimeout+c.config.CallGrace {
+			failed = true
+			cn.failCalls(ErrSilent)
 		}
 	}
 }

@@ -95,11 +95,17 @@ func (c *conn) fail(err error) {
 	}
 }
 
+// setSilent makes new calls fail at once until the next sign of life.
+func (c *conn) setSilent() {
+	c.mu.Lock()
+	c.silent = true
+	c.mu.Unlock()
+}
+
 // failCalls ends every call but keeps the connection: a silent sidecar may
 // come back, its late replies are dropped.
 func (c *conn) failCalls(err error) {
 	c.mu.Lock()
-	c.silent = true
 	waiting := c.pending
 	c.pending = map[uint64]*pending{}
 	for _, l := range c.byID {
@@ -247,6 +253,13 @@ func (c *conn) heartbeat(h *linkv1.Heartbeat) bool {
 	}
 	c.mu.Unlock()
 	return true
+}
+
+// alive notes that something came: a sidecar that sends is not silent.
+func (c *conn) alive() {
+	c.mu.Lock()
+	c.lastBeat = time.Now()
+	c.mu.Unlock()
 }
 
 func (c *conn) silence() time.Duration {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import google_crc32c
 from google.protobuf.message import DecodeError
-from vigil.link.v1.link_pb2 import Chunk, Frame
+from vigil.link.v1.link_pb2 import Chunk, Frame, Replies, Reply
 
+from vigil_sidecar.audit.tensor_hash import uvarint
 from vigil_sidecar.errors import VigilError
 
-__all__ = ["CHUNK_BYTES", "FrameReader", "LinkDamage", "call_crc", "encode_frame", "encode_frames"]
+__all__ = ["CHUNK_BYTES", "FrameReader", "LinkDamage", "call_crc", "encode_frame", "encode_frames", "replies_frame"]
 
 MAGIC = b"VGL1"
 CHUNK_BYTES = 256 * 1024
@@ -40,16 +41,47 @@ def encode_frame(frame: Frame) -> bytes:
     return head + _CRC.pack(google_crc32c.value(head)) + body
 
 
-def encode_frames(frame: Frame, stream: int) -> Iterator[bytes]:
-    """A frame, or the chunks of a large one under this stream number."""
-    body = frame.SerializeToString()
-    if len(body) <= CHUNK_BYTES:
-        head = _HEADER.pack(MAGIC, len(body))
-        yield head + _CRC.pack(google_crc32c.value(head)) + body
+def _length_delimited(field: int, size: int) -> bytes:
+    """Tag and length of a field of wire type 2 (Protocol Buffers encoding)."""
+    return uvarint(field << 3 | 2) + uvarint(size)
+
+
+def replies_frame(replies: Sequence[tuple[Reply, bytes]], credits: Sequence[int]) -> list[bytes]:
+    """A Frame of replies as its consecutive parts: large answers are placed between heads, not copied into them.
+
+    Equal to ``Frame(replies=Replies(...))`` with each message in its reply; fields
+    may stand in any order in the encoding.
+    """
+    parts: list[bytes] = []
+    total = 0
+    for reply, message in replies:
+        head = reply.SerializeToString()
+        if message:
+            head += _length_delimited(Reply.MESSAGE_FIELD_NUMBER, len(message))
+        lead = _length_delimited(Replies.REPLIES_FIELD_NUMBER, len(head) + len(message)) + head
+        parts += [lead, message]
+        total += len(lead) + len(message)
+    tail = Replies(credits=credits).SerializeToString()
+    return [_length_delimited(Frame.REPLIES_FIELD_NUMBER, total + len(tail)), *parts, tail]
+
+
+def encode_frames(parts: Sequence[bytes], stream: int) -> Iterator[bytes]:
+    """A frame given as its parts, with its header; or the chunks of a large one under this stream number."""
+    size = sum(map(len, parts))
+    if size <= CHUNK_BYTES:
+        head = _HEADER.pack(MAGIC, size)
+        yield b"".join((head, _CRC.pack(google_crc32c.value(head)), *parts))
         return
-    for at in range(0, len(body), CHUNK_BYTES):
-        part = body[at : at + CHUNK_BYTES]
-        yield encode_frame(Frame(chunk=Chunk(stream=stream, data=part, last=at + CHUNK_BYTES >= len(body))))
+    left, pending, room = size, [], CHUNK_BYTES
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            taken = view[:room]
+            pending.append(taken)
+            view, room, left = view[len(taken) :], room - len(taken), left - len(taken)
+            if room == 0 or left == 0:
+                yield encode_frame(Frame(chunk=Chunk(stream=stream, data=b"".join(pending), last=left == 0)))
+                pending, room = [], CHUNK_BYTES
 
 
 class FrameReader:
@@ -97,9 +129,10 @@ class FrameReader:
         del self._buffer[: HEADER_BYTES + size]
         return self._parse(body)
 
-    def _parse(self, body: bytes) -> Frame:
+    def _parse(self, body: bytes | bytearray) -> Frame:
         try:
-            frame = Frame.FromString(body)
+            frame = Frame()
+            frame.ParseFromString(body)  # type: ignore[arg-type] # any buffer works, and saves a copy
         except DecodeError:
             raise LinkDamage("frame is not a vigil.link.v1.Frame") from None
         if frame.WhichOneof("body") is None:
@@ -118,4 +151,4 @@ class FrameReader:
         if not chunk.last:
             return None
         del self._chunks[chunk.stream]
-        return self._parse(bytes(parts))
+        return self._parse(parts)

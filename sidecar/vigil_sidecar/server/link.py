@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from vigil.link.v1 import link_pb2 as link
 from vigil_sidecar.errors import VigilError
 from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.dispatch import Dispatcher
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, replies_frame
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
@@ -52,22 +53,40 @@ class _Connection:
         self.calls: dict[int, Call] = {}
         self.last_heard = time.monotonic()
         self._lock = threading.Lock()
+        self._urgent: deque[bytes] = deque()
         self._stream = 0
 
-    def send(self, frame: link.Frame) -> None:
-        """Send a frame; a gateway that takes nothing for five seconds is cut off."""
+    def send(self, *parts: bytes) -> None:
+        """Send a frame given as its parts; a gateway that takes nothing for five seconds is cut off."""
         with self._lock:
             self._stream += 1
             stream = self._stream
-        for piece in encode_frames(frame, stream):
+        for piece in encode_frames(parts, stream):
             with self._lock:
-                if not self.open:
+                if not self._send_locked(piece):
                     return
-                try:
-                    self.sock.sendall(piece)
-                except OSError:
-                    self.close()
-                    return
+
+    def send_first(self, frame: bytes) -> None:
+        """Send a small frame before everything that waits: at once, or between two pieces of what is being sent."""
+        self._urgent.append(b"".join(encode_frames((frame,), 0)))
+        if self._lock.acquire(blocking=False):
+            try:
+                self._send_locked(b"")
+            finally:
+                self._lock.release()
+
+    def _send_locked(self, piece: bytes) -> bool:
+        """Send a piece, then what is urgent; False when the connection is over. The lock is held."""
+        if not self.open:
+            return False
+        try:
+            if piece:
+                self.sock.sendall(piece)
+            while self._urgent:
+                self.sock.sendall(self._urgent.popleft())
+        except OSError:
+            self.close()
+        return self.open
 
     def close(self) -> None:
         """End the connection and cancel its calls."""
@@ -153,7 +172,7 @@ class LinkServer:
         try:
             reason = self._greet(reader, connection)
             if reason:
-                connection.send(link.Frame(reject=link.Reject(reason=reason)))
+                connection.send(link.Frame(reject=link.Reject(reason=reason)).SerializeToString())
                 self._notice("damage", f"handshake refused: {reason}")
                 return
             sock.settimeout(None)
@@ -187,7 +206,7 @@ class LinkServer:
             boot_id=self._config.boot_id, frame_bytes_max=self._config.frame_bytes_max, pid=os.getpid(),
             methods=self._methods,
         )  # fmt: skip
-        connection.send(link.Frame(welcome=welcome))
+        connection.send(link.Frame(welcome=welcome).SerializeToString())
         return ""
 
     def _read_loop(self, reader: FrameReader, connection: _Connection) -> None:
@@ -209,39 +228,40 @@ class LinkServer:
 
     def _take(self, connection: _Connection, calls: link.Calls) -> None:
         now_ns = time.monotonic_ns()
-        replies: list[link.Reply] = []
+        replies: list[tuple[link.Reply, bytes]] = []
         lane, model = calls.lane, calls.model
         buffered = bool(model)
 
         def reply(call: Call, answer: Reply) -> None:
             if not answer.more:
                 connection.calls.pop(call.id, None)
-            message = link.Reply(
-                id=call.id, code=answer.code, text=answer.text, message=answer.message, status=answer.status,
+            head = link.Reply(
+                id=call.id, code=answer.code, text=answer.text, status=answer.status,
                 more=answer.more, audit_position=answer.audit_position, model_version=answer.model_version,
                 batch_size=answer.batch_size, safety_state=answer.safety_state,
                 crc=call_crc(answer.message, call.id, answer.code),
             )  # fmt: skip
             if buffered:
-                replies.append(message)
+                replies.append((head, answer.message))
             else:
-                connection.send(link.Frame(replies=link.Replies(replies=[message])))
+                connection.send(*replies_frame([(head, answer.message)], ()))
 
         good = []
         for c in calls.calls:
-            if c.crc != call_crc(c.message, c.id, c.method) or c.method >= len(self._methods):
+            message = c.message  # each access makes a copy
+            if c.crc != call_crc(message, c.id, c.method) or c.method >= len(self._methods):
                 raise LinkDamage(f"call {c.id} is damaged: its CRC-32C does not match")
             x = c.context
             context = CallContext(
                 x.trace_id or bytes(16), x.span_id or bytes(8), x.sampled,
                 now_ns + x.timeout_us * 1000 if x.timeout_us else 0, x.tenant, x.control, now_ns, self._validated,
             )  # fmt: skip
-            call = Call(c.id, self._methods[c.method], c.message, context, reply)
+            call = Call(c.id, self._methods[c.method], message, context, reply)
             connection.calls[c.id] = call
             good.append(call)
 
         def done() -> None:
-            connection.send(link.Frame(replies=link.Replies(replies=replies, credits=[lane])))
+            connection.send(*replies_frame(replies, (lane,)))
 
         if model:
             self._dispatcher.submit_lane(model, good, done)
@@ -260,6 +280,10 @@ class LinkServer:
                 connection.last_heard = time.monotonic()
             self._beats += 1
             beat = link.Heartbeat(count=self._beats, monotonic_ns=time.monotonic_ns())
-            self._heartbeat(beat)
+            try:
+                self._heartbeat(beat)
+            except Exception as error:  # a beat that cannot be made must not end the heart
+                self._notice("damage", f"heartbeat: {error}")
+                continue
             beat.crc = google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
-            connection.send(link.Frame(heartbeat=beat))
+            connection.send_first(link.Frame(heartbeat=beat).SerializeToString())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from inference.grpc_service_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
-from vigil_sidecar.audit.tensor_hash import Tensor, tensor_hash
+from vigil_sidecar.audit.tensor_hash import Tensor, tensor_hash, uvarint
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY, encode_bytes, from_raw, to_raw
@@ -21,6 +21,7 @@ __all__ = ["infer_job"]
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31
 _NAME_MAX = 256
+_RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -154,14 +155,16 @@ class _Finish:
         response = ModelInferResponse(model_name=version.model, model_version=version.text, id=self.request_id)
         response.parameters["vigil_model_digest"].string_param = version.digest
         tensors: list[Tensor] = []
+        parts: list[bytes] = []
         for name, array in zip(self.names, arrays, strict=True):
             check_output(name, array, version)
             datatype = outputs[name].datatype
             raw = to_raw(array, datatype)
             response.outputs.add(name=name, datatype=datatype, shape=array.shape)
-            response.raw_output_contents.append(raw)
+            parts += [_RAW_TAG, uvarint(len(raw)), raw]
             tensors.append((name, datatype, array.shape, raw))
-        message = response.SerializeToString()
+        # Fields may stand in any order, so the raw tensors are appended without another copy.
+        message = b"".join((response.SerializeToString(), *parts))
         return JobResult(tensor_hash(tensors), lambda position: message)
 
 
