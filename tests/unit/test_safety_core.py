@@ -111,10 +111,10 @@ def test_normal_needs_good_probes_in_a_row(history: list[tuple[str, int]]) -> No
         now += later
         before = state.name
         state, _ = step(table, state, event, now)
-        if event == "probe_good" and before == "RECOVERING":
-            good += 1
-        elif event != "ready" or before != "RECOVERING":
+        if before != "RECOVERING" or event in ("fault", "probe_bad"):
             good = 0
+        elif event == "probe_good":
+            good += 1
         if before == "RECOVERING" and state.name == "NORMAL":
             assert good >= 3
             good = 0
