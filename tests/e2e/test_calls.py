@@ -209,7 +209,7 @@ def test_many_at_once_are_batched_and_right(product: Product, stub: Stub) -> Non
 
 def test_expired_call_is_not_computed(product: Product, stub: Stub) -> None:
     """A call whose deadline passes while it waits behind a slow one is DEADLINE_EXCEEDED, and is never computed."""
-    slow = infer_request("slow", {"x": np.ones((256, 1024), np.float32)})
+    slow = infer_request("slow", {"x": np.ones((1024, 1024), np.float32)})
     call = stub.channel.unary_unary(
         INFER, request_serializer=oip.ModelInferRequest.SerializeToString, response_deserializer=oip.ModelInferResponse.FromString
     )
@@ -218,7 +218,7 @@ def test_expired_call_is_not_computed(product: Product, stub: Stub) -> None:
     with pytest.raises(grpc.RpcError) as error:
         stub.unary(INFER, slow, oip.ModelInferResponse, timeout_s=0.1, metadata=(("traceparent", f"00-{'c' * 32}-{'d' * 16}-00"),))
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert output(first.result()).shape == (256, 1024)
+    assert output(first.result()).shape == (1024, 1024)
     wait_for(lambda: not first.running(), 10, "the slow call has ended")
     stub.infer(slow, timeout_s=60)
     mine = [r.header for log in ("gateway", "sidecar") for r in records(product, log) if r.header.trace_id.hex() == "c" * 32]

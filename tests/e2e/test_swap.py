@@ -1,0 +1,280 @@
+"""Hot swap by files under load, and versions that must be refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.harness import graphs
+from tests.harness.calls import Stub, infer_request, output
+from tests.harness.load import Load
+from tests.harness.product import Product, wait_for
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A product of its own: these tests change its models."""
+    running = Product(tmp_path_factory.mktemp("swap"))
+    graphs.scale(2.0, running.models / "m" / "1" / "model.onnx")
+    graphs.scale(5.0, running.models / "quiet" / "1" / "model.onnx")
+    with running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stub(product: Product) -> Stub:
+    return Stub(product.channel())
+
+
+def factor(stub: Stub, model: str = "m", version: str = "") -> float:
+    return float(output(stub.infer(infer_request(model, {"x": X}, version)))[0, 0])
+
+
+def serves(stub: Stub, value: float, model: str = "m") -> None:
+    wait_for(lambda: factor(stub, model) == value, 20, f"{model} multiplies by {value}")
+
+
+def versions(stub: Stub, model: str = "m") -> dict[int, tuple[str, str]]:
+    names = {1: "loading", 2: "serving", 3: "standby", 4: "refused", 5: "retired"}
+    return {v.version: (names[v.state], v.reason) for v in stub.models()[model].versions}
+
+
+def refused(stub: Stub, number: int, model: str = "m") -> str:
+    def look() -> str:
+        state, reason = versions(stub, model).get(number, ("", ""))
+        return reason if state == "refused" else ""
+
+    return str(wait_for(look, 20, f"version {number} is refused"))
+
+
+def test_every_way_of_swapping_under_load(product: Product, stub: Stub) -> None:
+    """Copied, moved in, flipped, replaced, written over, quick succession: no failed call, and always right numbers."""
+    root = product.models / "m"
+    data = {f: graphs.scale(f) for f in (2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0)}
+    expected = {hashlib.sha256(d).hexdigest(): X * np.float32(f) for f, d in data.items()}
+    with Load(f"127.0.0.1:{product.ports['grpc']}", "m", 32, {"x": X}, expected) as load:
+        (root / "2").mkdir()
+        with (root / "2" / "model.onnx").open("wb") as file:
+            for byte in data[3.0]:
+                file.write(bytes([byte]))
+                file.flush()
+        serves(stub, 3)
+        staging = product.folder / "staging"
+        staging.mkdir()
+        (staging / "model.onnx").write_bytes(data[4.0])
+        staging.rename(root / "3")
+        serves(stub, 4)
+        os.symlink("2", root / "latest")
+        serves(stub, 3)
+        os.symlink("1", root / ".n")
+        (root / ".n").rename(root / "latest")
+        serves(stub, 2)
+        (root / "latest").unlink()
+        serves(stub, 4)
+        (root / "3" / "new").write_bytes(data[6.0])
+        (root / "3" / "new").rename(root / "3" / "model.onnx")
+        serves(stub, 6)
+        (root / "3" / "model.onnx").write_bytes(data[7.0])
+        serves(stub, 7)
+        for number, f in ((4, 8.0), (5, 9.0)):
+            (root / str(number)).mkdir()
+            (root / str(number) / "model.onnx").write_bytes(data[f])
+        serves(stub, 9)
+        product.vigil("models", "activate", "m", "4", "--reason", "test")
+        assert factor(stub) == 8
+        assert os.readlink(root / "latest") == "4"
+        (root / "latest").unlink()
+        serves(stub, 9)
+        shutil.rmtree(root / "5")
+        time.sleep(0.5)
+        assert factor(stub) == 9
+        (root / "6").mkdir()
+        (root / "6" / "model.onnx").write_bytes(data[10.0])
+        serves(stub, 10)
+    assert load.result["error_count"] == 0, load.result["errors"][:3]
+    assert load.result["wrong_count"] == 0, load.result["wrong"]
+    assert len(load.result["answers"]) >= 8
+    log = product.data / "audit" / "sidecar"
+    tail = [json.loads(line) for line in product.vigil("audit", "tail", str(log), "-n", "100000", "--json").stdout.splitlines()]
+    names = [t["name"] for t in tail]
+    assert "serving_files_deleted" in names and names.count("version_switched") >= 10
+
+
+def test_bad_versions_change_nothing(product: Product, stub: Stub) -> None:
+    """Truncated, garbage, other contract, NaN-free but unreadable: refused with the reason, remembered, seen everywhere."""
+    root = product.models / "quiet"
+    good = graphs.scale(6.0)
+    bad = {10: good[: len(good) // 2], 11: os.urandom(500), 12: graphs.other_contract()}
+    for number, data in bad.items():
+        (root / str(number)).mkdir()
+        (root / str(number) / "model.onnx").write_bytes(data)
+    assert "cannot load" in refused(stub, 10, "quiet")
+    assert "cannot load" in refused(stub, 11, "quiet")
+    assert "contract differs from version 1: input x:FP32[-1, 5]" in refused(stub, 12, "quiet")
+    assert factor(stub, "quiet") == 5
+    listed = {v["version"]: v for v in product.listed("quiet")["versions"]}
+    assert listed[12]["state"] == "refused" and len(listed[12]["digest"]) == 64
+    tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
+    recorded = [json.loads(line) for line in tail.splitlines()]
+    told = [r for r in recorded if r["name"] == "version_refused" and r.get("model") == "quiet"]
+    assert {r["version"] for r in told} == {10, 11, 12}
+    assert len(told) == 3, "a refused file is not tried again until its bytes change"
+    (root / "11" / "model.onnx").write_bytes(graphs.scale(11.0))
+    serves(stub, 11, "quiet")
+
+
+def test_activating_a_bad_version_is_refused(product: Product, stub: Stub) -> None:
+    """activate of a bad or missing version fails with the reason, and the old one keeps serving."""
+    before = factor(stub, "quiet")
+    done = product.vigil("models", "activate", "quiet", "12", check=False)
+    assert done.returncode == 1 and "contract differs" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = product.vigil("models", "activate", "quiet", "99", check=False)
+    assert done.returncode == 1 and "has no version 99" in done.stderr
+    assert factor(stub, "quiet") == before
+    (product.models / "quiet" / "latest").unlink(missing_ok=True)
+
+
+def test_file_being_written_is_not_loaded(product: Product, stub: Stub) -> None:
+    """A half-written file that pauses is left alone; finished, it serves."""
+    data = graphs.scale(21.0)
+    folder = product.models / "quiet" / "21"
+    folder.mkdir()
+    with (folder / "model.onnx").open("wb") as file:
+        file.write(data[:40])
+        file.flush()
+        time.sleep(1.5)
+        assert versions(stub, "quiet")[21][0] == "loading"
+        file.write(data[40:])
+    serves(stub, 21, "quiet")
+
+
+def test_explicit_version_is_honoured_while_loaded(product: Product, stub: Stub) -> None:
+    """version_policy keeps versions loaded; a named one answers, one that is not loaded is NOT_FOUND."""
+    root = product.models / "kept"
+    for number in (1, 2, 3):
+        graphs.scale(float(number), root / str(number) / "model.onnx")
+    (root / "config.pbtxt").write_text("max_batch_size: 8\nversion_policy { latest { num_versions: 2 } }\n")
+    wait_for(lambda: "kept" in stub.models() and versions(stub, "kept").get(2, ("",))[0] == "standby", 20, "2 stands by")
+    assert [factor(stub, "kept", v) for v in ("", "3", "2")] == [3, 3, 2]
+    with pytest.raises(grpc.RpcError, match="version 1 is not at ready state"):
+        factor(stub, "kept", "1")
+
+
+def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
+    """Unknown and unsupported fields of config.pbtxt and vigil.toml refuse the version by name."""
+    for name, file, text, said in (
+        ("c1", "config.pbtxt", "max_batch: 4", "max_batch"),
+        ("c2", "config.pbtxt", "sequence_batching { }", "'sequence_batching' is not supported"),
+        ("c3", "vigil.toml", "speed = 1", "unknown key 'speed'"),
+        ("c4", "vigil.toml", '[pipeline]\nkind = "magic"', "unknown pipeline 'magic'"),
+        ("c5", "config.pbtxt", "max_batch_size: -3", "allowed is 0..1024"),
+    ):
+        (product.models / name).mkdir()
+        (product.models / name / file).write_text(text)
+        graphs.scale(1.0, product.models / name / "1" / "model.onnx")
+        wait_for(lambda n=name: n in stub.models(), 10, name)
+        assert said in refused(stub, 1, name)
+        with pytest.raises(grpc.RpcError, match="has no available versions"):
+            factor(stub, name)
+
+
+def test_odd_repository_entries(product: Product, stub: Stub) -> None:
+    """Odd names, files, dangling and looping links, unreadable files: told, ignored or refused, and nothing else suffers."""
+    root = product.models
+    (root / "a file").write_text("x")
+    (root / "sp ace").mkdir()
+    (root / "ünïcode").mkdir()
+    os.symlink("/nowhere/at/all", root / "dangling")
+    os.symlink("loop", root / "loop")
+    odd = root / "odd"
+    graphs.scale(4.0, odd / "1" / "model.onnx")
+    (odd / "0").mkdir()
+    (odd / "01").mkdir()
+    (odd / "-1").mkdir()
+    (odd / "2").write_text("a file in place of a folder")
+    (odd / "3").mkdir()
+    (odd / "3" / "model.onnx").mkdir()
+    os.symlink("model.onnx", odd / "3" / "x")
+    (odd / "4").mkdir()
+    os.symlink("model.onnx", odd / "4" / "model.onnx")
+    os.symlink("../../m", odd / "latest")
+    wait_for(lambda: "odd" in stub.models(), 20, "odd is seen")
+    wait_for(lambda: stub.models()["odd"].serving_version == 1, 20, "its good version serves")
+    assert factor(stub, "odd") == 4
+    assert stub.models()["odd"].safety_state == "DEGRADED"
+    assert "latest" in stub.models()["odd"].safety_reason
+    (odd / "latest").unlink()
+    wait_for(lambda: stub.models()["odd"].safety_state == "NORMAL", 20, "recovers when the link is gone")
+    tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
+    ignored = {json.loads(line).get("model") for line in tail.splitlines() if '"repository_entry_ignored"' in line}
+    assert {"a file", "sp ace", "ünïcode"} <= ignored
+    assert factor(stub, "m") > 0
+
+
+def test_many_models_at_once(product: Product, stub: Stub) -> None:
+    """Twenty models that change at the same time all swap."""
+    for i in range(20):
+        graphs.scale(float(i + 1), product.models / f"many{i}" / "1" / "model.onnx")
+    wait_for(lambda: sum(m.serving_version == 1 for n, m in stub.models().items() if n.startswith("many")) == 20, 30, "all serve")
+    threads = [
+        threading.Thread(target=graphs.scale, args=(float(100 + i), product.models / f"many{i}" / "2" / "model.onnx")) for i in range(20)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for i in range(20):
+        serves(stub, 100 + i, f"many{i}")
+
+
+def test_old_session_memory_comes_back(product: Product, stub: Stub) -> None:
+    """Swapping a 64 MB model many times does not grow the sidecar: old sessions are closed."""
+
+    def resident_mb() -> float:
+        status = Path(f"/proc/{product.pids()['sidecar_pid']}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+
+    root = product.models / "large"
+    (root / "1").mkdir(parents=True)
+    (root / "config.pbtxt").write_text("max_batch_size: 2\n")
+    graphs.gemm(4, 2048, root / "1" / "model.onnx", seed=1)
+    wait_for(lambda: "large" in stub.models() and stub.models()["large"].serving_version == 1, 60, "large serves")
+    with_one = resident_mb()
+    for number in range(2, 8):
+        graphs.gemm(4, 2048, root / "next.onnx", seed=number)
+        (root / str(number)).mkdir()
+        (root / "next.onnx").rename(root / str(number) / "model.onnx")
+        wait_for(lambda n=number: stub.models()["large"].serving_version == n, 60, f"version {number}")
+    wait_for(lambda: resident_mb() < with_one + 100, 20, f"memory comes back to {with_one:.0f} MB + 100, is {resident_mb():.0f}")
+
+
+def test_bad_choice_at_cold_start(tmp_path: Path) -> None:
+    """When the chosen version is bad at a cold start, the highest good one serves, and the model is Degraded and says why."""
+    product = Product(tmp_path)
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    graphs.scale(3.0, product.models / "m" / "2" / "model.onnx")
+    (product.models / "m" / "3").mkdir()
+    (product.models / "m" / "3" / "model.onnx").write_bytes(b"garbage")
+    os.symlink("3", product.models / "m" / "latest")
+    with product:
+        stub = Stub(product.channel())
+        assert factor(stub) == 3
+        model = stub.models()["m"]
+        assert model.safety_state == "DEGRADED"
+        assert "chosen version 3 was refused" in model.safety_reason and "version 2 serves" in model.safety_reason
+        assert product.vigil("safety", "status", check=False).returncode == 1
+        product.vigil("models", "activate", "m", "2")
+        wait_for(lambda: stub.models()["m"].safety_state == "NORMAL", 10, "a good choice recovers it")
+        assert product.vigil("safety", "status").returncode == 0
