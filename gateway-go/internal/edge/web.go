@@ -55,20 +55,24 @@ type binaryCodec struct{}
 func (binaryCodec) Name() string { return "proto" }
 
 func (binaryCodec) Marshal(v any) ([]byte, error) {
-	r, ok := v.(*raw)
-	if !ok {
-		return nil, fmt.Errorf("cannot encode %T", v)
+	switch m := v.(type) {
+	case *raw:
+		return m.data, nil
+	case proto.Message: // the status that connect puts into gRPC's trailers
+		return proto.Marshal(m)
 	}
-	return r.data, nil
+	return nil, fmt.Errorf("cannot encode %T", v)
 }
 
 func (binaryCodec) Unmarshal(data []byte, v any) error {
-	r, ok := v.(*raw)
-	if !ok {
-		return fmt.Errorf("cannot decode %T", v)
+	switch m := v.(type) {
+	case *raw:
+		m.data = slices.Clone(data)
+		return nil
+	case proto.Message:
+		return proto.Unmarshal(data, m)
 	}
-	r.data = slices.Clone(data)
-	return nil
+	return fmt.Errorf("cannot decode %T", v)
 }
 
 // jsonCodec translates between JSON and the binary form.

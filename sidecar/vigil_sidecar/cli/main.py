@@ -38,7 +38,7 @@ def _sidecar(args: argparse.Namespace) -> int:
     try:
         ports = sidecar.start()
     except OSError as error:
-        sidecar.stop()
+        sidecar.audit.close()
         raise VigilError(f"{error}; give another port, or 0 for a free one") from None
     sidecar.write_ports(*ports)
     stop.wait()

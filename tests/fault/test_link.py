@@ -1,0 +1,215 @@
+"""The link's end in the sidecar against a peer that breaks every rule."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from vigil.contract_digest import CONTRACT_DIGEST
+from vigil.link.v1 import link_pb2 as link
+
+from tests.harness import graphs
+from tests.harness.calls import infer_request
+from tests.harness.product import wait_for
+from vigil_safety import events_gen as events
+from vigil_sidecar.app import Sidecar
+from vigil_sidecar.audit.verify import read_records
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frame, encode_frames, replies_frame
+from vigil_sidecar.settings import load
+from vigil_sidecar.telemetry.log import configure
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    folder = tmp_path_factory.mktemp("link")
+    graphs.scale(2.0, folder / "models" / "m" / "1" / "model.onnx")
+    configure("error")
+    settings, _ = load(
+        None, {}, {"models.dir": str(folder / "models"), "data.dir": str(folder / "var"), "listen.sidecar_grpc_port": "0",
+                   "listen.sidecar_metrics_port": "0"},
+    )  # fmt: skip
+    running = Sidecar(settings)
+    running.start()
+    assert running.reconciler.first_pass.wait(30)
+    yield running
+    running.stop()
+
+
+class Peer:
+    """A gateway made by hand."""
+
+    def __init__(self, sidecar: Sidecar, version: int = 1) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(str(Path(sidecar.settings.data_dir) / "run" / "sidecar.sock"))
+        self.reader = FrameReader(self.socket, 1 << 28)
+        self.send(link.Frame(hello=link.Hello(protocol_version=version, contract_digest=CONTRACT_DIGEST)))
+        self.first = self.reader.read()
+
+    def send(self, frame: link.Frame) -> None:
+        self.socket.sendall(encode_frame(frame))
+
+    def call(self, call_id: int = 1, damage: bool = False) -> link.Frame:
+        assert self.first is not None
+        message = infer_request("m", {"x": X}).SerializeToString()
+        method = list(self.first.welcome.methods).index("/inference.GRPCInferenceService/ModelInfer")
+        crc = call_crc(message, call_id, method) ^ (1 if damage else 0)
+        call = link.Call(id=call_id, method=method, message=message, crc=crc)
+        return link.Frame(calls=link.Calls(lane=3, calls=[call], model="m"))
+
+    def until(self, body: str) -> link.Frame | None:
+        while True:
+            frame = self.reader.read()
+            if frame is None or frame.WhichOneof("body") == body:
+                return frame
+
+    def ended(self) -> bool:
+        """Whether the sidecar closes the link."""
+        try:
+            return self.until("reject") is None
+        except (LinkDamage, ConnectionError):
+            return True
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def fresh(sidecar: Sidecar, version: int = 1) -> Peer:
+    wait_for(lambda: not sidecar._link.connected, 10, "the link is free")
+    return Peer(sidecar, version)
+
+
+def works(sidecar: Sidecar) -> None:
+    peer = fresh(sidecar)
+    peer.send(peer.call())
+    frame = peer.until("replies")
+    assert frame is not None
+    reply = frame.replies.replies[0]
+    assert reply.code == 0 and reply.crc == call_crc(reply.message, reply.id, 0)
+    assert list(frame.replies.credits) == [3]
+    assert reply.audit_position.startswith("sidecar/")
+    peer.close()
+
+
+def header(body: bytes, magic: bytes = b"VGL1", size: int | None = None, crc: int | None = None) -> bytes:
+    head = struct.pack("<4sI", magic, len(body) if size is None else size)
+    return head + struct.pack("<I", google_crc32c.value(head) if crc is None else crc) + body
+
+
+DAMAGE: list[tuple[str, Callable[[Peer], bytes]]] = [
+    ("wrong magic", lambda p: header(b"x", magic=b"HTTP")),
+    ("another version of the framing", lambda p: header(b"x", magic=b"VGL2")),
+    ("length damaged", lambda p: header(b"xxxx", crc=7)),
+    ("too long", lambda p: header(b"", size=1 << 30)),
+    ("not a frame", lambda p: header(b"\xff" * 40)),
+    ("empty frame", lambda p: header(b"")),
+    ("call damaged on its way", lambda p: encode_frame(p.call(damage=True))),
+    ("hello twice", lambda p: encode_frame(link.Frame(hello=link.Hello(protocol_version=1)))),
+    ("method out of range", lambda p: unknown_method(p)),
+]  # fmt: skip
+
+
+def corruptions(sidecar: Sidecar) -> int:
+    log = Path(sidecar.settings.data_dir) / "audit" / "sidecar"
+    return sum(r.header.event_id == events.LINK_CORRUPTION for r in read_records(log))
+
+
+def unknown_method(peer: Peer) -> bytes:
+    call = link.Call(id=1, method=999, crc=call_crc(b"", 1, 999))
+    return encode_frame(link.Frame(calls=link.Calls(calls=[call])))
+
+
+@pytest.mark.parametrize(("what", "data"), DAMAGE, ids=[d[0] for d in DAMAGE])
+def test_damage_ends_the_link_and_is_recorded(sidecar: Sidecar, what: str, data: Callable[[Peer], bytes]) -> None:
+    """A damaged frame ends this link with an event; the next gateway is served."""
+    before = corruptions(sidecar)
+    peer = fresh(sidecar)
+    peer.socket.sendall(data(peer))
+    assert peer.ended()
+    peer.close()
+    works(sidecar)
+    assert corruptions(sidecar) == before + 1
+
+
+def test_short_frame(sidecar: Sidecar) -> None:
+    """A link that ends within a frame is damage, not an end."""
+    peer = fresh(sidecar)
+    peer.socket.sendall(encode_frame(peer.call())[:-5])
+    peer.close()
+    works(sidecar)
+
+
+def test_other_protocol_version_is_refused_in_words(sidecar: Sidecar) -> None:
+    """A gateway of another version hears which version is spoken here."""
+    peer = fresh(sidecar, version=2)
+    assert peer.first is not None and "speaks 1" in peer.first.reject.reason
+    peer.close()
+    works(sidecar)
+
+
+def test_second_gateway_is_refused_in_words(sidecar: Sidecar) -> None:
+    """While one gateway is connected another is turned away, and the first goes on."""
+    first = fresh(sidecar)
+    wait_for(lambda: sidecar._link.connected, 5, "connected")
+    second = Peer(sidecar)
+    assert second.first is not None and second.first.reject.reason == "another gateway is connected"
+    second.close()
+    first.send(first.call())
+    assert first.until("replies") is not None
+    first.close()
+    works(sidecar)
+
+
+def test_heartbeats_come_while_calls_are_worked_on(sidecar: Sidecar) -> None:
+    """Heartbeats carry readiness, models and states, with a CRC."""
+    peer = fresh(sidecar)
+    frame = peer.until("heartbeat")
+    assert frame is not None
+    beat = frame.heartbeat
+    assert beat.ready and list(beat.models) == ["m"]
+    assert beat.crc == google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
+    assert {s.subject for s in beat.subjects} == {"model/m"}
+    peer.close()
+
+
+def test_cancelled_call_is_not_answered_twice(sidecar: Sidecar) -> None:
+    """A cancel for an unknown or finished call is harmless."""
+    peer = fresh(sidecar)
+    peer.send(link.Frame(cancel=link.Cancel(ids=[1, 2, 3])))
+    peer.send(peer.call(9))
+    frame = peer.until("replies")
+    assert frame is not None and [r.id for r in frame.replies.replies] == [9]
+    peer.send(link.Frame(cancel=link.Cancel(ids=[9])))
+    time.sleep(0.1)
+    peer.close()
+    works(sidecar)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 256 * 1024 - 100, 256 * 1024, 700_000, 3_000_000])
+def test_replies_survive_pieces(size: int) -> None:
+    """A frame given as parts is the same message as one made whole, below and above the size of a piece."""
+    a, b = socket.socketpair(socket.AF_UNIX)
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+    message = bytes(i % 251 for i in range(size))
+    parts = replies_frame([(link.Reply(id=5, code=0, text="t"), message), (link.Reply(id=6), b"")], [4, 0])
+    whole = link.Frame()
+    whole.replies.replies.add(id=5, text="t", message=message)
+    whole.replies.replies.add(id=6)
+    whole.replies.credits.extend([4, 0])
+    assert link.Frame.FromString(b"".join(parts)) == whole
+    reader = FrameReader(b, 1 << 26)
+    for piece in encode_frames(parts, 7):
+        a.sendall(piece)
+        if size > 256 * 1024:
+            continue
+    assert reader.read() == whole
+    a.close()
+    b.close()
