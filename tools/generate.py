@@ -141,6 +141,23 @@ def offsets(fields: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int, int
     return out
 
 
+def layout_page(source: dict[str, Any], rows: list[tuple[dict[str, Any], int, int]], seg: list[tuple[dict[str, Any], int, int]]) -> str:
+    """docs/audit-format.md with its tables written anew."""
+    total, seg_total = rows[-1][1] + rows[-1][2], seg[-1][1] + seg[-1][2]
+
+    def table(fields: list[tuple[dict[str, Any], int, int]]) -> str:
+        head = "| offset | bytes | type | field | meaning |\n|---|---|---|---|---|\n"
+        return head + "\n".join(f"| {at} | {s} | {f['type']} | {f['name']} | {f['doc']} |" for f, at, s in fields)
+
+    kinds = "| kind | name | payload | meaning |\n|---|---|---|---|\n" + "\n".join(
+        f"| {n} | {k['name']} | `{k['message']}` | {k['doc']} |" for n, k in source["kinds"].items()
+    )
+    tables = f"## Record header, {total} bytes\n\n{table(rows)}\n\n## Kinds\n\n{kinds}\n\n## Segment header, {seg_total} bytes, zeros up to {source['segment']['header_bytes']}\n\n{table(seg)}\n"
+    page = ROOT / "docs/audit-format.md"
+    text = page.read_text() if page.exists() else "<!-- generated: layout -->\n<!-- end -->\n"
+    return re.sub(r"(<!-- generated: layout -->\n).*?(<!-- end -->)", lambda m: m[1] + tables + m[2], text, flags=re.S)
+
+
 def layout() -> dict[str, str]:
     source = load("proto/audit_record.yaml")
     rows, seg = offsets(source["fields"]), offsets(source["segment"]["fields"])
@@ -152,7 +169,7 @@ def layout() -> dict[str, str]:
     if known not in (None, digest):
         raise SystemExit("audit_record.yaml: the layout changed; raise its version")
     lock[str(source["version"])] = digest
-    total, seg_total = rows[-1][1] + rows[-1][2], seg[-1][1] + seg[-1][2]
+    total = rows[-1][1] + rows[-1][2]
 
     def code(fields: list[tuple[dict[str, Any], int, int]]) -> str:
         return "<" + "".join(f"{s}s" if f["type"] == "bytes" else STRUCT_CODES[f["type"]] for f, _, s in fields)
@@ -200,17 +217,7 @@ def layout() -> dict[str, str]:
         + "}"
     ]
 
-    def table(fields: list[tuple[dict[str, Any], int, int]]) -> str:
-        head = "| offset | bytes | type | field | meaning |\n|---|---|---|---|---|\n"
-        return head + "\n".join(f"| {at} | {s} | {f['type']} | {f['name']} | {f['doc']} |" for f, at, s in fields)
-
-    kinds = "| kind | name | payload | meaning |\n|---|---|---|---|\n" + "\n".join(
-        f"| {n} | {k['name']} | `{k['message']}` | {k['doc']} |" for n, k in source["kinds"].items()
-    )
-    tables = f"## Record header, {total} bytes\n\n{table(rows)}\n\n## Kinds\n\n{kinds}\n\n## Segment header, {seg_total} bytes, zeros up to {source['segment']['header_bytes']}\n\n{table(seg)}\n"
-    page = ROOT / "docs/audit-format.md"
-    text = page.read_text() if page.exists() else "<!-- generated: layout -->\n<!-- end -->\n"
-    text = re.sub(r"(<!-- generated: layout -->\n).*?(<!-- end -->)", lambda m: m[1] + tables + m[2], text, flags=re.S)
+    text = layout_page(source, rows, seg)
     return {
         "sidecar/vigil_sidecar/audit/layout_gen.py": "\n".join(py) + "\n",
         "gateway-go/audit/layout/layout_gen.go": gofmt("\n".join(go) + "\n"),

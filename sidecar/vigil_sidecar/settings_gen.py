@@ -137,7 +137,7 @@ SPECS: tuple[Spec, ...] = (
          'Audit logs, keys and sockets.'),
     Spec('limits.message_bytes_max', 'limits_message_bytes_max', 'int', 67108864, 1024, 1073741824,
          (), None,
-         'Largest message from a client.'),
+         'Largest message from a client. A larger one is refused with a record; above twice the limit the transport cuts it off unread.'),
     Spec('limits.calls_in_flight_max', 'limits_calls_in_flight_max', 'int', 1024, 1, 1000000,
          (), None,
          'Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.'),

@@ -51,7 +51,8 @@ func NewNative(service *flow.Service, tracer *telemetry.Tracer, limits Limits) *
 	n := &Native{service: service, tracer: tracer, limits: limits, Health: health.NewServer()}
 	n.Server = grpc.NewServer(
 		grpc.ForceServerCodecV2(newRelayCodec()),
-		grpc.MaxRecvMsgSize(limits.MessageBytesMax),
+		// Twice the limit is read, so that a refusal of the service, with its record, tells who was over.
+		grpc.MaxRecvMsgSize(2*limits.MessageBytesMax),
 		grpc.MaxSendMsgSize(1<<31-1),
 		grpc.MaxConcurrentStreams(limits.StreamsPerConnectionMax),
 		grpc.MaxHeaderListSize(limits.HeaderBytesMax),

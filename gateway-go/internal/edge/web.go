@@ -173,7 +173,7 @@ func NewWebServer(handler http.Handler, limits Limits) *http.Server {
 func (w *web) options(m *flow.Method) []connect.HandlerOption {
 	return []connect.HandlerOption{
 		connect.WithCodec(binaryCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
-		connect.WithSchema(m.Desc), connect.WithReadMaxBytes(w.config.Limits.MessageBytesMax),
+		connect.WithSchema(m.Desc), connect.WithReadMaxBytes(2*w.config.Limits.MessageBytesMax),
 		connect.WithRequestInitializer(func(_ connect.Spec, v any) error {
 			if r, ok := v.(*raw); ok {
 				r.desc = m.Desc.Input()

@@ -198,11 +198,11 @@ func (s *Service) fromReply(r *linkv1.Reply) (*Answer, error) {
 	if r.Code == 0 {
 		return answer, nil
 	}
-	status := &statuspb.Status{}
-	if len(r.Status) == 0 || proto.Unmarshal(r.Status, status) != nil {
-		status = &statuspb.Status{Code: int32(r.Code), Message: r.Text}
+	detailed := &statuspb.Status{}
+	if len(r.Status) == 0 || proto.Unmarshal(r.Status, detailed) != nil {
+		detailed = &statuspb.Status{Code: int32(r.Code), Message: r.Text}
 	}
-	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: status}
+	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: detailed}
 }
 
 // refuse makes the record of a refusal that the gateway decided.

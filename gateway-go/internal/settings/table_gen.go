@@ -38,7 +38,7 @@ type Settings struct {
 	ModelsCountMax int64
 	// DataDir is data.dir. Audit logs, keys and sockets.
 	DataDir string
-	// LimitsMessageBytesMax is limits.message_bytes_max. Largest message from a client.
+	// LimitsMessageBytesMax is limits.message_bytes_max. Largest message from a client. A larger one is refused with a record; above twice the limit the transport cuts it off unread.
 	LimitsMessageBytesMax int64
 	// LimitsCallsInFlightMax is limits.calls_in_flight_max. Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.
 	LimitsCallsInFlightMax int64
@@ -134,7 +134,7 @@ var table = []Spec{
 	{Key: "models.file_bytes_max", Type: "int", Default: "8589934592", Min: 1, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Largest model file.", field: func(s *Settings) any { return &s.ModelsFileBytesMax }},
 	{Key: "models.count_max", Type: "int", Default: "1024", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "Largest number of model folders.", field: func(s *Settings) any { return &s.ModelsCountMax }},
 	{Key: "data.dir", Type: "string", Default: "var", Min: 0, Max: 0, Allowed: []string{}, Flag: "data-dir", Doc: "Audit logs, keys and sockets.", field: func(s *Settings) any { return &s.DataDir }},
-	{Key: "limits.message_bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Largest message from a client.", field: func(s *Settings) any { return &s.LimitsMessageBytesMax }},
+	{Key: "limits.message_bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Largest message from a client. A larger one is refused with a record; above twice the limit the transport cuts it off unread.", field: func(s *Settings) any { return &s.LimitsMessageBytesMax }},
 	{Key: "limits.calls_in_flight_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.", field: func(s *Settings) any { return &s.LimitsCallsInFlightMax }},
 	{Key: "limits.bytes_in_flight_max", Type: "int", Default: "1073741824", Min: 1048576, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo.", field: func(s *Settings) any { return &s.LimitsBytesInFlightMax }},
 	{Key: "limits.streams_per_connection_max", Type: "int", Default: "1024", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 streams at once on one connection.", field: func(s *Settings) any { return &s.LimitsStreamsPerConnectionMax }},

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	_ "net/http/pprof" // served on the metrics listener only
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+
+	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+	"vigil/gateway/internal/auditlog"
+	"vigil/gateway/internal/edge"
+	"vigil/gateway/internal/flow"
+	"vigil/gateway/internal/link"
+	"vigil/gateway/internal/settings"
+	"vigil/gateway/internal/telemetry"
+)
+
+func describe(text string, fields map[string]string) []byte {
+	data, err := proto.Marshal(&auditv1.SystemPayload{Text: text, Fields: fields})
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// listeners are the gateway's three doors.
+type listeners struct{ grpc, web, metrics net.Listener }
+
+func listen(s *settings.Settings) (*listeners, error) {
+	l := &listeners{}
+	var err error
+	for _, one := range []struct {
+		into *net.Listener
+		port int64
+		key  string
+	}{{&l.grpc, s.ListenGRPCPort, "listen.grpc_port"}, {&l.web, s.ListenHTTPPort, "listen.http_port"}, {&l.metrics, s.ListenMetricsPort, "listen.metrics_port"}} {
+		if *one.into, err = edge.Listen(s.ListenHost, one.port, one.key, s.LimitsConnectionsMax); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// gateway is everything that runs, wired.
+type gateway struct {
+	settings *settings.Settings
+	log      *slog.Logger
+	doors    *listeners
+	audit    *auditlog.Writer
+	tracer   *telemetry.Tracer
+	service  *flow.Service
+	client   *link.Client
+	native   *edge.Native
+	web      *http.Server
+	admin    *http.Server
+}
+
+func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
+	g := &gateway{settings: s, log: telemetry.NewLog(os.Stderr, s.LogLevel)}
+	var err error
+	if g.doors, err = listen(s); err != nil {
+		return nil, err
+	}
+	instance := ""
+	if s.AuditEnabled {
+		g.audit, err = auditlog.Open(auditlog.Options{
+			Folder: filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
+			SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
+		})
+		if err != nil {
+			return nil, err
+		}
+		instance = g.audit.Instance()
+	}
+	if g.tracer, err = telemetry.NewTracer(ctx, s.TraceOTLPEndpoint, s.TraceSampleRatio); err != nil {
+		return nil, err
+	}
+	metrics := telemetry.NewMetrics()
+	g.service, err = flow.New(flow.Limits{
+		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
+		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax,
+	}, g.audit, metrics, g.tracer, g.log)
+	if err != nil {
+		return nil, err
+	}
+	g.client = link.New(linkConfig(s, instance), g.service)
+	g.service.AttachLink(g.client)
+	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(g.service.InFlight()) })
+	g.listenWith(metrics)
+	return g, nil
+}
+
+func linkConfig(s *settings.Settings, instance string) link.Config {
+	return link.Config{
+		Socket: filepath.Join(s.DataDir, "run", "sidecar.sock"), Instance: instance, FrameBytesMax: int(2*s.LimitsMessageBytesMax) + 16<<20,
+		HeartbeatInterval: time.Duration(s.LinkHeartbeatIntervalMs) * time.Millisecond,
+		HeartbeatTimeout:  time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
+		CallGrace:         time.Duration(s.LinkCallGraceMs) * time.Millisecond, LaneCallsMax: int(s.LimitsLaneCallsMax),
+	}
+}
+
+// listenWith makes the servers of the three doors.
+func (g *gateway) listenWith(metrics *telemetry.Metrics) {
+	s := g.settings
+	limits := edge.Limits{
+		MessageBytesMax: int(s.LimitsMessageBytesMax), StreamsPerConnectionMax: uint32(s.LimitsStreamsPerConnectionMax),
+		HeaderBytesMax: uint32(s.LimitsHeaderBytesMax), ConnectionIdle: time.Duration(s.LimitsConnectionIdleS) * time.Second,
+		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote,
+	}
+	g.native = edge.NewNative(g.service, g.tracer, limits)
+	g.web = edge.NewWebServer(edge.NewWeb(g.service, g.tracer, edge.WebConfig{
+		Limits: limits, AllowedOrigins: s.WebAllowedOrigins, AllowedHosts: s.WebAllowedHosts, Host: s.ListenHost,
+	}, edge.Pages()), limits)
+	admin := http.NewServeMux()
+	admin.Handle("/metrics", metrics.Handler())
+	admin.Handle("/debug/pprof/", http.DefaultServeMux)
+	g.admin = &http.Server{Handler: admin, ReadHeaderTimeout: 5 * time.Second}
+}
+
+// serve runs the gateway until a signal, then drains.
+func serve(s *settings.Settings) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	g, err := newGateway(ctx, s)
+	if err != nil {
+		return err
+	}
+	linkCtx, stopLink := context.WithCancel(context.Background())
+	defer stopLink()
+	linkDone := make(chan struct{})
+	go func() { g.client.Run(linkCtx); close(linkDone) }()
+	go followHealth(ctx, g.service, g.native)
+	failed := make(chan error, 3)
+	go func() { failed <- g.native.Serve(g.doors.grpc) }()
+	go func() { failed <- g.web.Serve(g.doors.web) }()
+	go func() { failed <- g.admin.Serve(g.doors.metrics) }()
+	if err := writePorts(s, g.doors); err != nil {
+		return err
+	}
+	g.log.Info("gateway listens", "grpc", edge.Port(g.doors.grpc), "http", edge.Port(g.doors.web),
+		"metrics", edge.Port(g.doors.metrics), "pid", os.Getpid())
+	select {
+	case err = <-failed:
+		g.log.Error("a listener failed", "error", err.Error())
+	case <-ctx.Done():
+		g.log.Info("gateway drains", "timeout_s", s.GatewayDrainTimeoutS)
+	}
+	return errors.Join(err, g.stop(func() { stopLink(); <-linkDone }))
+}
+
+// stop refuses new calls, lets running ones finish, and closes everything.
+func (g *gateway) stop(endLink func()) error {
+	g.native.Health.Shutdown()
+	if !g.service.Drain(time.Duration(g.settings.GatewayDrainTimeoutS * float64(time.Second))) {
+		g.log.Warn("calls were still running after the drain timeout")
+	}
+	closing, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	stopNative(g.native, time.Second)
+	_ = g.web.Shutdown(closing)
+	_ = g.admin.Shutdown(closing)
+	endLink()
+	err := g.tracer.Close(closing)
+	if g.audit != nil {
+		err = errors.Join(err, g.audit.Close())
+	}
+	g.log.Info("gateway stopped")
+	return err
+}
+
+// stopNative lets connections end, then cuts them.
+func stopNative(n *edge.Native, timeout time.Duration) {
+	timer := time.AfterFunc(timeout, n.Stop)
+	defer timer.Stop()
+	n.GracefulStop()
+}
+
+// followHealth keeps grpc.health.v1 equal to readiness.
+func followHealth(ctx context.Context, service *flow.Service, native *edge.Native) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	last := healthpb.HealthCheckResponse_UNKNOWN
+	for {
+		now := healthpb.HealthCheckResponse_NOT_SERVING
+		if service.Ready() {
+			now = healthpb.HealthCheckResponse_SERVING
+		}
+		if now != last {
+			native.Health.SetServingStatus("", now)
+			last = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// writePorts tells the supervisor, atomically, where the gateway listens.
+func writePorts(s *settings.Settings, doors *listeners) error {
+	folder := filepath.Join(s.DataDir, "run")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("%w; give --data-dir a folder that can be written", err)
+	}
+	data, err := json.Marshal(map[string]int{
+		"grpc": edge.Port(doors.grpc), "http": edge.Port(doors.web), "metrics": edge.Port(doors.metrics), "gateway_pid": os.Getpid(),
+	})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(folder, "gateway.json")
+	if err := os.WriteFile(path+".partial", data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".partial", path)
+}
