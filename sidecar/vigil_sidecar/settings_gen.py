@@ -65,7 +65,7 @@ class Settings:
     web_allowed_hosts: tuple[str, ...] = ()
     control_allow_remote: bool = False
     link_heartbeat_interval_ms: int = 25
-    link_heartbeat_timeout_ms: int = 500
+    link_heartbeat_timeout_ms: int = 1000
     link_call_grace_ms: int = 2000
     link_revalidate: str = 'sample'
     link_revalidate_every: int = 64
@@ -201,7 +201,7 @@ SPECS: tuple[Spec, ...] = (
     Spec('link.heartbeat_interval_ms', 'link_heartbeat_interval_ms', 'int', 25, 1, 10000,
          (), None,
          'Time between heartbeats, both ways.'),
-    Spec('link.heartbeat_timeout_ms', 'link_heartbeat_timeout_ms', 'int', 500, 5, 60000,
+    Spec('link.heartbeat_timeout_ms', 'link_heartbeat_timeout_ms', 'int', 1000, 5, 60000,
          (), None,
          'A peer silent for this long is failed.'),
     Spec('link.call_grace_ms', 'link_call_grace_ms', 'int', 2000, 0, 600000,

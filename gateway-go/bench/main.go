@@ -1,0 +1,166 @@
+// Command bench is the load generator of `make bench`, and the bare echo that
+// the gateway is compared with. It is built by the benchmark only.
+//
+//	bench echo                              serves; prints its port
+//	bench load TARGET METHOD FILE N SECONDS CHECK   calls; prints JSON
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+)
+
+type frame struct{ data []byte }
+
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.(*frame).data)}, nil
+}
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	v.(*frame).data = data.Materialize()
+	return nil
+}
+
+func echo() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s := grpc.NewServer(grpc.ForceServerCodecV2(codec{}), grpc.NumStreamWorkers(8),
+		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20), grpc.MaxRecvMsgSize(1<<30))
+	handler := func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		in := &frame{}
+		if err := decode(in); err != nil {
+			return nil, err
+		}
+		return in, nil
+	}
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "inference.GRPCInferenceService", HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "ModelInfer", Handler: handler}},
+	}, nil)
+	fmt.Println(l.Addr().(*net.TCPAddr).Port)
+	return s.Serve(l)
+}
+
+// result is what one load saw.
+type result struct {
+	Calls     int     `json:"calls"`
+	Failed    int     `json:"failed"`
+	Wrong     int     `json:"wrong"`
+	PerSecond float64 `json:"per_second"`
+	P50Us     float64 `json:"p50_us"`
+	P99Us     float64 `json:"p99_us"`
+	P999Us    float64 `json:"p999_us"`
+	MaxUs     float64 `json:"max_us"`
+	FirstText string  `json:"first_error"`
+}
+
+type load struct {
+	target, method string
+	message, check []byte
+	inFlight       int
+	duration       time.Duration
+}
+
+func (l *load) run() (*result, error) {
+	conns := make([]*grpc.ClientConn, min(8, (l.inFlight+7)/8))
+	for i := range conns {
+		c, err := grpc.NewClient(l.target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)),
+			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20))
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		conns[i] = c
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	out := &result{}
+	var took []time.Duration
+	end := time.Now().Add(l.duration)
+	start := time.Now()
+	for i := range l.inFlight {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			mine := &result{}
+			var times []time.Duration
+			for time.Now().Before(end) {
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				at := time.Now()
+				reply := &frame{}
+				err := conns[i%len(conns)].Invoke(ctx, l.method, &frame{l.message}, reply)
+				cancel()
+				times = append(times, time.Since(at))
+				if err != nil {
+					mine.Failed++
+					mine.FirstText = err.Error()
+				} else if !bytes.Contains(reply.data, l.check) {
+					mine.Wrong++
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, times...)
+			out.Failed += mine.Failed
+			out.Wrong += mine.Wrong
+			if mine.FirstText != "" {
+				out.FirstText = mine.FirstText
+			}
+		}()
+	}
+	group.Wait()
+	seconds := time.Since(start).Seconds()
+	slices.Sort(took)
+	at := func(q float64) float64 { return float64(took[int(float64(len(took)-1)*q)].Microseconds()) }
+	out.Calls, out.PerSecond = len(took), float64(len(took))/seconds
+	out.P50Us, out.P99Us, out.P999Us, out.MaxUs = at(.5), at(.99), at(.999), at(1)
+	return out, nil
+}
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "echo" {
+		fmt.Fprintln(os.Stderr, echo())
+		os.Exit(1)
+	}
+	if len(os.Args) != 8 || os.Args[1] != "load" {
+		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX")
+		os.Exit(2)
+	}
+	message, err := os.ReadFile(os.Args[4])
+	n, err2 := strconv.Atoi(os.Args[5])
+	seconds, err3 := strconv.ParseFloat(os.Args[6], 64)
+	check, err4 := hex.DecodeString(os.Args[7])
+	for _, e := range []error{err, err2, err3, err4} {
+		if e != nil {
+			fmt.Fprintln(os.Stderr, e)
+			os.Exit(2)
+		}
+	}
+	l := &load{os.Args[2], os.Args[3], message, check, n, time.Duration(seconds * float64(time.Second))}
+	r, err := l.run()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	_ = json.NewEncoder(os.Stdout).Encode(r)
+}

@@ -1,0 +1,231 @@
+"""``make bench``: ratios side by side in one run, answers checked, a table and ``build/bench/*.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from tests.harness import graphs
+from tests.harness.calls import Stub, infer_request
+from tests.harness.product import ROOT, Product, wait_for
+
+OUT = ROOT / "build" / "bench"
+TOOL = OUT / "bench"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+ROUNDS = 3
+SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
+X = np.array([[1, 2, 3, 4]], np.float32)
+
+
+def build() -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"CGO_ENABLED": "0"}
+    subprocess.run(["go", "build", "-o", str(TOOL), "./bench"], cwd=ROOT / "gateway-go", check=True, env=environment)
+
+
+def load(port: int, request: bytes, in_flight: int, check: bytes, seconds: float = SECONDS) -> dict[str, Any]:
+    """One load; fails unless every answer holds the expected bytes."""
+    file = OUT / "request.bin"
+    file.write_bytes(request)
+    command = [str(TOOL), "load", f"127.0.0.1:{port}", INFER, str(file), str(in_flight), str(seconds), check.hex()]
+    result: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert result["failed"] == 0 and result["wrong"] == 0, result
+    return result
+
+
+class Table:
+    """Rows of (what, ratio, goal, figures)."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, what: str, ratio: float, goal: float | None, figures: dict[str, Any], at_most: bool = False) -> None:
+        held = goal is None or (ratio <= goal if at_most else ratio >= goal)
+        self.rows.append({"what": what, "ratio": ratio, "goal": goal, "at_most": at_most, "held": held, "figures": figures})
+        mark = "" if goal is None else f"goal {'≤' if at_most else '≥'} {goal:.2f} {'ok' if held else 'SHORT'}"
+        print(f"{what:58} {ratio:6.2f}  {mark}", flush=True)
+
+    def save(self) -> None:
+        (OUT / "bench.json").write_text(json.dumps(self.rows, indent=1))
+
+
+def rounds(*runs: Callable[[], dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The runs, interleaved, several rounds; results by run."""
+    results: list[list[dict[str, Any]]] = [[] for _ in runs]
+    for _ in range(ROUNDS):
+        for i, run in enumerate(runs):
+            results[i].append(run())
+    return results
+
+
+def rate(results: list[dict[str, Any]]) -> float:
+    return statistics.median(r["per_second"] for r in results)
+
+
+def figures(**named: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        name: {k: [round(r[k], 1) for r in results] for k in ("per_second", "p50_us", "p99_us") if k in results[0]}
+        for name, results in named.items()
+    }
+
+
+def product(name: str, settings: dict[str, Any]) -> Product:
+    p = Product(OUT / name, settings)
+    graphs.scale(2.0, p.models / "scale" / "1" / "model.onnx")
+    return p
+
+
+def against_echo(table: Table, on: Product, off: Product) -> None:
+    request = infer_request("scale", {"x": X}).SerializeToString()
+    echo = subprocess.Popen([str(TOOL), "echo"], stdout=subprocess.PIPE, text=True)
+    assert echo.stdout is not None
+    port = int(echo.stdout.readline())
+    try:
+        for n in (1, 32, 256):
+            bare, whole, unlogged = rounds(
+                lambda n=n: load(port, request, n, X.tobytes()),
+                lambda n=n: load(on.ports["grpc"], request, n, (X * 2).tobytes()),
+                lambda n=n: load(off.ports["grpc"], request, n, (X * 2).tobytes()),
+            )
+            goal = {1: 0.40, 32: 0.35, 256: 0.50}[n]
+            shown = figures(echo=bare, gateway=whole, audit_off=unlogged)
+            table.add(f"gateway with everything on / bare grpc-go echo, {n} in flight", rate(whole) / rate(bare), goal, shown)
+            table.add(f"audit on / audit off, {n} in flight", rate(whole) / rate(unlogged), 0.90, shown)
+    finally:
+        echo.kill()
+        echo.wait()
+
+
+def in_process(path: Path, feeds: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
+    """Rows per second of ONNX Runtime alone, in this process, with the sidecar's session options."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = ort.InferenceSession(str(path), options)
+    session.run(None, feeds)
+    rows = len(next(iter(feeds.values())))
+    count, start = 0, time.monotonic()
+    while time.monotonic() - start < seconds:
+        session.run(None, feeds)
+        count += rows
+    return {"per_second": count / (time.monotonic() - start)}
+
+
+def against_in_process(table: Table, p: Product) -> None:
+    image = np.random.default_rng(1).random((1, 64, 112, 112), np.float32)
+    heavy = p.models / "gflop" / "1" / "model.onnx"
+    expected = ort.InferenceSession(str(heavy)).run(None, {"x": image})[0]
+    request = infer_request("gflop", {"x": image}).SerializeToString()
+    marker = expected.tobytes()[:0]  # batches differ in the last bits, so the digest is what is looked for
+    marker = Stub(p.channel()).models()["gflop"].serving_digest.encode() + marker
+    alone, whole = rounds(
+        lambda: in_process(heavy, {"x": image}), lambda: load(p.ports["grpc"], request, 1, marker)
+    )  # fmt: skip
+    table.add("1-GFLOP model: gateway / in-process, batch 1", rate(whole) / rate(alone), 0.85, figures(in_process=alone, gateway=whole))
+    batch = np.repeat(image, 4, axis=0)
+    alone, whole = rounds(
+        lambda: in_process(heavy, {"x": batch}), lambda: load(p.ports["grpc"], request, 8, marker)
+    )  # fmt: skip
+    table.add(
+        "1-GFLOP model: gateway / in-process, batches of 4", rate(whole) / rate(alone), 0.85, figures(in_process=alone, gateway=whole)
+    )
+    light = p.models / "scale" / "1" / "model.onnx"
+    small = infer_request("scale", {"x": X}).SerializeToString()
+    alone, whole = rounds(
+        lambda: in_process(light, {"x": X}), lambda: load(p.ports["grpc"], small, 256, (X * 2).tobytes())
+    )  # fmt: skip
+    table.add(
+        "light model: gateway at 256 in flight / in-process one by one",
+        rate(whole) / rate(alone),
+        None,
+        figures(in_process=alone, gateway=whole),
+    )
+
+
+def while_swapping(table: Table, p: Product) -> None:
+    """p99 of calls while the model is swapped five times a second, against a steady run."""
+    request = infer_request("scale", {"x": X}).SerializeToString()
+    stop = threading.Event()
+    swaps = [0]
+
+    def swapping() -> None:
+        data = graphs.scale(2.0)
+        number = 1
+        while not stop.is_set():
+            number += 1
+            folder = p.models / "scale" / str(number)
+            folder.mkdir()
+            (folder / "model.onnx").write_bytes(data)
+            wait_for(lambda n=number: Stub(p.channel()).models()["scale"].serving_version == n, 30, "swap")
+            swaps[0] += 1
+
+    steady, moving = [], []
+    for _ in range(ROUNDS):
+        steady.append(load(p.ports["grpc"], request, 32, (X * 2).tobytes()))
+        stop.clear()
+        thread = threading.Thread(target=swapping)
+        thread.start()
+        moving.append(load(p.ports["grpc"], request, 32, (X * 2).tobytes()))
+        stop.set()
+        thread.join()
+        for folder in sorted((p.models / "scale").iterdir(), key=lambda f: int(f.name))[1:]:
+            (folder / "model.onnx").unlink()
+            folder.rmdir()
+        product_restart(p)
+    ratio = statistics.median(r["p99_us"] for r in moving) / statistics.median(r["p99_us"] for r in steady)
+    shown = figures(steady=steady, swapping=moving) | {"swaps": swaps[0]}
+    table.add(f"p99 latency while swapping / steady, 32 in flight, {swaps[0]} swaps", ratio, None, shown, at_most=True)
+
+
+def product_restart(p: Product) -> None:
+    p.stop()
+    p.start()
+
+
+def conv_gflop(path: Path) -> None:
+    """One 3x3 convolution of 64 to 64 channels on 112x112, then the mean: 0.92 GFLOP a row."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(2)
+    weight = numpy_helper.from_array((rng.standard_normal((64, 64, 3, 3)) / 24).astype(np.float32), "w")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64, 112, 112])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 64, 1, 1])
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+    graph = helper.make_graph(nodes, "gflop", [x], [y], [weight])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def main() -> int:
+    import shutil
+
+    shutil.rmtree(OUT, ignore_errors=True)
+    build()
+    table = Table()
+    print(f"{'median of ' + str(ROUNDS) + ' interleaved rounds of ' + str(SECONDS) + ' s':58}  ratio")
+    on, off = product("on", {}), product("off", {"audit.enabled": "false"})
+    conv_gflop(on.models / "gflop" / "1" / "model.onnx")
+    (on.models / "gflop" / "config.pbtxt").write_text("max_batch_size: 4\n")
+    with on:
+        with off:
+            against_echo(table, on, off)
+        against_in_process(table, on)
+        while_swapping(table, on)
+    table.save()
+    print(f"saved {(OUT / 'bench.json').relative_to(ROOT)}; machine: {os.cpu_count()} cores, {sys.platform}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

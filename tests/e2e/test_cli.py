@@ -1,0 +1,136 @@
+"""The vigil command: verbs, JSON, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness.product import ROOT, VIGIL, Product
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run([*VIGIL, *arguments], capture_output=True, text=True, timeout=60, cwd=cwd, env=os.environ | environment)
+
+
+def test_models_list(product: Product) -> None:
+    """A table for people, the pinned form for programs."""
+    listed = json.loads(product.vigil("models", "list", "--json").stdout)
+    scale = next(m for m in listed if m["name"] == "scale")
+    assert set(scale) == {"name", "serving_version", "versions"}
+    assert scale["serving_version"] == 1
+    assert set(scale["versions"][0]) == {"version", "digest", "state", "reason", "since"}
+    assert scale["versions"][0]["state"] == "serving"
+    assert "scale" in product.vigil("models", "list").stdout
+
+
+def test_models_show(product: Product) -> None:
+    """Contract, batching and state of one model; an unknown one is a one-line error."""
+    shown = json.loads(product.vigil("models", "show", "scale", "--json").stdout)
+    assert shown["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
+    assert shown["max_batch_size"] == 32 and shown["providers"] == ["CPUExecutionProvider"] and shown["safety_state"] == "NORMAL"
+    assert json.loads(product.vigil("models", "show", "mixing", "--json").stdout)["max_batch_size"] == 0
+    done = product.vigil("models", "show", "nope", check=False)
+    assert done.returncode == 1 and "Request for unknown model" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_infer(product: Product, tmp_path: Path) -> None:
+    """Tensors from files, outputs to files."""
+    np.save(tmp_path / "x.npy", np.arange(4, dtype=np.float32).reshape(1, 4))
+    done = product.vigil("infer", "scale", "--input", f"x={tmp_path / 'x.npy'}", "--output-dir", str(tmp_path / "out"), "--json")
+    shown = json.loads(done.stdout)
+    assert shown["version"] == "1" and len(shown["digest"]) == 64 and shown["vigil_audit_position"].startswith("sidecar/")
+    assert np.load(tmp_path / "out" / "y.npy").tolist() == [[0, 2, 4, 6]]
+    for bad, said in ((f"x={tmp_path}/missing.npy", "give a file written by numpy.save"), ("x", "needs NAME=FILE.npy")):
+        failed = product.vigil("infer", "scale", "--input", bad, check=False)
+        assert failed.returncode == 1 and said in failed.stderr
+
+
+def test_reload(product: Product) -> None:
+    """reload looks again and tells the versions; its record is a control answer."""
+    assert "serving" in product.vigil("models", "reload", "scale", "--reason", "test").stdout
+    tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000").stdout
+    assert "control_answer" in tail
+
+
+def test_safety_status(product: Product) -> None:
+    """The state of the whole and each subject."""
+    state = json.loads(product.vigil("safety", "status", "--json").stdout)
+    assert state["state"] == "NORMAL" and {s["subject"] for s in state["subjects"]} >= {"sidecar", "model/scale"}
+
+
+def test_audit_verify(product: Product, tmp_path: Path) -> None:
+    """0 for an intact log, 4 for a damaged one with its record, 5 where there is none; both verifiers agree."""
+    import shutil
+
+    assert product.vigil("audit", "verify").returncode == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(product.data / "audit" / "sidecar", copy)
+    segment = next(copy.glob("segment-*.vlog"))
+    data = bytearray(segment.read_bytes())
+    data[600] ^= 1
+    segment.write_bytes(data)
+    done = product.vigil("audit", "verify", str(copy), check=False)
+    assert done.returncode == 4 and "DAMAGED at record 1" in done.stdout
+    go = subprocess.run([str(ROOT / "bin" / "auditverify"), str(copy)], capture_output=True, text=True)
+    assert go.returncode == 4 and "record 1" in go.stdout
+    (tmp_path / "none").mkdir()
+    assert product.vigil("audit", "verify", str(tmp_path / "none"), check=False).returncode == 5
+    assert subprocess.run([str(ROOT / "bin" / "auditverify"), str(tmp_path / "none")], capture_output=True).returncode == 5
+    assert subprocess.run([str(ROOT / "bin" / "auditverify")], capture_output=True).returncode == 2
+
+
+def test_config_show(tmp_path: Path) -> None:
+    """Every key with its value and origin; an impossible value is exit code 2 with the key."""
+    (tmp_path / "vigil.toml").write_text("[listen]\ngrpc_port = 9999\n")
+    rows = {r["key"]: r for r in json.loads(run("config", "show", "--json", cwd=tmp_path, VIGIL_LISTEN_HTTP_PORT="7").stdout)}
+    assert rows["listen.grpc_port"] == {"key": "listen.grpc_port", "value": 9999, "origin": "vigil.toml"}
+    assert rows["listen.http_port"]["origin"] == "VIGIL_LISTEN_HTTP_PORT"
+    assert rows["audit.durability"]["origin"] == "default"
+    done = run("config", "show", "--set", "audit.durability=never", cwd=tmp_path)
+    assert done.returncode == 2 and "process, interval, power" in done.stderr
+
+
+def test_doctor(tmp_path: Path) -> None:
+    """doctor checks this machine and says what to do about what is missing."""
+    done = run("doctor", "--json", "--models", str(tmp_path / "none"), "--data-dir", str(tmp_path / "var"))
+    checks = {c["check"]: c for c in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert "make setup" in checks[f"models in {tmp_path / 'none'}"]["problem"]
+    assert checks["Python 3.11 or newer"]["ok"] and checks["vigil-gateway"]["ok"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("models",), ("models", "activate", "m", "x"), ("up", "--nonsense")])
+def test_usage(arguments: tuple[str, ...]) -> None:
+    """Wrong usage is exit code 2 with help on stderr."""
+    done = run(*arguments)
+    assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_no_gateway() -> None:
+    """Without a gateway the error says how to start one, in one line."""
+    done = run("models", "list", "--target", "127.0.0.1:1")
+    assert done.returncode == 1 and "vigil up" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_readme_client(product: Product, tmp_path: Path) -> None:
+    """The client in the README runs as it stands, but for the model and port of this test."""
+    import sys
+
+    text = (ROOT / "README.md").read_text()
+    code = text[text.index("```python") + 9 :]
+    code = code[: code.index("```")]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 22
+    code = (
+        code.replace("127.0.0.1:8001", f"127.0.0.1:{product.ports['grpc']}")
+        .replace("text-detection", "scale")
+        .replace("(1, 3, 64, 64)", "(1, 4)")
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "sidecar/" in done.stdout
