@@ -89,7 +89,8 @@ class Sidecar:
         )  # fmt: skip
         self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice)
         self._direct = DirectServer(
-            self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS, self._direct_done
+            self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
+            self._direct_done, self.monitor.whole,
         )  # fmt: skip
 
     def _make_dispatcher(self, root: Path) -> Dispatcher:
@@ -248,7 +249,11 @@ class Sidecar:
             self._tracing.batch(parents, version.model, version.text, rows, start_ns, end_ns, offset_ns)
 
     def finished(self, call: Call, code: int, model: str, version: str) -> None:
-        """Nothing per call here: the gateway counts calls, and the direct server its own."""
+        """Calls are counted by the gateway, and by the direct server its own."""
+
+    def limit_hit(self, limit: str) -> None:
+        """A named limit refused a call."""
+        self.metrics.limit_hits.labels(limit).inc()
 
     def fault(self, call: Call, error: Exception) -> None:
         """A fault of Vigil itself: detail to the log under the trace id."""

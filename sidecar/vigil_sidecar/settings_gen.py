@@ -73,7 +73,6 @@ class Settings:
     audit_durability: str = 'interval'
     audit_sync_interval_ms: int = 100
     audit_segment_bytes: int = 16777216
-    audit_on_failure: str = 'refuse'
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
     supervisor_backoff_ms: int = 100
@@ -225,9 +224,6 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.segment_bytes', 'audit_segment_bytes', 'int', 16777216, 1048576, 1073741824,
          (), None,
          'Size of one preallocated segment.'),
-    Spec('audit.on_failure', 'audit_on_failure', 'string', 'refuse', None, None,
-         ('refuse',), None,
-         'What happens to calls when the log cannot be written.'),
     Spec('supervisor.restart_count_max', 'supervisor_restart_count_max', 'int', 5, 0, 1000000,
          (), None,
          'Restarts within supervisor.restart_window_s before the supervisor gives up.'),

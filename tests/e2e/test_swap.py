@@ -223,6 +223,49 @@ def test_odd_repository_entries(product: Product, stub: Stub) -> None:
     assert factor(stub, "m") > 0
 
 
+def test_hidden_and_vanished_folders(product: Product, stub: Stub) -> None:
+    """Folders with a leading dot or a bad name never serve, whatever is in them; a folder that comes and goes leaves nothing."""
+    graphs.scale(1.0, product.models / ".incoming" / "1" / "model.onnx")
+    graphs.scale(1.0, product.models / "bad name" / "1" / "model.onnx")
+    (product.models / "ghost").mkdir()
+    wait_for(lambda: "ghost" in stub.models(), 10, "ghost is seen")
+    (product.models / "ghost").rmdir()
+    wait_for(lambda: "ghost" not in stub.models(), 10, "ghost is forgotten")
+    time.sleep(1)
+    assert not {".incoming", "bad name", "ghost"} & stub.models().keys()
+    assert "model/ghost" not in {s.subject for s in stub.state().subjects}
+
+
+def test_repaired_version_can_be_activated_at_once(product: Product, stub: Stub) -> None:
+    """A refusal that the bytes have outlived is not repeated."""
+    root = product.models / "repaired"
+    graphs.scale(1.0, root / "1" / "model.onnx")
+    (root / "2").mkdir()
+    (root / "2" / "model.onnx").write_bytes(b"garbage")
+    wait_for(lambda: "repaired" in stub.models(), 10, "seen")
+    refused(stub, 2, "repaired")
+    os.symlink("1", root / "latest")
+    graphs.scale(2.0, root / "2" / "model.onnx")
+    assert product.vigil("models", "activate", "repaired", "2").returncode == 0
+    assert factor(stub, "repaired") == 2
+    (root / "3").mkdir()
+    (root / "3" / "model.onnx").write_bytes(b"garbage")
+    assert product.vigil("models", "activate", "repaired", "3", check=False).returncode == 1
+    assert os.readlink(root / "latest") == "2", "a choice that was refused leaves the link as it was"
+
+
+def test_empty_file_does_not_keep_the_start(tmp_path: Path) -> None:
+    """An empty model.onnx is waited for, then refused; the rest is ready meanwhile."""
+    product = Product(tmp_path)
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    (product.models / "empty" / "1").mkdir(parents=True)
+    (product.models / "empty" / "1" / "model.onnx").touch()
+    with product:
+        stub = Stub(product.channel())
+        assert factor(stub) == 2
+        assert refused(stub, 1, "empty") == "model.onnx is empty"
+
+
 def test_many_models_at_once(product: Product, stub: Stub) -> None:
     """Twenty models that change at the same time all swap."""
     for i in range(20):

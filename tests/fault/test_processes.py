@@ -310,6 +310,24 @@ def test_ten_thousand_calls_at_once(product: Product) -> None:
     assert report.intact and report.kinds["answer"] == codes["OK"] + 1
 
 
+def test_large_calls_at_once(product: Product) -> None:
+    """Calls of 40 MiB at once share no frame: each is answered, and the sidecar stays Normal."""
+    stub = Stub(product.channel())
+    from inference import grpc_service_pb2 as oip
+
+    call = stub.channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=oip.ModelInferRequest.SerializeToString,
+        response_deserializer=oip.ModelInferResponse.FromString,
+    )
+    big = np.ones(((40 << 20) // 16, 4), np.float32)
+    request = infer_request("m", {"x": big})
+    futures = [call.future(request, timeout=120) for _ in range(6)]
+    for future in futures:
+        assert output(future.result())[0].tolist() == [2, 2, 2, 2]
+    assert "damaged" not in product.log.read_text()
+
+
 def test_timeline_is_told_in_lines(product: Product) -> None:
     """The supervisor says each change of its processes in one readable line."""
     before = product.pids()

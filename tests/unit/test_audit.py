@@ -131,6 +131,35 @@ def test_recovery_cuts_a_torn_tail(tmp_path: Path, torn: int) -> None:
     assert len(recovered) == 1 and recovered[0].header.sequence == end.next_sequence
 
 
+def test_changed_log_is_not_opened_again(tmp_path: Path) -> None:
+    """Damage with whole records behind it is no torn tail: the writer refuses and leaves the evidence as it is."""
+    written(tmp_path, 50)
+    segment = list_segments(tmp_path)[0]
+    data = bytearray(segment.read_bytes())
+    data[512 + 5 * 400] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(AuditError, match="keep the folder as evidence"):
+        AuditWriter(tmp_path, "sidecar")
+    assert segment.read_bytes() == data
+
+
+def test_failed_force_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With durability power an answer whose record cannot be forced to disk is refused, and the log stays whole."""
+    writer = AuditWriter(tmp_path, "sidecar", durability="power")
+    real = os.fdatasync
+
+    def broken(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(AuditError, match="Input/output error"):
+        writer.append([answer()])
+    monkeypatch.setattr(os, "fdatasync", real)
+    writer.append([answer()])
+    writer.close()
+    assert verify_folder(tmp_path).intact
+
+
 def test_second_writer_is_refused(tmp_path: Path) -> None:
     """Two writers of one folder cannot be."""
     first = AuditWriter(tmp_path, "sidecar")

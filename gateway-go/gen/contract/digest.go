@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "941f9906b51030fa48e83854ced1acdd4110b225042f1d66f193e858c84c4b8b"
+const Digest = "6f96fabc4caf83d672f891c1b6b3277001a94b2aa8f1fc336eb5851377eeaf48"

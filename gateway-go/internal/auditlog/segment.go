@@ -101,6 +101,8 @@ type logEnd struct {
 	leaf      [32]byte
 	torn      int
 	lastEvent uint32
+	// damaged: whole records stand behind the end, so the log was changed, not torn.
+	damaged bool
 }
 
 func findEnd(path string) (*logEnd, error) {
@@ -134,5 +136,29 @@ func findEnd(path string) (*logEnd, error) {
 		end.offset += int64(length)
 	}
 	end.torn = len(bytes.TrimRight(data[end.offset:], "\x00"))
+	end.damaged = recordFollows(data[end.offset+1:])
 	return end, nil
+}
+
+// recordFollows says whether a record with a valid CRC stands anywhere in data.
+// A torn write is the last thing in a segment, so it has none behind it.
+func recordFollows(data []byte) bool {
+	le := binary.LittleEndian
+	for {
+		at := bytes.Index(data, []byte(layout.Magic))
+		if at < 0 {
+			return false
+		}
+		data = data[at:]
+		if len(data) >= layout.HeaderBytes {
+			length := int(le.Uint16(data[layout.OffLength:]))
+			if length >= layout.HeaderBytes && length <= len(data) {
+				crc := crc32.Update(0, castagnoli, data[:layout.OffCrc32c])
+				if crc32.Update(crc, castagnoli, data[layout.HeaderBytes:length]) == le.Uint32(data[layout.OffCrc32c:]) {
+					return true
+				}
+			}
+		}
+		data = data[1:]
+	}
 }

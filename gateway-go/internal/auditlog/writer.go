@@ -42,9 +42,11 @@ type Writer struct {
 	leaf    [32]byte
 	clockAt time.Time
 	closed  bool
-	dirty   chan struct{}
-	done    chan struct{}
-	buffer  []byte
+	// syncError: the last forced write in the background failed; the next Append tries it first.
+	syncError error
+	dirty     chan struct{}
+	done      chan struct{}
+	buffer    []byte
 }
 
 // Open opens or creates the log; after a crash its end is found, and a torn
@@ -94,6 +96,10 @@ func (w *Writer) open() error {
 	if err != nil {
 		return err
 	}
+	if end.damaged {
+		return fmt.Errorf("%s: record %d (byte %d) is damaged and others follow it; keep the folder as evidence, and move it away to start a new log",
+			filepath.Base(last), end.next, end.offset)
+	}
 	if w.f, err = os.OpenFile(last, os.O_RDWR, 0); err != nil {
 		return err
 	}
@@ -119,6 +125,11 @@ func (w *Writer) open() error {
 }
 
 func (w *Writer) newSegment() error {
+	if w.f != nil { // the old segment is on disk before the new one's name is
+		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+			return err
+		}
+	}
 	f, err := createSegment(w.o.Folder, w.o.SegmentBytes, &segmentHead{
 		w.s.instance, w.next, w.leaf, uint64(time.Now().UnixNano()), w.o.Log,
 	})
@@ -126,7 +137,6 @@ func (w *Writer) newSegment() error {
 		return err
 	}
 	if w.f != nil {
-		unix.Fdatasync(int(w.f.Fd()))
 		w.f.Close()
 	}
 	w.f, w.offset, w.size = f, layout.SegmentHeaderBytes, w.o.SegmentBytes
@@ -156,6 +166,12 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 	defer w.mu.Unlock()
 	if w.closed {
 		return 0, fmt.Errorf("%w: it is closed", ErrFailed)
+	}
+	if w.syncError != nil {
+		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+			return 0, errors.Join(ErrFailed, err)
+		}
+		w.syncError = nil
 	}
 	w.stampNow()
 	w.buffer = encode(w.buffer[:0], e, &w.s, w.next, &w.leaf)
@@ -214,9 +230,12 @@ func (w *Writer) syncLoop() {
 		fd, err := unix.Dup(int(w.f.Fd()))
 		w.mu.Unlock()
 		if err == nil {
-			unix.Fdatasync(fd)
+			err = unix.Fdatasync(fd)
 			unix.Close(fd)
 		}
+		w.mu.Lock()
+		w.syncError = err
+		w.mu.Unlock()
 		time.Sleep(w.o.SyncInterval)
 	}
 }

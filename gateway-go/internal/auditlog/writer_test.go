@@ -128,6 +128,29 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
+// Damage with whole records behind it is no torn tail: the writer refuses and leaves the evidence.
+func TestChangedLogIsNotOpened(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "process", 40)
+	path := filepath.Join(folder, segmentName(1))
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[layout.SegmentHeaderBytes+3*400] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if w, err := Open(options(folder, "process")); err == nil {
+		w.Close()
+		t.Fatal("a changed log was opened")
+	}
+	after, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(after, data) {
+		t.Fatal("the evidence was touched", err)
+	}
+}
+
 // Two writers of one folder cannot be.
 func TestSecondWriter(t *testing.T) {
 	folder := t.TempDir()

@@ -13,7 +13,7 @@ func Listen(host string, port int64, key string, connectionsMax int64) (net.List
 	if err != nil {
 		return nil, fmt.Errorf("%s = %d: %w; give another port, or 0 for a free one", key, port, err)
 	}
-	return &limited{Listener: l, places: make(chan struct{}, connectionsMax)}, nil
+	return &limited{Listener: l, places: make(chan struct{}, connectionsMax), closed: make(chan struct{})}, nil
 }
 
 // Port of a TCP listener.
@@ -27,17 +27,28 @@ func Port(l net.Listener) int {
 // limited gives a connection a place until it is closed.
 type limited struct {
 	net.Listener
+	once   sync.Once
+	closed chan struct{}
 	places chan struct{}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
-	l.places <- struct{}{}
+	select {
+	case l.places <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
 	c, err := l.Listener.Accept()
 	if err != nil {
 		<-l.places
 		return nil, err
 	}
 	return &placed{Conn: c, free: func() { <-l.places }}, nil
+}
+
+func (l *limited) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
 }
 
 type placed struct {

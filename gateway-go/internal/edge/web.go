@@ -135,14 +135,15 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 			names = append(names, m.Service)
 		}
 	}
+	small := connect.WithReadMaxBytes(64 << 10) // health and reflection need no more
 	reflector := grpcreflect.NewStaticReflector(names...)
 	for _, make := range []func(*grpcreflect.Reflector, ...connect.HandlerOption) (string, http.Handler){
 		grpcreflect.NewHandlerV1, grpcreflect.NewHandlerV1Alpha,
 	} {
-		path, handler := make(reflector)
+		path, handler := make(reflector, small)
 		mux.Handle(path, handler)
 	}
-	mux.Handle("/grpc.health.v1.Health/Check", connect.NewUnaryHandler("/grpc.health.v1.Health/Check", w.health))
+	mux.Handle("/grpc.health.v1.Health/Check", connect.NewUnaryHandler("/grpc.health.v1.Health/Check", w.health, small))
 	mux.Handle("/", pages)
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
@@ -173,7 +174,7 @@ func NewWebServer(handler http.Handler, limits Limits) *http.Server {
 func (w *web) options(m *flow.Method) []connect.HandlerOption {
 	return []connect.HandlerOption{
 		connect.WithCodec(binaryCodec{}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}),
-		connect.WithSchema(m.Desc), connect.WithReadMaxBytes(2*w.config.Limits.MessageBytesMax),
+		connect.WithSchema(m.Desc), connect.WithReadMaxBytes(2 * w.config.Limits.MessageBytesMax),
 		connect.WithRequestInitializer(func(_ connect.Spec, v any) error {
 			if r, ok := v.(*raw); ok {
 				r.desc = m.Desc.Input()

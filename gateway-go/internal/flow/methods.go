@@ -22,8 +22,8 @@ type Method struct {
 	Output  protoreflect.MessageType
 	// Control calls change something; they need a loopback listener or a setting.
 	Control bool
-	// model gives model and version that a message names; nil for none.
-	model func(proto.Message) (string, string, string)
+	// model gives model and request id that a message names; nil for none.
+	model func(proto.Message) (string, string)
 	// local answers in the gateway itself.
 	local  func(*Service, proto.Message) (proto.Message, error)
 	stream func(*Service, *streamCall) error
@@ -82,17 +82,17 @@ func newMethod(s protoreflect.ServiceDescriptor, d protoreflect.MethodDescriptor
 	}
 }
 
-func modelOf(name string) func(proto.Message) (string, string, string) {
+func modelOf(name string) func(proto.Message) (string, string) {
 	switch name {
 	case "/inference.GRPCInferenceService/ModelInfer":
-		return func(m proto.Message) (string, string, string) {
+		return func(m proto.Message) (string, string) {
 			r := m.(*inference.ModelInferRequest)
-			return r.ModelName, r.ModelVersion, r.Id
+			return r.ModelName, r.Id
 		}
 	case "/vigil.perception.v1.PerceptionService/Detect":
-		return func(m proto.Message) (string, string, string) {
+		return func(m proto.Message) (string, string) {
 			r := m.(*perceptionv1.DetectRequest)
-			return r.Model, r.ModelVersion, r.RequestId
+			return r.Model, r.RequestId
 		}
 	}
 	return nil

@@ -83,6 +83,15 @@ func (s *Service) AttachLink(l *link.Client) { s.link = l }
 
 // enter takes a place for a call of this size, or says which limit is hit.
 func (s *Service) enter(size int64) *CallError {
+	s.running.Add(1) // before the question, so that draining waits for whoever passes it
+	if err := s.admit(size); err != nil {
+		s.running.Done()
+		return err
+	}
+	return nil
+}
+
+func (s *Service) admit(size int64) *CallError {
 	if s.draining.Load() {
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
 			Text: "the gateway is shutting down; try another"}
@@ -99,7 +108,6 @@ func (s *Service) enter(size int64) *CallError {
 		s.bytes.Add(-size)
 		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
 	}
-	s.running.Add(1)
 	return nil
 }
 
@@ -165,15 +173,13 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 		return &Answer{Message: data, SafetyState: s.Whole()}, err
 	}
 	if c.method.model != nil {
-		c.model, c.version, c.requestID = c.method.model(request)
+		c.model, c.requestID = c.method.model(request)
 	}
 	reply, err := s.link.Call(ctx, c.model, c.method.Name, message, c.context(ctx))
 	if err != nil {
 		return nil, err
 	}
-	if reply.ModelVersion != "" {
-		c.version = reply.ModelVersion
-	}
+	c.version = reply.ModelVersion // what served, not what was asked for
 	return s.fromReply(reply)
 }
 

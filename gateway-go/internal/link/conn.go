@@ -19,7 +19,11 @@ var ErrSilent = errors.New("the sidecar is silent")
 // ErrSlowReader says that a stream's reader fell too far behind.
 var ErrSlowReader = errors.New("the reader of the stream is too slow")
 
-const streamQueueMax = 256
+const (
+	streamQueueMax = 256
+	// frameBytesWanted bounds a frame of several calls; one call may be larger.
+	frameBytesWanted = 8 << 20
+)
 
 // pending is a call that waits for its replies. Its channel is never full for
 // unary calls: they get exactly one reply.
@@ -156,14 +160,15 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 		return nil
 	}
 	calls := make([]*linkv1.Call, 0, min(len(l.queue), c.callMax))
-	taken := 0
+	taken, size := 0, 0
 	for _, call := range l.queue {
-		if len(calls) == c.callMax {
+		if len(calls) == c.callMax || (len(calls) > 0 && size+len(call.Message) > frameBytesWanted) {
 			break
 		}
 		taken++
 		if c.pending[call.Id] != nil { // else cancelled while it waited
 			calls = append(calls, call)
+			size += len(call.Message)
 		}
 	}
 	l.queue = slices.Delete(l.queue, 0, taken)

@@ -16,7 +16,8 @@ type writer struct {
 	mu     sync.Mutex
 	wake   *sync.Cond
 	urgent [][]byte
-	turn   [][][]byte // frames as their remaining pieces
+	frames []*linkv1.Frame // not encoded yet: whoever sends must not wait for that
+	turn   [][][]byte      // frames as their remaining pieces
 	stream uint64
 	closed bool
 	failed func(error)
@@ -56,17 +57,19 @@ func (w *writer) pieces(frame *linkv1.Frame) ([][]byte, error) {
 }
 
 func (w *writer) send(frame *linkv1.Frame, urgent bool) error {
-	pieces, err := w.pieces(frame)
-	if err != nil {
-		return err
-	}
-	w.mu.Lock()
 	if urgent {
-		w.urgent = append(w.urgent, pieces...)
+		whole, err := appendFrame(nil, frame)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		w.urgent = append(w.urgent, whole)
+		w.mu.Unlock()
 	} else {
-		w.turn = append(w.turn, pieces)
+		w.mu.Lock()
+		w.frames = append(w.frames, frame)
+		w.mu.Unlock()
 	}
-	w.mu.Unlock()
 	w.wake.Signal()
 	return nil
 }
@@ -82,6 +85,19 @@ func (w *writer) next() ([]byte, bool) {
 			piece := w.urgent[0]
 			w.urgent = w.urgent[1:]
 			return piece, true
+		}
+		if len(w.frames) > 0 {
+			frame := w.frames[0]
+			w.frames = w.frames[1:]
+			w.mu.Unlock()
+			pieces, err := w.pieces(frame)
+			w.mu.Lock()
+			if err != nil {
+				go w.failed(err)
+				return nil, false
+			}
+			w.turn = append(w.turn, pieces)
+			continue
 		}
 		if len(w.turn) > 0 {
 			frame := w.turn[0]

@@ -98,8 +98,6 @@ type Settings struct {
 	AuditSyncIntervalMs int64
 	// AuditSegmentBytes is audit.segment_bytes. Size of one preallocated segment.
 	AuditSegmentBytes int64
-	// AuditOnFailure is audit.on_failure. What happens to calls when the log cannot be written.
-	AuditOnFailure string
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
 	SupervisorRestartCountMax int64
 	// SupervisorRestartWindowS is supervisor.restart_window_s. Window of supervisor.restart_count_max.
@@ -164,7 +162,6 @@ var table = []Spec{
 	{Key: "audit.durability", Type: "string", Default: "interval", Min: 0, Max: 0, Allowed: []string{"process", "interval", "power"}, Flag: "", Doc: "process survives any kill; interval is forced to disk at least every audit.sync_interval_ms; power waits for the disk before the answer leaves.", field: func(s *Settings) any { return &s.AuditDurability }},
 	{Key: "audit.sync_interval_ms", Type: "int", Default: "100", Min: 1, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Time between forced writes with interval.", field: func(s *Settings) any { return &s.AuditSyncIntervalMs }},
 	{Key: "audit.segment_bytes", Type: "int", Default: "16777216", Min: 1048576, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Size of one preallocated segment.", field: func(s *Settings) any { return &s.AuditSegmentBytes }},
-	{Key: "audit.on_failure", Type: "string", Default: "refuse", Min: 0, Max: 0, Allowed: []string{"refuse"}, Flag: "", Doc: "What happens to calls when the log cannot be written.", field: func(s *Settings) any { return &s.AuditOnFailure }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},
 	{Key: "supervisor.backoff_ms", Type: "int", Default: "100", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Wait before the first restart; doubles with each further one in the window.", field: func(s *Settings) any { return &s.SupervisorBackoffMs }},

@@ -28,6 +28,8 @@ class LogEnd(NamedTuple):
     instance: bytes
     torn_bytes: int
     last_event: int
+    damaged: bool
+    """Whether whole records stand behind the end: then the log was changed, not torn."""
 
 
 def segment_name(first_sequence: int) -> str:
@@ -115,4 +117,23 @@ def find_end(segment: Path) -> LogEnd | None:
             break
         leaf, sequence, event, at = leaf_hash(record), sequence + 1, fields.event_id, at + length
     torn = len(data[at:].rstrip(b"\0"))
-    return LogEnd(segment, at, sequence, leaf, header.instance, torn, event)
+    return LogEnd(segment, at, sequence, leaf, header.instance, torn, event, _record_follows(data, at + 1))
+
+
+def _record_follows(data: bytes, start: int) -> bool:
+    """Whether a record with a valid CRC stands anywhere behind ``start``.
+
+    A torn write is the last thing in a segment: the writer appends, and never
+    writes behind a place that it has not filled.
+    """
+    at = data.find(layout.MAGIC, start)
+    while at >= 0:
+        if at + layout.HEADER_BYTES <= len(data):
+            _, version, length = _LENGTH.unpack_from(data, at)
+            if version == layout.VERSION and layout.HEADER_BYTES <= length <= len(data) - at:
+                record = memoryview(data)[at : at + length]
+                (crc,) = struct.unpack_from("<I", record, layout.CRC_OFFSET)
+                if crc == record_crc(record):
+                    return True
+        at = data.find(layout.MAGIC, at + 1)
+    return False

@@ -14,7 +14,7 @@ import google_crc32c
 from vigil_safety.events_gen import NAMES
 from vigil_sidecar.audit import layout_gen as layout
 
-__all__ = ["Damage", "Record", "Report", "read_records", "verify_folder"]
+__all__ = ["Damage", "LogDamaged", "Record", "Report", "read_records", "verify_folder"]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
@@ -66,23 +66,25 @@ class Report:
         return out
 
 
-class _Broken(Exception):
+class LogDamaged(Exception):
+    """The log stops being intact; ``damage`` says where. Records before it were given."""
+
     def __init__(self, file: str, offset: int, sequence: int, reason: str):
-        super().__init__(reason)
+        super().__init__(f"record {sequence} ({file}, byte {offset}): {reason}")
         self.damage = Damage(file, offset, sequence, reason)
 
 
 def _segment_header(file: BinaryIO, name: str, sequence: int) -> layout.SegmentHeader:
     data = file.read(layout.SEGMENT_HEADER_BYTES)
     if len(data) < layout.SEGMENT_HEADER_BYTES:
-        raise _Broken(name, 0, sequence, "segment is shorter than its header")
+        raise LogDamaged(name, 0, sequence, "segment is shorter than its header")
     header = layout.SegmentHeader(*_SEGMENT.unpack_from(data))
     if header.magic.rstrip(b"\0") != layout.SEGMENT_MAGIC:
-        raise _Broken(name, 0, sequence, "not a segment: wrong magic")
+        raise LogDamaged(name, 0, sequence, "not a segment: wrong magic")
     if header.version != layout.SEGMENT_VERSION or header.record_version != layout.VERSION:
-        raise _Broken(name, 8, sequence, f"unknown layout version {header.version}/{header.record_version}")
+        raise LogDamaged(name, 8, sequence, f"unknown layout version {header.version}/{header.record_version}")
     if google_crc32c.value(data[: layout.SEGMENT_CRC_OFFSET]) != header.crc32c or any(data[_SEGMENT.size :]):
-        raise _Broken(name, layout.SEGMENT_CRC_OFFSET, sequence, "segment header is damaged")
+        raise LogDamaged(name, layout.SEGMENT_CRC_OFFSET, sequence, "segment header is damaged")
     return header
 
 
@@ -106,18 +108,18 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         if not any(head):
             while rest := file.read(_CHUNK_BYTES):
                 if any(rest):
-                    raise _Broken(name, at, sequence, "bytes behind the last record")
+                    raise LogDamaged(name, at, sequence, "bytes behind the last record")
             return
         if len(head) < layout.HEADER_BYTES:
-            raise _Broken(name, at, sequence, "record is cut off")
+            raise LogDamaged(name, at, sequence, "record is cut off")
         fields = layout.RecordHeader(*_RECORD.unpack(head))
         if fields.magic != layout.MAGIC or fields.version != layout.VERSION:
-            raise _Broken(name, at, sequence, "no record here: wrong magic or version")
+            raise LogDamaged(name, at, sequence, "no record here: wrong magic or version")
         if fields.length < layout.HEADER_BYTES:
-            raise _Broken(name, at, sequence, f"length {fields.length} is shorter than a header")
+            raise LogDamaged(name, at, sequence, f"length {fields.length} is shorter than a header")
         payload = file.read(fields.length - layout.HEADER_BYTES)
         if len(payload) < fields.length - layout.HEADER_BYTES:
-            raise _Broken(name, at, sequence, "record is cut off")
+            raise LogDamaged(name, at, sequence, "record is cut off")
         reason = _check(head, payload, fields)
         if reason is None and fields.sequence != sequence:
             reason = f"sequence is {fields.sequence}, expected {sequence}"
@@ -126,22 +128,22 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         if reason is None and fields.previous_leaf_hash != leaf:
             reason = "does not chain to the record before"
         if reason is not None:
-            raise _Broken(name, at, sequence, reason)
+            raise LogDamaged(name, at, sequence, reason)
         leaf = hashlib.sha256(b"\0" + head + payload).digest()
         yield Record(name, at, fields, payload, leaf)
         at, sequence = at + fields.length, sequence + 1
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Every record of the log in order; raises ``ValueError`` with the damage at the first fault."""
+    """Every record of the log in order; raises ``LogDamaged`` at the first fault."""
     leaf, sequence, instance = bytes(32), 1, None
     for path in sorted(folder.glob("segment-*.vlog")):
         with path.open("rb") as file:
             header = _segment_header(file, path.name, sequence)
             if header.first_sequence != sequence or path.name != f"segment-{sequence:020d}.vlog":
-                raise _Broken(path.name, 0, sequence, f"segment starts at {header.first_sequence}, expected {sequence}")
+                raise LogDamaged(path.name, 0, sequence, f"segment starts at {header.first_sequence}, expected {sequence}")
             if header.previous_leaf_hash != leaf or instance not in (None, header.instance):
-                raise _Broken(path.name, 0, sequence, "segment does not continue the one before")
+                raise LogDamaged(path.name, 0, sequence, "segment does not continue the one before")
             instance = header.instance
             for record in _records(file, path.name, header, leaf):
                 yield record
@@ -168,7 +170,7 @@ def verify_folder(folder: Path) -> Report:
             kind = layout.KIND_NAMES[h.kind]
             report.kinds[kind] = report.kinds.get(kind, 0) + 1
         report.intact = True
-    except _Broken as broken:
+    except LogDamaged as broken:
         report.damage = broken.damage
     report.boots = len(boots)
     return report

@@ -59,6 +59,7 @@ class AuditWriter:
         self._closed = False
         self.records_total = 0
         self.failure: str | None = None
+        self._sync_failed = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -82,6 +83,11 @@ class AuditWriter:
         end = find_end(segments[-1])
         if end is None:
             raise AuditError(f"audit log {segments[-1].name}: no valid segment header; move the folder away to start a new log")
+        if end.damaged:
+            raise AuditError(
+                f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged and others follow it; "
+                "keep the folder as evidence, and move it away to start a new log"
+            )
         self.instance, self._sequence, self._leaf = end.instance, end.next_sequence, end.leaf
         self._fd = os.open(end.segment, os.O_RDWR | os.O_CLOEXEC)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
@@ -118,6 +124,9 @@ class AuditWriter:
             if self._closed:
                 raise AuditError("the audit log is closed")
             try:
+                if self._sync_failed:  # the background could not force what is promised: try before promising more
+                    os.fdatasync(self._fd)
+                    self._sync_failed = False
                 sequences = self._append(entries)
             except OSError as error:
                 self.failure = error.strerror
@@ -126,7 +135,11 @@ class AuditWriter:
             fd = self._fd
             forced = self._durability == "power" or (self._durability == "interval" and any(e.kind > layout.KIND_REFUSAL for e in entries))
             if forced:
-                os.fdatasync(fd)
+                try:
+                    os.fdatasync(fd)
+                except OSError as error:
+                    self.failure = error.strerror
+                    raise AuditError(f"the audit log cannot be forced to disk: {error.strerror}") from error
         if not forced:
             self._dirty.set()
         return sequences
@@ -142,7 +155,7 @@ class AuditWriter:
             if self._offset + size + length > self._size:
                 self._commit(b"".join(parts), sequence, leaf)
                 parts, size = [], 0
-                self._rotate()
+                self._rotate()  # on failure the records before are committed; callers hear of none of them
             head = _PACK(
                 layout.MAGIC, layout.VERSION, length, e.kind, 0, e.event_id, self.instance, self.boot_id,
                 sequence, time_ns, monotonic_ns, clock.uncertainty_ns, clock.source, clock.status,
@@ -185,7 +198,7 @@ class AuditWriter:
                 try:
                     os.fdatasync(self._fd)
                 except OSError as error:
-                    self.failure = error.strerror
+                    self.failure, self._sync_failed = error.strerror, True
             time.sleep(interval_s)
 
     def close(self) -> None:

@@ -42,6 +42,8 @@ def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> Outcome:
         return Outcome(job, job.finish(arrays), size, row)
     except CallError as error:
         return Outcome(job, error, size, row)
+    except Exception as error:  # a post-processing library may raise anything: it is this job's failure only
+        return Outcome(job, _failure(error), size, row)
 
 
 def _failure(error: Exception) -> InferenceFailed:

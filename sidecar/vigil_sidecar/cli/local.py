@@ -17,7 +17,7 @@ from vigil.audit.v1 import audit_pb2
 
 from vigil_safety.events_gen import NAMES
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.verify import Record, read_records, verify_folder
+from vigil_sidecar.audit.verify import LogDamaged, Record, read_records, verify_folder
 from vigil_sidecar.cli.client import CommandFailed
 from vigil_sidecar.cli.options import read_settings
 from vigil_sidecar.cli.supervisor import gateway_binary
@@ -120,6 +120,8 @@ def audit_tail(args: argparse.Namespace) -> int:
                     last.pop(0)
         except OSError as error:
             raise CommandFailed(f"{folder}: {error.strerror or error}; give the folder of a log") from None
+        except LogDamaged as damaged:
+            print(f"vigil: {folder}: {damaged}; `vigil audit verify` says more", file=sys.stderr)
         for record in last:
             shown = explain(record, folder.name)
             if args.json:

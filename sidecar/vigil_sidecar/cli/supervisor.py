@@ -24,6 +24,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
 _STOP_S = 5.0
 _STABLE_S = 0.2
+_BACKOFF_MAX_S = 5.0
 
 
 def gateway_binary() -> str:
@@ -98,6 +99,8 @@ class Supervisor:
             self._run.mkdir(parents=True, exist_ok=True)
             for name in ("gateway.json", "sidecar.json"):
                 (self._run / name).unlink(missing_ok=True)
+            if self._ready_file is not None:
+                self._ready_file.unlink(missing_ok=True)
         except OSError as error:
             raise CommandFailed(f"{self._run}: {error.strerror}; give --data-dir a folder that can be written") from None
         for child in self._children:
@@ -142,7 +145,7 @@ class Supervisor:
                     "(supervisor.restart_count_max): giving up"
                 )
                 return False
-            wait_s = s.supervisor_backoff_ms / 1000 * 2 ** len(child.restarts)
+            wait_s = min(_BACKOFF_MAX_S, s.supervisor_backoff_ms / 1000 * 2 ** min(16, len(child.restarts)))
             self._say(f"{child.name} {how}; restart {len(child.restarts) + 1} in {wait_s:.1f} s")
             child.restarts.append(now)
             child.due, child.process = now + wait_s, None

@@ -28,6 +28,7 @@ class FileSignature(NamedTuple):
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
 class StagedFile(NamedTuple):
@@ -49,7 +50,7 @@ def signature_of(path: Path) -> FileSignature | None:
         stat = os.stat(path)
     except OSError:
         return None
-    return FileSignature(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    return FileSignature(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def _open_for_writing_elsewhere(fd: int) -> bool:

@@ -21,7 +21,7 @@ _RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
 
 
 class Warmth(NamedTuple):
-    """What warming up found: largest batch (0: not batched), the seconds it takes, largest difference."""
+    """What warming up found: largest batch (0: not batched), the seconds it takes, largest difference (-1: unknown)."""
 
     max_batch_size: int
     run_s: float
@@ -136,7 +136,7 @@ def warm_up(
         session.run(_feeds(contract, rows, free, rows))
         if clock() > deadline:
             raise CandidateRefused(f"not warm within {budget_s} s (models.warmup_budget_s): {rows} of {largest} batch sizes ran")
-    return Warmth(largest, _timed(session, largest, free, clock), gap or 0.0)
+    return Warmth(largest, _timed(session, largest, free, clock), -1.0 if gap is None else gap)
 
 
 def _timed(session: Session, rows: int | None, free: int, clock: Callable[[], float]) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import queue
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,8 @@ class Loader:
         """``check`` is the last gate (a pipeline tries its graph); it raises ``CandidateRefused``."""
         self._settings, self._observe, self._check = settings, observe, check
         self._libc = ctypes.CDLL(None)
+        self._retired: queue.SimpleQueue[LoadedVersion] = queue.SimpleQueue()
+        threading.Thread(target=self._free, name="retire", daemon=True).start()
 
     def stage(self, path: Path) -> StagedFile:
         """Read the file; see ``engine.staging.stage``."""
@@ -58,6 +62,15 @@ class Loader:
             raise CandidateRefused(f"warm-up failed: {str(error).split(chr(10))[0][:300]}") from None
 
     def _closed(self, version: LoadedVersion) -> None:
+        """The last lease ended, on whichever thread held it: the work of freeing is done by another."""
+        self._retired.put(version)
+
+    def _free(self) -> None:
+        while True:
+            self._free_one(self._retired.get())
+
+    def _free_one(self, version: LoadedVersion) -> None:
+        version.session.close()
         gc.collect()
         trim = getattr(self._libc, "malloc_trim", None)
         if trim is not None:

@@ -16,7 +16,7 @@ from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model, Registry
-from vigil_sidecar.registry.repository import FolderView, list_models, look
+from vigil_sidecar.registry.repository import MODEL_NAME, FolderView, list_models, look
 from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, VersionView
 from vigil_sidecar.settings_gen import Settings
 
@@ -24,6 +24,10 @@ __all__ = ["Reconciler"]
 
 _PROBES = 3
 _RETRY_S = 0.05
+_COLD_S = 5.0
+"""A start waits this long at most for files that are still being written or empty."""
+_EMPTY_S = 5.0
+"""An empty file that stays so is refused, not waited for."""
 
 
 class _Refusal(NamedTuple):
@@ -67,6 +71,7 @@ class Reconciler:
         self._stopping = False
         self._ignored: set[str] = set()
         self._looks = 0
+        self._cold_until = time.monotonic() + _COLD_S
         self.first_pass = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
@@ -92,13 +97,17 @@ class Reconciler:
 
     def mark_all(self) -> None:
         """Look at every model soon."""
+        for name in {*self._names(), *self._registry.models}:
+            self.mark(name)
+
+    def _names(self) -> list[str]:
+        """Names of model folders; what cannot be one is told once."""
         names, ignored = list_models(self._root, self._settings.models_count_max)
         for name, reason in ignored:
             if name not in self._ignored and len(self._ignored) < self._settings.models_count_max:
                 self._ignored.add(name)
                 self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
-        for name in {*names, *self._registry.models}:
-            self.mark(name)
+        return names
 
     def wait_looked(self, name: str, timeout_s: float) -> bool:
         """Wait until a look at the model, started after this call, left nothing pending."""
@@ -123,7 +132,7 @@ class Reconciler:
                 ready = [n for n, due in self._due.items() if due <= now]
                 if not ready:
                     self._looks += 1
-                    if not self.first_pass.is_set() and not self._due:
+                    if not self.first_pass.is_set() and (not self._due or now > self._cold_until):
                         self._registry.starting = False
                         self.first_pass.set()
                     next_due = min([*self._due.values(), rescan])
@@ -146,6 +155,9 @@ class Reconciler:
     # One look at one model.
 
     def _look(self, name: str) -> None:
+        if name not in self._registry.models and not self._admissible(name):
+            self._names()
+            return
         memory = self._memory.setdefault(name, _Memory())
         folder = self._root / name
         try:
@@ -156,8 +168,11 @@ class Reconciler:
                 return
         model = self._registry.models.get(name) or Model(name)
         if name not in self._registry.models:
-            self._registry.models[name] = model
+            self._registry.models = {**self._registry.models, name: model}
             self._monitor.add(f"model/{name}")
+        if model.serving is None and not folder.is_dir():
+            self._forget(model)
+            return
         for entry in view.ignored:
             self._tell_once(memory, name, f"{entry}: not a version folder")
         self._read_config(model, memory, folder, view)
@@ -169,6 +184,21 @@ class Reconciler:
         self._keep_by_policy(model, memory, view)
         self._judge(model, memory, view)
         self._refresh_views(model, memory, view)
+        self._registry.notify()
+
+    def _admissible(self, name: str) -> bool:
+        """Whether a folder of this name may be a model (``list_models`` tells the reasons)."""
+        return (
+            MODEL_NAME.fullmatch(name) is not None
+            and (self._root / name).is_dir()
+            and len(self._registry.models) < self._settings.models_count_max
+        )
+
+    def _forget(self, model: Model) -> None:
+        """A model whose folder is gone and which serves nothing is no model."""
+        self._registry.models = {n: m for n, m in self._registry.models.items() if n != model.name}
+        self._memory.pop(model.name, None)
+        self._monitor.remove(f"model/{model.name}")
         self._registry.notify()
 
     def _tell_once(self, memory: _Memory, name: str, reason: str) -> None:
@@ -206,6 +236,8 @@ class Reconciler:
         """The version that should serve and does not yet; None when all is as it should be."""
         serving = model.serving
         good = [n for n in view.versions if not self._is_refused(memory, view, n)]
+        if model.options.policy.kind == "specific":
+            good = [n for n in good if n in model.options.policy.versions]
         if view.chosen is not None and view.chosen in good:
             return view.chosen
         if serving is None:
@@ -261,7 +293,14 @@ class Reconciler:
             finally:
                 staged.close()
         except StillWritten:
-            memory.first_seen.pop(number, None)
+            since = memory.first_seen[number][1]
+            if signature.size == 0 and time.monotonic() - since > _EMPTY_S:
+                memory.pending.discard(number)
+                memory.refused[number] = _Refusal(signature, "", "model.onnx is empty")
+                self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, "", "model.onnx is empty"))
+                return None
+            if signature.size > 0:
+                memory.first_seen.pop(number, None)
             self.mark(model.name, delay_s=_RETRY_S)
             return None
         except CandidateRefused as error:

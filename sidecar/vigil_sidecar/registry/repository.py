@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vigil_sidecar.engine.staging import FileSignature, signature_of
 
-__all__ = ["MODEL_NAME", "FolderView", "list_models", "look", "write_latest"]
+__all__ = ["MODEL_NAME", "FolderView", "list_models", "look", "read_latest", "restore_latest", "write_latest"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -87,9 +87,29 @@ def look(folder: Path) -> FolderView:
     return FolderView(versions, chosen, problem, config, tuple(ignored))
 
 
+def read_latest(folder: Path) -> str | None:
+    """What the link ``latest`` says; None without one."""
+    try:
+        return os.readlink(folder / "latest")
+    except OSError:
+        return None
+
+
+def restore_latest(folder: Path, target: str | None) -> None:
+    """Put the link back to what it said, or take it away."""
+    if target is None:
+        (folder / "latest").unlink(missing_ok=True)
+    else:
+        _link(folder, target)
+
+
 def write_latest(folder: Path, version: int) -> None:
     """Point ``latest`` at a version, atomically."""
+    _link(folder, str(version))
+
+
+def _link(folder: Path, target: str) -> None:
     temporary = folder / f".latest.{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    os.symlink(str(version), temporary)
+    os.symlink(target, temporary)
     os.rename(temporary, folder / "latest")

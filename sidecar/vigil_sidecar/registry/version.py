@@ -26,7 +26,7 @@ class Runnable(Protocol):
 
 
 class LoadedVersion:
-    """A version in memory. Closed when it is retired and its last lease has ended.
+    """A version in memory. Given to ``on_closed`` when it is retired and its last lease has ended.
 
     Invariant: ``session`` is usable exactly while somebody holds a lease, or
     while the version is not retired.
@@ -76,7 +76,6 @@ class LoadedVersion:
             self._close()
 
     def _close(self) -> None:
-        self.session.close()
         self._on_closed(self)
 
 

@@ -51,6 +51,10 @@ class Call:
     context: CallContext
     reply: Callable[[Call, Reply], None]
     cancelled: bool = False
+    subject: str = ""
+    """The model that a control call is about, for its record."""
+    reason: str = ""
+    """Why, as the caller of a control call said, for its record."""
     on_cancel: Callable[[], None] | None = None
 
     def cancel(self) -> None:

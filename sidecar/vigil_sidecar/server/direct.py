@@ -7,6 +7,7 @@ import itertools
 import os
 import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,9 +42,11 @@ class DirectServer(grpc.GenericRpcHandler):
 
     def __init__(
         self, dispatcher: Dispatcher, message_bytes_max: int, allow_remote_control: bool, threads: int,
-        observe: Callable[[Call, Reply], None],
+        observe: Callable[[Call, Reply], None], whole: Callable[[], str],
     ) -> None:  # fmt: skip
-        self._dispatcher, self._allow_remote, self._observe = dispatcher, allow_remote_control, observe
+        self._dispatcher, self._allow_remote = dispatcher, allow_remote_control
+        self._observe, self._whole = observe, whole
+        self._streams = threading.BoundedSemaphore(threads // 2)
         self._ids = itertools.count(1)
         self._methods = set(dispatcher.methods)
         options = [
@@ -99,7 +102,8 @@ class DirectServer(grpc.GenericRpcHandler):
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + int(remaining * 1e9) if remaining is not None and remaining < 1e6 else 0
         control = self._allow_remote or _is_loopback(context.peer())
-        return CallContext(trace, os.urandom(8), False, deadline_ns, "", control, now_ns, False)
+        sampled = bool(found and int(found[3], 16) & 1)
+        return CallContext(trace, os.urandom(8), sampled, deadline_ns, "", control, now_ns, False)
 
     def _call(self, method: str, message: bytes, context: Any, reply: Callable[[Call, Reply], None]) -> Call:
         call = Call(next(self._ids), method, message, self._context(context), reply)
@@ -108,7 +112,7 @@ class DirectServer(grpc.GenericRpcHandler):
         return call
 
     def _finish(self, context: Any, call: Call, reply: Reply) -> None:
-        trailers: list[tuple[str, str | bytes]] = [("vigil-safety-state", reply.safety_state or "NORMAL")]
+        trailers: list[tuple[str, str | bytes]] = [("vigil-safety-state", reply.safety_state or self._whole())]
         if reply.audit_position:
             trailers.append(("vigil-audit-position", reply.audit_position))
         if reply.status:
@@ -137,6 +141,9 @@ class DirectServer(grpc.GenericRpcHandler):
                 except queue.Full:
                     continue
 
+        if not self._streams.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams on the sidecar's own listener; use the gateway")
+        context.add_callback(self._streams.release)
         call = self._call(method, message, context, put)
         self._dispatcher.submit(call)
         while not call.cancelled:

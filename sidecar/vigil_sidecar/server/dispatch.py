@@ -14,7 +14,16 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import Entry
 from vigil_sidecar.audit.writer import AuditWriter
-from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, LimitHit, Unavailable, Unimplemented
+from vigil_sidecar.errors import (
+    AuditError,
+    CallError,
+    ContractViolation,
+    DeadlineExceeded,
+    InternalFault,
+    LimitHit,
+    Unavailable,
+    Unimplemented,
+)
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.server.payloads import call_payload
@@ -27,6 +36,8 @@ __all__ = ["Dispatcher", "StreamMethod", "UnaryMethod"]
 
 _CONTROL_THREADS = 4
 _CONTROL_QUEUE_MAX = 256
+_INLINE_BYTES_MAX = 1 << 20
+"""A light model's frame above this goes to its worker: the reader must stay free."""
 
 
 class UnaryMethod(NamedTuple):
@@ -57,6 +68,7 @@ class Dispatcher:
         self._revalidation, self._observer, self._inline_s = revalidation, observer, inline_run_s
         self._workers = ModelWorkers(processor.process, queue_max)
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
+        self._reads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="reads")
         self._control_waiting = threading.BoundedSemaphore(_CONTROL_QUEUE_MAX)
         self._stream_places = threading.BoundedSemaphore(streams_max)
         self.methods = sorted({*batch, *unary, *streams, *missing})
@@ -69,7 +81,9 @@ class Dispatcher:
         """Calls of one model's lane; ``done`` is called when all are answered. Light models run here and now."""
         found = self._registry.models.get(model)
         serving = found.serving if found is not None else None
-        if serving is None or serving.run_s <= self._inline_s:
+        small = sum(len(c.message) for c in calls) <= _INLINE_BYTES_MAX
+        light = serving is None or (serving.run_s <= self._inline_s and serving.options.pipeline is None)
+        if light and small:
             try:
                 self._processor.process(calls)
             finally:
@@ -91,7 +105,8 @@ class Dispatcher:
             if not self._control_waiting.acquire(blocking=False):
                 self._refuse(call, LimitHit(f"{_CONTROL_QUEUE_MAX} control calls wait", metadata={"limit": "control_queue"}))
                 return
-            self._control.submit(self._serve_unary, call, self._unary[method])
+            pool = self._control if self._unary[method].control else self._reads
+            pool.submit(self._serve_unary, call, self._unary[method])
         elif method in self._streams:
             if not self._stream_places.acquire(blocking=False):
                 self._refuse(call, LimitHit("too many streams (limits.watchers_max)", metadata={"limit": "limits.watchers_max"}))
@@ -126,6 +141,8 @@ class Dispatcher:
     def _serve_unary(self, call: Call, method: UnaryMethod) -> None:
         self._control_waiting.release()
         try:
+            if call.cancelled or call.expired():
+                raise DeadlineExceeded("the deadline passed, or the caller went away, before the call was served")
             message = method.serve(self._parse(call, method.request), call)
             reply = Reply(message=message.SerializeToString())
             if method.control:
@@ -159,7 +176,7 @@ class Dispatcher:
             trace_id=call.context.trace_id,
             span_id=call.context.span_id,
             latency_ns=time.monotonic_ns() - call.context.arrival_ns,
-            payload=call_payload(call.method, "", error=error),
+            payload=call_payload(call.method, call.subject, error=error, reason=call.reason),
         )
         try:
             reply.audit_position = self._audit.position(self._audit.append([entry])[0]) if self._audit.enabled else ""
@@ -168,6 +185,8 @@ class Dispatcher:
 
     def _refuse(self, call: Call, error: CallError) -> None:
         reply = error_reply(error, call.context)
+        if "limit" in error.metadata:
+            self._observer.limit_hit(error.metadata["limit"])
         try:
             self._record(call, reply, error)
         except CallError as failure:
@@ -178,3 +197,4 @@ class Dispatcher:
     def close(self) -> None:
         """Take no more control calls."""
         self._control.shutdown(wait=False, cancel_futures=True)
+        self._reads.shutdown(wait=False, cancel_futures=True)

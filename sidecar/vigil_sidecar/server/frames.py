@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
 from google.protobuf.message import DecodeError
@@ -87,8 +87,9 @@ def encode_frames(parts: Sequence[bytes], stream: int) -> Iterator[bytes]:
 class FrameReader:
     """Reads frames from a socket and puts chunks together. One thread reads."""
 
-    def __init__(self, sock: socket.socket, frame_bytes_max: int) -> None:
-        self._sock, self._max = sock, frame_bytes_max
+    def __init__(self, sock: socket.socket, frame_bytes_max: int, heard: Callable[[], None] = lambda: None) -> None:
+        """``heard`` is called for each piece that comes."""
+        self._sock, self._max, self._heard = sock, frame_bytes_max, heard
         self._buffer = bytearray()
         self._chunks: dict[int, bytearray] = {}
 
@@ -104,6 +105,7 @@ class FrameReader:
         """The next whole frame; None at the end of the link. Raises ``LinkDamage``."""
         while True:
             frame = self._read_one()
+            self._heard()
             if frame is None or frame.WhichOneof("body") != "chunk":
                 return frame
             whole = self._join(frame.chunk)

@@ -27,6 +27,8 @@ __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 PROTOCOL_VERSION = 1
 _SEND_TIMEOUT_S = 5.0
 _HANDSHAKE_TIMEOUT_S = 2.0
+_FRAME_BYTES_WANTED = 8 << 20
+"""Bounds a frame of several replies; one reply may be larger."""
 
 
 class LinkBusy(VigilError):
@@ -55,6 +57,10 @@ class _Connection:
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self._stream = 0
+
+    def heard(self) -> None:
+        """Note a sign of life: any piece of any frame is one."""
+        self.last_heard = time.monotonic()
 
     def send(self, *parts: bytes) -> None:
         """Send a frame given as its parts; a gateway that takes nothing for five seconds is cut off."""
@@ -167,8 +173,8 @@ class LinkServer:
         seconds = int(_SEND_TIMEOUT_S)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        reader = FrameReader(sock, self._config.frame_bytes_max)
         connection = _Connection(sock)
+        reader = FrameReader(sock, self._config.frame_bytes_max, connection.heard)
         try:
             reason = self._greet(reader, connection)
             if reason:
@@ -214,7 +220,6 @@ class LinkServer:
             frame = reader.read()
             if frame is None:
                 return
-            connection.last_heard = time.monotonic()
             body = frame.WhichOneof("body")
             if body == "calls":
                 self._take(connection, frame.calls)
@@ -261,7 +266,15 @@ class LinkServer:
             good.append(call)
 
         def done() -> None:
-            connection.send(*replies_frame(replies, (lane,)))
+            part: list[tuple[link.Reply, bytes]] = []
+            size = 0
+            for one in replies:
+                if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
+                    connection.send(*replies_frame(part, ()))
+                    part, size = [], 0
+                part.append(one)
+                size += len(one[1])
+            connection.send(*replies_frame(part, (lane,)))
 
         if model:
             self._dispatcher.submit_lane(model, good, done)

@@ -12,7 +12,7 @@ from vigil_sidecar.audit.tensor_hash import Tensor, tensor_hash, uvarint
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY, encode_bytes, from_raw, to_raw
-from vigil_sidecar.errors import OutputViolation, SemanticViolation, Unimplemented
+from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, Unimplemented
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 
@@ -21,6 +21,8 @@ __all__ = ["infer_job"]
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31
 _NAME_MAX = 256
+_ANSWER_BYTES_MAX = 128 << 20
+"""What the link carries as one answer (docs/link.md)."""
 _RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -165,6 +167,11 @@ class _Finish:
             tensors.append((name, datatype, array.shape, raw))
         # Fields may stand in any order, so the raw tensors are appended without another copy.
         message = b"".join((response.SerializeToString(), *parts))
+        if len(message) > _ANSWER_BYTES_MAX:
+            raise LimitHit(
+                f"the answer has {len(message)} bytes, the limit is {_ANSWER_BYTES_MAX}; ask for fewer rows or outputs",
+                metadata={"limit": "answer_bytes"},
+            )
         return JobResult(tensor_hash(tensors), lambda position: message)
 
 

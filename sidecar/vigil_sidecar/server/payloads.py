@@ -11,12 +11,16 @@ from vigil_sidecar.registry.version import ModelEvent
 __all__ = ["call_payload", "model_payload", "state_payload", "system_payload"]
 
 _TEXT_MAX = 1024
-_VIOLATIONS_MAX = 64
+_VIOLATIONS_MAX = 32
 
 
-def call_payload(method: str, model: str, request_id: str = "", source_id: str = "", error: CallError | None = None) -> bytes:
+def call_payload(
+    method: str, model: str, request_id: str = "", source_id: str = "", error: CallError | None = None, reason: str = ""
+) -> bytes:
     """Payload of an answer or refusal; long texts are cut so that the record stays small."""
-    payload = CallPayload(method=method, model=model[:256], request_id=request_id[:256], source_id=source_id[:128])
+    payload = CallPayload(
+        method=method, model=model[:256], request_id=request_id[:256], source_id=source_id[:128], reason=reason[:_TEXT_MAX]
+    )  # fmt: skip
     if error is not None:
         payload.message = error.text[:_TEXT_MAX]
         for field, text in error.violations[:_VIOLATIONS_MAX]:

@@ -43,6 +43,9 @@ class BatchObserver(Protocol):
     def finished(self, call: Call, code: int, model: str, version: str) -> None:
         """A call got its final status."""
 
+    def limit_hit(self, limit: str) -> None:
+        """A named limit refused a call."""
+
     def fault(self, call: Call, error: Exception) -> None:
         """Vigil itself failed on a call; the detail is for the log only."""
 
@@ -68,7 +71,17 @@ class Processor:
         self._payloads: dict[tuple[str, str], bytes] = {}
 
     def process(self, calls: Sequence[Call]) -> None:
-        """Answer every call. Never raises for a call's fault; audit failures refuse the calls."""
+        """Answer every call, whatever happens; never raises."""
+        answered: set[int] = set()
+        try:
+            self._process(calls, answered)
+        except Exception as error:  # a fault of ours: those without a reply get a clean error
+            for call in calls:
+                if call.id not in answered:
+                    self._observer.fault(call, error)
+                    call.reply(call, error_reply(InternalFault("internal error; the log has the detail"), call.context))
+
+    def _process(self, calls: Sequence[Call], answered: set[int]) -> None:
         done: list[_Done] = []
         jobs: list[Job] = []
         leased: dict[tuple[str, str], LoadedVersion] = {}
@@ -83,7 +96,7 @@ class Processor:
                 for o in outcomes:
                     error = o.result if isinstance(o.result, CallError) else None
                     done.append(_Done(o.job.call, o, error, o.job.version.model, o.job.version, o.job.request_id))
-            self._record_and_reply(done)
+            self._record_and_reply(done, answered)
         finally:
             for version in leased.values():
                 version.release()
@@ -172,7 +185,7 @@ class Processor:
             entry.payload = call_payload(d.call.method, d.model, d.request_id, source, error)
         return entry
 
-    def _record_and_reply(self, done: list[_Done]) -> None:
+    def _record_and_reply(self, done: list[_Done], answered: set[int]) -> None:
         if not done:
             return
         try:
@@ -180,6 +193,7 @@ class Processor:
         except AuditError:
             for d in done:
                 refusal = Unavailable("the audit log cannot be written; no answer leaves without its record")
+                answered.add(d.call.id)
                 self._send(d, error_reply(refusal, d.call.context))
             return
         enabled = self._audit.enabled
@@ -190,11 +204,14 @@ class Processor:
             else:
                 reply = Reply(message=d.outcome.result.encode(position), batch_size=d.outcome.batch_size)
             reply.audit_position = position
+            answered.add(d.call.id)
             self._send(d, reply)
 
     def _send(self, d: _Done, reply: Reply) -> None:
         if d.version is not None:
             reply.model_version = d.version.text
             reply.safety_state = self._model_state(d.model)
+        if d.error is not None and "limit" in d.error.metadata:
+            self._observer.limit_hit(d.error.metadata["limit"])
         d.call.reply(d.call, reply)
         self._observer.finished(d.call, reply.code, d.model, reply.model_version)

@@ -16,7 +16,7 @@ from vigil_safety.table import machine_table
 from vigil_sidecar.errors import Forbidden, SemanticViolation, Unavailable, UnknownModel
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
-from vigil_sidecar.registry.repository import write_latest
+from vigil_sidecar.registry.repository import read_latest, restore_latest, write_latest
 from vigil_sidecar.registry.version import ModelView
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.settings_gen import Settings
@@ -113,6 +113,12 @@ class Models:
             raise SemanticViolation(
                 f"model '{view.name}' has no version {request.version}; it has {known}", [("version", "does not exist")]
             )
+        call.subject, call.reason = f"{view.name} version {request.version}", request.reason
+        self._reconciler.mark(view.name)
+        self._reconciler.wait_looked(view.name, _wait_s(call))
+        view = self._registry.get(request.name)
+        self._refuse_if_refused(view, request.version)
+        before = read_latest(self._root / view.name)
         try:
             write_latest(self._root / view.name, request.version)
         except OSError as error:
@@ -123,7 +129,12 @@ class Models:
             view = self._registry.get(request.name)
             if view.serving is not None and view.serving.number == request.version:
                 return models.ActivateVersionResponse(model=self._message(view))
-            self._refuse_if_refused(view, request.version)
+            try:
+                self._refuse_if_refused(view, request.version)
+            except SemanticViolation:
+                restore_latest(self._root / view.name, before)  # files and calls agree on what was not chosen, too
+                self._reconciler.mark(view.name)
+                raise
             with self._registry.changed:
                 self._registry.changed.wait(0.02)
         raise Unavailable(f"version {request.version} of model '{view.name}' is still being loaded; look again later")
@@ -136,6 +147,7 @@ class Models:
     def reload(self, request: models.ReloadModelRequest, call: Call) -> models.ReloadModelResponse:
         """Look again, forgetting refusals."""
         _require_control(call)
+        call.subject, call.reason = request.name, request.reason
         if not (self._root / Path(request.name).name).is_dir() or "/" in request.name:
             self._registry.get(request.name)
         self._reconciler.mark(request.name, forget_refusals=True)

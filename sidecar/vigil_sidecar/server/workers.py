@@ -46,7 +46,7 @@ class _Worker:
                 self._queue.clear()
             if taken:
                 try:
-                    self._process([call for call, _ in taken])
+                    self._process([call for call, _ in taken])  # answers every call and never raises
                 finally:
                     for _, done in taken:
                         if done is not None:

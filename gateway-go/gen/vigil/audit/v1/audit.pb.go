@@ -35,7 +35,9 @@ type CallPayload struct {
 	// Status text as the caller got it; empty for an answer.
 	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	// Violated fields, in the order of the message.
-	Violations    []*FieldViolation `protobuf:"bytes,6,rep,name=violations,proto3" json:"violations,omitempty"`
+	Violations []*FieldViolation `protobuf:"bytes,6,rep,name=violations,proto3" json:"violations,omitempty"`
+	// Why a control call was made, as its caller said.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,6 +112,13 @@ func (x *CallPayload) GetViolations() []*FieldViolation {
 		return x.Violations
 	}
 	return nil
+}
+
+func (x *CallPayload) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // FieldViolation names one violated field.
@@ -400,7 +409,7 @@ var File_vigil_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\xd1\x01\n" +
+	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\xe9\x01\n" +
 	"\vCallPayload\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
@@ -410,7 +419,8 @@ const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12>\n" +
 	"\n" +
 	"violations\x18\x06 \x03(\v2\x1e.vigil.audit.v1.FieldViolationR\n" +
-	"violations\"H\n" +
+	"violations\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"H\n" +
 	"\x0eFieldViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xe2\x01\n" +

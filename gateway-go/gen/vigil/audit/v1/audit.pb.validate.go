@@ -101,6 +101,8 @@ func (m *CallPayload) validate(all bool) error {
 
 	}
 
+	// no validation rules for Reason
+
 	if len(errors) > 0 {
 		return CallPayloadMultiError(errors)
 	}

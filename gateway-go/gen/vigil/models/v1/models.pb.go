@@ -629,7 +629,7 @@ type Model struct {
 	// Whether light enough to run without a worker thread.
 	RunsInline bool `protobuf:"varint,13,opt,name=runs_inline,json=runsInline,proto3" json:"runs_inline,omitempty"`
 	// Largest relative difference seen at load time between a row computed alone
-	// and the same row in a batch.
+	// and the same row in a batch; -1 when it is unknown or beyond tolerance.
 	BatchDifference float64 `protobuf:"fixed64,14,opt,name=batch_difference,json=batchDifference,proto3" json:"batch_difference,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CallPayload(_message.Message):
-    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations")
+    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations", "reason")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     method: str
     model: str
     request_id: str
     source_id: str
     message: str
     violations: _containers.RepeatedCompositeFieldContainer[FieldViolation]
-    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ...) -> None: ...
+    reason: str
+    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FieldViolation(_message.Message):
     __slots__ = ("field", "description")

@@ -338,7 +338,7 @@ export type Model = Message<"vigil.models.v1.Model"> & {
 
   /**
    * Largest relative difference seen at load time between a row computed alone
-   * and the same row in a batch.
+   * and the same row in a batch; -1 when it is unknown or beyond tolerance.
    *
    * @generated from field: double batch_difference = 14;
    */
