@@ -48,6 +48,7 @@ __all__ = ["Sidecar"]
 _DIRECT_THREADS = 32
 _WORKER_QUEUE_MAX = 4096
 _TRANSITIONS_MAX = 256
+_LOG_PROBE_S = 0.5
 _SWAP_RESULTS = {
     events.VERSION_SWITCHED: "switched", events.VERSION_REFUSED: "refused",
     events.VERSION_RETIRED: "retired", events.VERSION_LOADED: "loaded",
@@ -68,6 +69,7 @@ class Sidecar:
             describe=system_payload,
         )  # fmt: skip
         self.audit.enabled = settings.audit_enabled
+        self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
         self.monitor = Monitor(
@@ -135,6 +137,7 @@ class Sidecar:
     def stop(self) -> None:
         """Finish running calls and close the log."""
         self.log.info("sidecar stops")
+        self._stopping.set()
         self._direct.set_ready(False)
         self._direct.stop(self.settings.gateway_drain_timeout_s)
         self._watcher.stop()
@@ -152,6 +155,10 @@ class Sidecar:
         self.reconciler.first_pass.wait()
         self._direct.set_ready(True)
         self.log.info("sidecar ready", models=len(self.registry.models))
+        while not self._stopping.wait(_LOG_PROBE_S):
+            if self.audit.failure is not None:  # nobody may call while health says no, so the log is tried here
+                self._append(Entry(layout.KIND_SYSTEM, events.LOG_RECOVERED, payload=system_payload("the log can be written again", {})))
+            self._direct.set_ready(self.ready())
 
     # What the parts report.
 
@@ -164,6 +171,10 @@ class Sidecar:
     def _model_state(self, model: str) -> str:
         return self.monitor.status(f"model/{model}").state
 
+    def _append_or_fail(self, entry: Entry) -> None:
+        self.audit.append([entry])
+        self.metrics.audit_records.labels("sidecar").inc()
+
     def _append(self, entry: Entry) -> None:
         """Write an event; when the log fails the event is still logged, and calls are being refused."""
         try:
@@ -173,8 +184,10 @@ class Sidecar:
             self.log.error("event not recorded", dia=entry.event_id, reason=str(error))
 
     def _model_event(self, event: ModelEvent) -> None:
+        """Record and tell. A switch without its record does not happen: that one raises ``AuditError``."""
         digest = bytes.fromhex(event.digest) if event.digest else bytes(32)
-        self._append(
+        append = self._append if event.event_id != events.VERSION_SWITCHED else self._append_or_fail
+        append(
             Entry(
                 layout.KIND_MODEL, event.event_id, SAFETY_CODES.get(self._model_state(event.model), 0),
                 model_digest=digest, model_version=event.version, payload=model_payload(event),

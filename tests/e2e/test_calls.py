@@ -126,6 +126,7 @@ SEMANTIC = [
     ("negative shape", set_shape(-1, 4), "negative dimension -1"),
     ("huge shape", set_shape(2**62, 4), "more than"),
     ("overflowing shape", set_shape(2**32, 2**32, 2**32), "more than"),
+    ("empty but huge", set_shape(0, 2**62), "more than"),
     ("other rank", set_shape(4), "expected [-1, 4], got [4]"),
     ("other width", set_shape(1, 5), "unexpected shape"),
     ("type", lambda r: setattr(r.inputs[0], "datatype", "INT32"), "data-type is 'INT32'"),
@@ -266,6 +267,52 @@ def test_garbage_bytes_as_a_message(product: Product, stub: Stub) -> None:
         assert "not a inference.ModelInferRequest" in error.value.details()
         assert dict(error.value.trailing_metadata())["vigil-audit-position"]
     assert np.array_equal(output(stub.infer(infer_request("scale", {"x": X}))), X * 2)
+
+
+def test_small_message_that_would_become_huge(product: Product, stub: Stub) -> None:
+    """Millions of empty inputs in 8 MiB are refused before they are built, by both, and memory stays as it was."""
+
+    def resident_mb(name: str) -> int:
+        text = open(f"/proc/{product.pids()[name]}/status").read()
+        return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) >> 10
+
+    before = [resident_mb(n) for n in ("gateway_pid", "sidecar_pid")]
+    for channel in (product.channel(), product.channel("sidecar_grpc")):
+        with pytest.raises(grpc.RpcError) as error:
+            Stub(channel).raw(INFER)(b"\x2a\x00" * (4 << 20), timeout=30)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "more than 16384 messages" in error.value.details()
+    after = [resident_mb(n) for n in ("gateway_pid", "sidecar_pid")]
+    assert all(a < b + 200 for a, b in zip(after, before, strict=True)), (before, after)
+
+
+def test_many_violations_keep_their_status(stub: Stub) -> None:
+    """Hundreds of violated fields still arrive as INVALID_ARGUMENT, the first ones named and the rest counted."""
+    request = oip.ModelInferRequest(model_name="scale")
+    for _ in range(500):
+        request.inputs.add()
+    for port in (stub, stub):
+        with pytest.raises(grpc.RpcError) as error:
+            port.infer(request)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "inputs[0].name" in details(error.value)["fields"]
+
+
+def test_streaming_inference_says_what_to_use(product: Product) -> None:
+    """ModelStreamInfer is UNIMPLEMENTED on every listener, with what to use instead."""
+    for name in ("grpc", "http", "sidecar_grpc"):
+        call = product.channel(name).stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        with pytest.raises(grpc.RpcError) as error:
+            list(call(iter([b""]), timeout=10))
+        assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "use ModelInfer" in error.value.details(), name
+
+
+def test_runtime_failure_names_no_source_file(stub: Stub) -> None:
+    """What ONNX Runtime says of a failed run reaches the caller without paths."""
+    request = infer_request("pairwise", {"a": np.ones((2, 3), np.float32), "b": np.ones((2, 4), np.float32)})
+    with pytest.raises(grpc.RpcError) as error:
+        stub.infer(request)
+    assert "/onnxruntime" not in error.value.details()
 
 
 def test_message_over_the_limit(stub: Stub) -> None:

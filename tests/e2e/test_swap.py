@@ -180,6 +180,9 @@ def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
         ("c3", "vigil.toml", "speed = 1", "unknown key 'speed'"),
         ("c4", "vigil.toml", '[pipeline]\nkind = "magic"', "unknown pipeline 'magic'"),
         ("c5", "config.pbtxt", "max_batch_size: -3", "allowed is 0..1024"),
+        ("c6", "vigil.toml", 'providers = [["cpu"]]', "unknown provider"),
+        ("c7", "vigil.toml", "intra_op_threads = 99999999999", "allowed is 0..1024"),
+        ("c8", "vigil.toml", "a = " + "[" * 5000, "vigil.toml"),
     ):
         (product.models / name).mkdir()
         (product.models / name / file).write_text(text)
@@ -221,6 +224,32 @@ def test_odd_repository_entries(product: Product, stub: Stub) -> None:
     ignored = {json.loads(line).get("model") for line in tail.splitlines() if '"repository_entry_ignored"' in line}
     assert {"a file", "sp ace", "ünïcode"} <= ignored
     assert factor(stub, "m") > 0
+
+
+def test_config_that_is_a_fifo_blocks_nobody(product: Product, stub: Stub) -> None:
+    """A pipe in place of a configuration file refuses that model; others go on swapping."""
+    (product.models / "piped").mkdir()
+    os.mkfifo(product.models / "piped" / "config.pbtxt")
+    graphs.scale(1.0, product.models / "piped" / "1" / "model.onnx")
+    wait_for(lambda: "piped" in stub.models(), 10, "seen")
+    assert "not a regular file" in refused(stub, 1, "piped")
+    graphs.scale(77.0, product.models / "beside" / "1" / "model.onnx")
+    wait_for(lambda: "beside" in stub.models() and stub.models()["beside"].serving_version == 1, 10, "another model is loaded")
+    assert factor(stub, "beside") == 77
+
+
+def test_writers_of_model_files_do_not_kill(product: Product, stub: Stub) -> None:
+    """Opening model files for writing while they are staged leaves the sidecar alive (a lease is broken then)."""
+    before = product.pids()["sidecar_pid"]
+    folders = [product.models / f"leased{i}" / "1" for i in range(10)]
+    for folder in folders:
+        graphs.scale(1.0, folder / "model.onnx")
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        for folder in folders:
+            os.close(os.open(folder / "model.onnx", os.O_RDWR))
+        os.utime(folders[0] / "model.onnx")
+    assert product.pids()["sidecar_pid"] == before and factor(stub, "m") > 0
 
 
 def test_hidden_and_vanished_folders(product: Product, stub: Stub) -> None:

@@ -120,13 +120,14 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote,
 	}
 	g.native = edge.NewNative(g.service, g.tracer, limits)
-	g.web = edge.NewWebServer(edge.NewWeb(g.service, g.tracer, edge.WebConfig{
+	config := edge.WebConfig{
 		Limits: limits, AllowedOrigins: s.WebAllowedOrigins, AllowedHosts: s.WebAllowedHosts, Host: s.ListenHost,
-	}, edge.Pages()), limits)
+	}
+	g.web = edge.NewWebServer(edge.NewWeb(g.service, g.tracer, config, edge.Pages()), limits)
 	admin := http.NewServeMux()
 	admin.Handle("/metrics", metrics.Handler())
 	admin.Handle("/debug/pprof/", http.DefaultServeMux)
-	g.admin = &http.Server{Handler: admin, ReadHeaderTimeout: 5 * time.Second}
+	g.admin = &http.Server{Handler: edge.GuardHost(config, admin), ReadHeaderTimeout: 5 * time.Second}
 }
 
 // serve runs the gateway until a signal, then drains.

@@ -42,6 +42,9 @@ type Writer struct {
 	leaf    [32]byte
 	clockAt time.Time
 	closed  bool
+	// path of the segment that is written; placedAt: when it was last seen there.
+	path     string
+	placedAt time.Time
 	// syncError: the last forced write in the background failed; the next Append tries it first.
 	syncError error
 	dirty     chan struct{}
@@ -103,6 +106,7 @@ func (w *Writer) open() error {
 	if w.f, err = os.OpenFile(last, os.O_RDWR, 0); err != nil {
 		return err
 	}
+	w.path = last
 	info, err := w.f.Stat()
 	if err != nil {
 		return err
@@ -139,6 +143,7 @@ func (w *Writer) newSegment() error {
 	if w.f != nil {
 		w.f.Close()
 	}
+	w.path = filepath.Join(w.o.Folder, segmentName(w.next))
 	w.f, w.offset, w.size = f, layout.SegmentHeaderBytes, w.o.SegmentBytes
 	return nil
 }
@@ -166,6 +171,9 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 	defer w.mu.Unlock()
 	if w.closed {
 		return 0, fmt.Errorf("%w: it is closed", ErrFailed)
+	}
+	if err := w.checkPlace(); err != nil {
+		return 0, errors.Join(ErrFailed, err)
 	}
 	if w.syncError != nil {
 		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
@@ -198,6 +206,22 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		}
 	}
 	return sequence, nil
+}
+
+// checkPlace asks at most once a second whether the file that is written is
+// still the one that readers find.
+func (w *Writer) checkPlace() error {
+	now := time.Now()
+	if now.Sub(w.placedAt) < time.Second {
+		return nil
+	}
+	found, err := os.Stat(w.path)
+	own, err2 := w.f.Stat()
+	if err != nil || err2 != nil || !os.SameFile(found, own) {
+		return errors.New("its file was deleted or replaced")
+	}
+	w.placedAt = now
+	return nil
 }
 
 func (w *Writer) stampNow() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -157,6 +158,11 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 	return w.guard(handler)
 }
 
+// GuardHost refuses requests whose Host is not ours (DNS rebinding).
+func GuardHost(config WebConfig, next http.Handler) http.Handler {
+	return (&web{config: config}).guard(next)
+}
+
 // NewWebServer wraps a handler with the listener's limits. HTTP/2 without TLS
 // is served as well, for gRPC clients on this port.
 func NewWebServer(handler http.Handler, limits Limits) *http.Server {
@@ -166,8 +172,8 @@ func NewWebServer(handler http.Handler, limits Limits) *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: limits.ConnectionIdle,
-		MaxHeaderBytes: int(limits.HeaderBytesMax),
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: int(limits.StreamsPerConnectionMax)},
+		MaxHeaderBytes: int(limits.HeaderBytesMax),
 	}
 }
 
@@ -196,9 +202,36 @@ func (w *web) guard(next http.Handler) http.Handler {
 			http.Error(rw, fmt.Sprintf("origin %q is not allowed (setting web.allowed_origins)", origin), http.StatusForbidden)
 			return
 		}
+		if w.service != nil && r.Body != nil {
+			body := &countedBody{ReadCloser: r.Body, service: w.service}
+			defer body.free()
+			r.Body = body
+		}
 		next.ServeHTTP(rw, r)
 	})
 }
+
+// countedBody takes the bytes that it reads from the service's budget until the
+// request is over, so that unfinished messages count too.
+type countedBody struct {
+	io.ReadCloser
+	service *flow.Service
+	taken   int64
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.taken += int64(n)
+	if !b.service.TakeUnread(int64(n)) {
+		return 0, errTooManyBytes
+	}
+	return n, err
+}
+
+func (b *countedBody) free() { b.service.FreeUnread(b.taken) }
+
+var errTooManyBytes = connect.NewError(connect.CodeResourceExhausted,
+	errors.New("too many bytes of unfinished requests are in flight (limits.bytes_in_flight_max)"))
 
 func (w *web) hostAllowed(hostport string) bool {
 	host := hostport

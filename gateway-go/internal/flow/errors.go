@@ -22,8 +22,10 @@ import (
 )
 
 const (
-	domain     = "vigil"
-	retryAfter = 50 * time.Millisecond
+	domain = "vigil"
+	// violationsShown fit into the trailers that clients accept (8 KiB).
+	violationsShown = 32
+	retryAfter      = 50 * time.Millisecond
 )
 
 // CallError is what a caller gets instead of an answer. Text never holds a
@@ -41,6 +43,10 @@ type CallError struct {
 }
 
 func (e *CallError) Error() string { return e.Text }
+
+// errDraining is what callers get while the gateway shuts down.
+var errDraining = &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
+	Text: "the gateway is shutting down; try another"}
 
 // limitError says that a named limit was hit.
 func limitError(limit string, format string, args ...any) *CallError {
@@ -95,9 +101,13 @@ func (e *CallError) Status(traceID string) *statuspb.Status {
 	}
 	if len(e.Violations) > 0 {
 		bad := &errdetails.BadRequest{}
-		for _, v := range e.Violations {
+		for _, v := range e.Violations[:min(len(e.Violations), violationsShown)] {
 			bad.FieldViolations = append(bad.FieldViolations,
 				&errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
+		}
+		if more := len(e.Violations) - violationsShown; more > 0 {
+			bad.FieldViolations = append(bad.FieldViolations,
+				&errdetails.BadRequest_FieldViolation{Description: fmt.Sprintf("%d more fields are violated", more)})
 		}
 		add(bad)
 	}

@@ -60,7 +60,10 @@ type Service struct {
 	hub     hub
 
 	calls, bytes, watchers atomic.Int64
+	unread                 atomic.Int64
 	draining               atomic.Bool
+	drained                context.Context // done once draining begins
+	drain                  context.CancelFunc
 	running                sync.WaitGroup
 
 	subjects atomic.Pointer[subjects]
@@ -73,6 +76,7 @@ func New(limits Limits, audit *auditlog.Writer, metrics *telemetry.Metrics, trac
 		return nil, err
 	}
 	s := &Service{limits: limits, audit: audit, metrics: metrics, tracer: tracer, log: log}
+	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged)
 	s.subjects.Store(&subjects{})
 	return s, nil
@@ -93,8 +97,7 @@ func (s *Service) enter(size int64) *CallError {
 
 func (s *Service) admit(size int64) *CallError {
 	if s.draining.Load() {
-		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
-			Text: "the gateway is shutting down; try another"}
+		return errDraining
 	}
 	if size > s.limits.MessageBytesMax {
 		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
@@ -110,6 +113,13 @@ func (s *Service) admit(size int64) *CallError {
 	}
 	return nil
 }
+
+// TakeUnread counts bytes of a message that is still being read; false when
+// there are too many. FreeUnread gives them back.
+func (s *Service) TakeUnread(n int64) bool { return s.unread.Add(n) <= s.limits.BytesInFlightMax }
+
+// FreeUnread gives back what TakeUnread took.
+func (s *Service) FreeUnread(n int64) { s.unread.Add(-n) }
 
 func (s *Service) leave(size int64) {
 	s.calls.Add(-1)
@@ -174,6 +184,10 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	}
 	if c.method.model != nil {
 		c.model, c.requestID = c.method.model(request)
+	}
+	if s.monitor.Status(sidecarSubject).State == "SAFE_STOP" {
+		return nil, &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SAFE_STOP",
+			Text: "the sidecar failed too often; it is stopped safely until a person restarts the gateway"}
 	}
 	reply, err := s.link.Call(ctx, c.model, c.method.Name, message, c.context(ctx))
 	if err != nil {
@@ -308,18 +322,27 @@ func (s *Service) Stream(ctx context.Context, m *Method, caller *Caller, message
 
 func (s *Service) stream(ctx context.Context, c *call, message []byte, send func([]byte) error) (*Answer, error) {
 	if s.draining.Load() {
-		return nil, &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "DRAINING",
-			Text: "the gateway is shutting down; try another"}
+		return nil, errDraining
 	}
-	request, err := rules.Decode(c.method.Input, message)
-	if err != nil {
-		return nil, err
+	var request proto.Message
+	if !c.method.Bidi() { // no such method is built yet: the sidecar says what to use instead
+		var err error
+		if request, err = rules.Decode(c.method.Input, message); err != nil {
+			return nil, err
+		}
 	}
 	if c.method.stream != nil {
 		err := c.method.stream(s, &streamCall{ctx, request, send})
 		return &Answer{SafetyState: s.Whole()}, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(s.drained, cancel)
+	defer stop()
 	reply, err := s.link.Stream(ctx, c.method.Name, message, c.context(ctx), func(r *linkv1.Reply) error { return send(r.Message) })
+	if err != nil && s.draining.Load() {
+		return nil, errDraining
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -329,6 +352,7 @@ func (s *Service) stream(ctx context.Context, c *call, message []byte, send func
 // Drain refuses new calls and waits for the running ones, at most this long.
 func (s *Service) Drain(timeout time.Duration) bool {
 	s.draining.Store(true)
+	s.drain()
 	done := make(chan struct{})
 	go func() { s.running.Wait(); close(done) }()
 	select {

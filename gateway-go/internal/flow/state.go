@@ -95,16 +95,12 @@ func (s *Service) watchState(c *streamCall) error {
 	if err := emit(nil); err != nil {
 		return err
 	}
-	drain := time.NewTicker(100 * time.Millisecond)
-	defer drain.Stop()
 	for {
 		select {
 		case <-c.ctx.Done():
 			return c.ctx.Err()
-		case <-drain.C:
-			if s.draining.Load() {
-				return &CallError{Code: 14, Event: events.Unavailable, Reason: "DRAINING", Text: "the gateway is shutting down; try another"}
-			}
+		case <-s.drained.Done():
+			return errDraining
 		case t, open := <-changes:
 			if !open {
 				return limitError("watch_queue", "the reader of the stream is too slow")

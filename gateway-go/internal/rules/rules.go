@@ -19,7 +19,8 @@ type Error struct{ Violations []Violation }
 func (e *Error) Error() string {
 	parts := make([]string, 0, min(len(e.Violations), 10))
 	for _, v := range e.Violations[:min(len(e.Violations), 10)] {
-		parts = append(parts, strings.TrimSpace(v.Field+" "+v.Description))
+		text := strings.TrimSpace(v.Field + " " + v.Description)
+		parts = append(parts, text[:min(len(text), 200)])
 	}
 	return "contract violation: " + strings.Join(parts, ", ")
 }
@@ -36,6 +37,9 @@ type fieldError interface {
 // Decode parses a message of the given type and runs its rules. The error is
 // an *Error in both cases.
 func Decode(kind protoreflect.MessageType, data []byte) (proto.Message, error) {
+	if err := measure(kind.Descriptor(), data); err != nil {
+		return nil, err
+	}
 	m := kind.New().Interface()
 	if err := proto.Unmarshal(data, m); err != nil {
 		text := fmt.Sprintf("the message is not a %s", kind.Descriptor().FullName())

@@ -77,3 +77,20 @@ func TestGarbage(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// A small message that would become a huge structure is refused before it is built.
+func TestAmplification(t *testing.T) {
+	kind, err := protoregistry.GlobalTypes.FindMessageByName("inference.ModelInferRequest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{
+		"inputs": strings.Repeat("\x2a\x00", 4<<20), "raw": strings.Repeat("\x3a\x00", 4<<20),
+		"nested": "\x2a\x80\x80\x80\x01" + strings.Repeat("\x22\x00", 1<<20),
+	} {
+		allocated := testing.AllocsPerRun(1, func() { _, err = Decode(kind, []byte(data)) })
+		if err == nil || allocated > 100000 {
+			t.Errorf("%s: %v after %.0f allocations", name, err, allocated)
+		}
+	}
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 __all__ = ["Tensor", "frame_hash", "tensor_hash", "uvarint"]
 
@@ -41,13 +41,22 @@ def _prefix(name: str, datatype: str, shape: tuple[int, ...], size: int) -> byte
     return found
 
 
-def tensor_hash(tensors: Iterable[Tensor]) -> bytes:
+def tensor_hash(tensors: Sequence[Tensor]) -> bytes:
     """SHA-256 over the tensors in ascending order of their names' UTF-8 bytes."""
+    if len(tensors) == 1:
+        name, datatype, shape, raw = tensors[0]
+        digest = hashlib.sha256(_prefix(name, datatype, tuple(shape), len(raw)))
+        digest.update(raw)
+        return digest.digest()
     digest = hashlib.sha256()
-    for name, datatype, shape, raw in sorted(tensors, key=lambda t: t[0].encode()):
+    for name, datatype, shape, raw in sorted(tensors, key=_name_bytes):
         digest.update(_prefix(name, datatype, tuple(shape), len(raw)))
         digest.update(raw)
     return digest.digest()
+
+
+def _name_bytes(tensor: Tensor) -> bytes:
+    return tensor[0].encode()
 
 
 def frame_hash(frame: bytes, capture_time_us: int, source_id: str) -> bytes:

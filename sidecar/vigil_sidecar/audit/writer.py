@@ -17,7 +17,7 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader
 from vigil_sidecar.audit.entry import ZERO32, Entry
-from vigil_sidecar.audit.segment import create_segment, find_end, list_segments
+from vigil_sidecar.audit.segment import create_segment, find_end, list_segments, segment_name
 from vigil_sidecar.errors import AuditError
 
 __all__ = ["AuditWriter"]
@@ -60,6 +60,7 @@ class AuditWriter:
         self.records_total = 0
         self.failure: str | None = None
         self._sync_failed = False
+        self._placed_s = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -89,6 +90,7 @@ class AuditWriter:
                 "keep the folder as evidence, and move it away to start a new log"
             )
         self.instance, self._sequence, self._leaf = end.instance, end.next_sequence, end.leaf
+        self._path = end.segment
         self._fd = os.open(end.segment, os.O_RDWR | os.O_CLOEXEC)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
         if end.torn_bytes:
@@ -103,6 +105,7 @@ class AuditWriter:
         self._fd = create_segment(
             self._folder, self._segment_bytes, self.log_name, self.instance, self._sequence, self._leaf, time.time_ns()
         )
+        self._path = self._folder / segment_name(self._sequence)
         self._offset, self._size = layout.SEGMENT_HEADER_BYTES, self._segment_bytes
 
     def _system(self, event: int, text: str, fields: dict[str, str]) -> None:
@@ -124,6 +127,7 @@ class AuditWriter:
             if self._closed:
                 raise AuditError("the audit log is closed")
             try:
+                self._check_place()
                 if self._sync_failed:  # the background could not force what is promised: try before promising more
                     os.fdatasync(self._fd)
                     self._sync_failed = False
@@ -143,6 +147,20 @@ class AuditWriter:
         if not forced:
             self._dirty.set()
         return sequences
+
+    def _check_place(self) -> None:
+        """At most once a second: the file that is written must still be the one that readers find."""
+        now_s = time.monotonic()
+        if now_s - self._placed_s < 1.0:
+            return
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            found = None
+        own = os.fstat(self._fd)
+        if found is None or (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            raise OSError(5, "its file was deleted or replaced; restart with a new data folder, or put the folder back")
+        self._placed_s = now_s
 
     def _append(self, entries: Sequence[Entry]) -> range:
         time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()

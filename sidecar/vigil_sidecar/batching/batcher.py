@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.errors import CallError, InferenceFailed
 
 __all__ = ["Outcome", "form_batches", "run_batch"]
+
+_PATHS = re.compile(r"/\S+")
+"""Places in ONNX Runtime's own sources, which callers need not see."""
 
 
 class Outcome(NamedTuple):
@@ -37,9 +41,9 @@ def form_batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
     yield from groups.values()
 
 
-def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> Outcome:
+def _finish(job: Job, arrays: Sequence[Any], size: int, row: int, checked: bool = False) -> Outcome:
     try:
-        return Outcome(job, job.finish(arrays), size, row)
+        return Outcome(job, job.finish(arrays, True) if checked else job.finish(arrays), size, row)
     except CallError as error:
         return Outcome(job, error, size, row)
     except Exception as error:  # a post-processing library may raise anything: it is this job's failure only
@@ -47,7 +51,7 @@ def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> Outcome:
 
 
 def _failure(error: Exception) -> InferenceFailed:
-    text = str(error).split("\n")[0][:300]
+    text = _PATHS.sub("", str(error).split("\n")[0])[:300]
     return InferenceFailed(f"ONNX Runtime failed on this request: {text}")
 
 
@@ -78,7 +82,9 @@ def run_batch(jobs: list[Job]) -> list[Outcome]:
     except Exception:  # some job is bad: find out which by running each alone
         return [_run_alone(j) for j in jobs]
     outcomes, at = [], 0
+    plausible = jobs[0].plausible
+    checked = plausible is not None and plausible(version, arrays)
     for job in jobs:
-        outcomes.append(_finish(job, [a[at : at + job.rows] for a in arrays], rows, at))
+        outcomes.append(_finish(job, [a[at : at + job.rows] for a in arrays], rows, at, checked))
         at += job.rows
     return outcomes

@@ -31,4 +31,6 @@ class Job:
     input_hash: bytes
     request_id: str
     source_id: str
-    finish: Callable[[Sequence[Any]], JobResult]
+    finish: Callable[..., JobResult]
+    """Called with the job's arrays; with a second argument True when ``plausible`` held for its whole batch."""
+    plausible: Callable[[LoadedVersion, Sequence[Any]], bool] | None = None

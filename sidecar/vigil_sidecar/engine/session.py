@@ -54,12 +54,12 @@ class Session:
         Raises:
             CandidateRefused: ONNX Runtime cannot load it; the text is its reason.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = intra_op_threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         chosen, self.fallbacks = choose_providers(providers)
         try:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.intra_op_num_threads = intra_op_threads
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self._session: Any = ort.InferenceSession(path, options, providers=chosen)
         except Exception as error:  # every failure of the native loader, whatever its class, is the candidate's
             text = str(error).replace(path, "model.onnx").split("\n")[0][:400]

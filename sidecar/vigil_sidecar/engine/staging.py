@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from vigil_sidecar.errors import CandidateRefused
 __all__ = ["FileSignature", "StagedFile", "StillWritten", "signature_of", "stage"]
 
 _PIECE_BYTES = 1 << 20
+_F_SETSIG = 10
 _F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE: see fcntl(2)
 
@@ -60,6 +62,7 @@ def _open_for_writing_elsewhere(fd: int) -> bool:
     caller must rely on the file keeping still.
     """
     try:
+        fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)  # a broken lease would send SIGIO, which ends the process
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EBUSY)

@@ -169,7 +169,8 @@ class Reconciler:
         model = self._registry.models.get(name) or Model(name)
         if name not in self._registry.models:
             self._registry.models = {**self._registry.models, name: model}
-            self._monitor.add(f"model/{name}")
+        if view.versions:
+            self._monitor.add(f"model/{name}")  # an empty folder is no model yet, and promises nothing
         if model.serving is None and not folder.is_dir():
             self._forget(model)
             return
@@ -210,11 +211,15 @@ class Reconciler:
         if memory.config == view.config:
             return
         first = memory.config is None
-        memory.config = view.config
         try:
             model.options, memory.config_problem = self._read_options(folder), ""
         except CandidateRefused as error:
             memory.config_problem = str(error)
+        except Exception as error:  # a parser gave up: never serve with options that nobody wrote
+            memory.config_problem = f"config.pbtxt or vigil.toml cannot be understood: {type(error).__name__}"
+        memory.config = view.config
+        if memory.config_problem:
+            memory.read.clear()
             return
         memory.refused.clear()
         if not first:
@@ -315,8 +320,9 @@ class Reconciler:
         model.loaded = {**model.loaded, number: version}
         if loaded is not None:
             if model.serving is loaded:
-                self._switch(model, version)
-            loaded.retire()
+                self._switch(model, version)  # retires the old one, even if its record fails now and is made later
+            else:
+                loaded.retire()
         return version
 
     def _switch(self, model: Model, version: LoadedVersion) -> None:
@@ -329,6 +335,8 @@ class Reconciler:
         )  # fmt: skip
         model.serving = version
         model.generation += 1
+        if old is not None and old not in model.loaded.values():
+            old.retire()
 
     def _keep_by_policy(self, model: Model, memory: _Memory, view: FolderView) -> None:
         """Load what the policy keeps beside the serving version, and retire the rest."""

@@ -43,6 +43,11 @@ class LoadedVersion:
         self.max_batch_size, self.run_s, self.batch_difference = max_batch_size, run_s, batch_difference
         self.inputs = {t.name: t for t in session.contract.inputs}
         self.outputs = {t.name: t for t in session.contract.outputs}
+        self.output_names = tuple(self.outputs)
+        self.known_shapes: dict[object, int] = {}
+        """Element counts of shapes that were found to fit the contract; bounded by its users."""
+        self.answer_heads: dict[object, bytes] = {}
+        """Encoded answers without id and contents, by output names and shapes; bounded by its users."""
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._leases = 0

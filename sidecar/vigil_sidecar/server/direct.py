@@ -108,7 +108,8 @@ class DirectServer(grpc.GenericRpcHandler):
     def _call(self, method: str, message: bytes, context: Any, reply: Callable[[Call, Reply], None]) -> Call:
         call = Call(next(self._ids), method, message, self._context(context), reply)
         context.send_initial_metadata((("vigil-trace-id", call.context.trace_id.hex()),))
-        context.add_callback(call.cancel)
+        if not context.add_callback(call.cancel):
+            call.cancel()
         return call
 
     def _finish(self, context: Any, call: Call, reply: Reply) -> None:
@@ -143,7 +144,9 @@ class DirectServer(grpc.GenericRpcHandler):
 
         if not self._streams.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams on the sidecar's own listener; use the gateway")
-        context.add_callback(self._streams.release)
+        if not context.add_callback(self._streams.release):  # the caller has gone already
+            self._streams.release()
+            return
         call = self._call(method, message, context, put)
         self._dispatcher.submit(call)
         while not call.cancelled:

@@ -26,6 +26,7 @@ from vigil_sidecar.errors import (
 )
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.measure import measure
 from vigil_sidecar.server.payloads import call_payload
 from vigil_sidecar.server.processor import BatchMethod, BatchObserver, Processor
 from vigil_sidecar.server.revalidation import Revalidation
@@ -117,10 +118,14 @@ class Dispatcher:
 
     def _submit_batch(self, call: Call) -> None:
         try:
+            measure(self._batch[call.method].request, call.message)
             request = self._batch[call.method].request.FromString(call.message)
             model = self._batch[call.method].model(request)[0]
         except DecodeError:
             model = ""
+        except ContractViolation as error:
+            self._refuse(call, error)
+            return
         try:
             if model in self._registry.models:
                 self._workers.submit(model, [call])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,25 @@ _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
 
 def _read(path: Path) -> str | None:
     try:
-        if path.stat().st_size > _FILE_BYTES_MAX:
-            raise CandidateRefused(f"{path.name} is larger than {_FILE_BYTES_MAX} bytes")
-        return path.read_text()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CandidateRefused(f"{path.name} cannot be read: {error}") from None
+    except OSError as error:
+        raise CandidateRefused(f"{path.name} cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CandidateRefused(f"{path.name} is not a regular file")
+        data = os.read(descriptor, _FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CandidateRefused(f"{path.name} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    if len(data) > _FILE_BYTES_MAX:
+        raise CandidateRefused(f"{path.name} is larger than {_FILE_BYTES_MAX} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise CandidateRefused(f"{path.name} is not UTF-8 text") from None
 
 
 def _pbtxt(text: str, model: str) -> dict[str, Any]:
@@ -88,10 +102,12 @@ def _toml(text: str) -> dict[str, Any]:
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
     out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers")}
     if "providers" in content:
-        unknown = [p for p in content["providers"] if p not in PROVIDER_NAMES]
+        unknown = [p for p in content["providers"] if not isinstance(p, str) or p not in PROVIDER_NAMES]
         if unknown:
             raise CandidateRefused(f"vigil.toml: unknown provider {unknown[0]!r}; known are {', '.join(PROVIDER_NAMES)}")
         out["providers"] = tuple(content["providers"])
+    if not 0 <= content.get("intra_op_threads", 0) <= 1024:
+        raise CandidateRefused(f"vigil.toml: intra_op_threads = {content['intra_op_threads']}: allowed is 0..1024")
     if "pipeline" in content:
         options = dict(content["pipeline"])
         kind = options.pop("kind", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _ELEMENTS_MAX = 1 << 31
 _NAME_MAX = 256
 _ANSWER_BYTES_MAX = 128 << 20
 """What the link carries as one answer (docs/link.md)."""
+_CACHE_MAX = 1024
+_ID_TAG = bytes([ModelInferResponse.ID_FIELD_NUMBER << 3 | 2])
 _RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -42,7 +45,7 @@ def element_count(name: str, shape: Sequence[int]) -> int:
         if d < 0:
             raise _refuse(name, f"input '{name}': shape {list(shape)} has the negative dimension {d}")
         count *= d
-        if count > _ELEMENTS_MAX:
+        if count > _ELEMENTS_MAX or d > _ELEMENTS_MAX:
             raise _refuse(name, f"input '{name}': shape {list(shape)} has more than {_ELEMENTS_MAX} elements")
     return count
 
@@ -96,8 +99,12 @@ def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tens
         if datatype != spec.datatype:
             text = f"inference input '{name}' data-type is '{datatype}', but model '{version.model}' expects '{spec.datatype}'"
             raise _refuse(name, text)
-        count = element_count(name, shape)
-        _check_shape(spec, shape)
+        count = version.known_shapes.get((name, shape))
+        if count is None:
+            count = element_count(name, shape)
+            _check_shape(spec, shape)
+            if len(version.known_shapes) < _CACHE_MAX:
+                version.known_shapes[name, shape] = count
         if raw:
             if tensor.HasField("contents"):
                 raise _refuse(name, f"input '{name}': contents and raw_input_contents exclude each other")
@@ -131,17 +138,44 @@ def _wanted_outputs(request: ModelInferRequest, version: LoadedVersion) -> tuple
     return tuple(names)
 
 
+def _finite(array: Array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def plausible(version: LoadedVersion, arrays: Sequence[Array]) -> bool:
+    """Whether a whole batch passes ``check_output``; then its jobs need not be checked one by one."""
+    low, high = version.options.output_min, version.options.output_max
+    for array in arrays:
+        if array.dtype.kind != "f" or not array.size:
+            continue
+        if not _finite(array) or (low is not None and array.min() < low) or (high is not None and array.max() > high):
+            return False
+    return True
+
+
 def check_output(name: str, array: Array, version: LoadedVersion) -> None:
     """Raise ``OutputViolation`` unless the array is finite and within the model's limits."""
     if array.dtype.kind != "f":
         return
-    if not np.isfinite(array).all():
+    if not _finite(array):
         raise OutputViolation(f"output '{name}' of model '{version.model}' is not finite")
     low, high = version.options.output_min, version.options.output_max
     if low is not None and array.size and float(array.min()) < low:
         raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.min())}, the least plausible is {low}")
     if high is not None and array.size and float(array.max()) > high:
         raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.max())}, the most plausible is {high}")
+
+
+def _answer_head(version: LoadedVersion, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
+    """An answer without id and contents. Fields may stand in any order, so the rest is appended to it."""
+    head = ModelInferResponse(model_name=version.model, model_version=version.text)
+    head.parameters["vigil_model_digest"].string_param = version.digest
+    for name, shape in zip(names, shapes, strict=True):
+        head.outputs.add(name=name, datatype=version.outputs[name].datatype, shape=shape)
+    encoded = head.SerializeToString()
+    if len(version.answer_heads) < _CACHE_MAX:
+        version.answer_heads[names, shapes] = encoded
+    return encoded
 
 
 class _Finish:
@@ -152,21 +186,22 @@ class _Finish:
     def __init__(self, request_id: str, version: LoadedVersion, names: tuple[str, ...]) -> None:
         self.request_id, self.version, self.names = request_id, version, names
 
-    def __call__(self, arrays: Sequence[Array]) -> JobResult:
+    def __call__(self, arrays: Sequence[Array], checked: bool = False) -> JobResult:
         version, outputs = self.version, self.version.outputs
-        response = ModelInferResponse(model_name=version.model, model_version=version.text, id=self.request_id)
-        response.parameters["vigil_model_digest"].string_param = version.digest
         tensors: list[Tensor] = []
-        parts: list[bytes] = []
+        shapes = tuple([a.shape for a in arrays])
+        parts = [version.answer_heads.get((self.names, shapes)) or _answer_head(version, self.names, shapes)]
+        if self.request_id:
+            request_id = self.request_id.encode()
+            parts += [_ID_TAG, uvarint(len(request_id)), request_id]
         for name, array in zip(self.names, arrays, strict=True):
-            check_output(name, array, version)
+            if not checked:
+                check_output(name, array, version)
             datatype = outputs[name].datatype
             raw = to_raw(array, datatype)
-            response.outputs.add(name=name, datatype=datatype, shape=array.shape)
             parts += [_RAW_TAG, uvarint(len(raw)), raw]
             tensors.append((name, datatype, array.shape, raw))
-        # Fields may stand in any order, so the raw tensors are appended without another copy.
-        message = b"".join((response.SerializeToString(), *parts))
+        message = b"".join(parts)
         if len(message) > _ANSWER_BYTES_MAX:
             raise LimitHit(
                 f"the answer has {len(message)} bytes, the limit is {_ANSWER_BYTES_MAX}; ask for fewer rows or outputs",
@@ -178,21 +213,27 @@ class _Finish:
 def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) -> Job:
     """A checked job of a ModelInfer request; raises ``SemanticViolation``."""
     tensors = _raw_inputs(request, version)
-    names = _wanted_outputs(request, version)
+    names = _wanted_outputs(request, version) if request.outputs else version.output_names
     feeds: dict[str, Array] = {}
     for name, datatype, shape, raw in tensors:
-        array = from_raw(raw, datatype, tuple(shape), element_count(name, shape), name)
+        array = from_raw(raw, datatype, tuple(shape), math.prod(shape), name)
         if version.options.finite_inputs and datatype in FLOATS and not np.isfinite(array).all():
             raise _refuse(name, f"input '{name}' has a number that is not finite")
         feeds[name] = array
     rows = 0
-    if version.max_batch_size > 0:
+    if version.max_batch_size > 0 and len(tensors) == 1:
+        rows = tensors[0][2][0]
+    elif version.max_batch_size > 0:
         firsts = {a.shape[0] for a in feeds.values()}
         if len(firsts) != 1:
             raise _refuse("inputs", f"inputs have different first dimensions {sorted(firsts)}")
         rows = firsts.pop()
-        limit = version.options.max_batch_size
-        if limit and rows > limit:
-            raise _refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
-    key = (version, names, tuple((n, feeds[n].shape[1:]) for n in sorted(feeds)))
-    return Job(call, version, feeds, rows, names, key, tensor_hash(tensors), request.id, "", _Finish(request.id, version, names))
+    limit = version.options.max_batch_size
+    if limit and rows > limit:
+        raise _refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
+    key: tuple[object, ...]
+    if len(tensors) == 1:
+        key = (version, names, tensors[0][2][1:])
+    else:
+        key = (version, names, tuple((n, feeds[n].shape[1:]) for n in sorted(feeds)))
+    return Job(call, version, feeds, rows, names, key, tensor_hash(tensors), request.id, "", _Finish(request.id, version, names), plausible)

@@ -19,6 +19,7 @@ from vigil_sidecar.errors import AuditError, CallError, ContractViolation, Deadl
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.measure import measure
 from vigil_sidecar.server.payloads import call_payload
 from vigil_sidecar.server.revalidation import Revalidation
 from vigil_sidecar.server.status import error_reply
@@ -106,6 +107,8 @@ class Processor:
         try:
             self._check_alive(call)
             method = self._methods[call.method]
+            if not call.context.validated:
+                measure(method.request, call.message)
             try:
                 request = method.request.FromString(call.message)
             except DecodeError:
@@ -149,13 +152,13 @@ class Processor:
                 done.append(_Done(job.call, None, fault, job.version.model, job.version, job.request_id))
             return []
 
-    def _entry(self, d: _Done) -> Entry:
+    def _entry(self, d: _Done, state: str) -> Entry:
         context, version, outcome = d.call.context, d.version, d.outcome
         error = d.error
         entry = Entry(
             layout.KIND_ANSWER if error is None else layout.KIND_REFUSAL,
             events.ANSWER if error is None else error.event,
-            SAFETY_CODES.get(self._model_state(d.model), 0) if version is not None else 0,
+            SAFETY_CODES.get(state, 0) if version is not None else 0,
             1 if error is None else 0,
             0 if error is None else error.code,
             context.trace_id,
@@ -188,13 +191,14 @@ class Processor:
     def _record_and_reply(self, done: list[_Done], answered: set[int]) -> None:
         if not done:
             return
+        states = {name: self._model_state(name) for name in {d.model for d in done}}
         try:
-            sequences = self._audit.append([self._entry(d) for d in done])
+            sequences = self._audit.append([self._entry(d, states[d.model]) for d in done])
         except AuditError:
             for d in done:
                 refusal = Unavailable("the audit log cannot be written; no answer leaves without its record")
                 answered.add(d.call.id)
-                self._send(d, error_reply(refusal, d.call.context))
+                self._send(d, error_reply(refusal, d.call.context), states[d.model])
             return
         enabled = self._audit.enabled
         for d, sequence in zip(done, sequences, strict=True):
@@ -205,12 +209,12 @@ class Processor:
                 reply = Reply(message=d.outcome.result.encode(position), batch_size=d.outcome.batch_size)
             reply.audit_position = position
             answered.add(d.call.id)
-            self._send(d, reply)
+            self._send(d, reply, states[d.model])
 
-    def _send(self, d: _Done, reply: Reply) -> None:
+    def _send(self, d: _Done, reply: Reply, state: str) -> None:
         if d.version is not None:
             reply.model_version = d.version.text
-            reply.safety_state = self._model_state(d.model)
+            reply.safety_state = state
         if d.error is not None and "limit" in d.error.metadata:
             self._observer.limit_hit(d.error.metadata["limit"])
         d.call.reply(d.call, reply)

@@ -15,6 +15,8 @@ __all__ = ["DOMAIN", "error_reply"]
 
 DOMAIN = "vigil"
 _RETRY_MS = 50
+_VIOLATIONS_SHOWN = 32
+"""What fits into the trailers that clients accept (8 KiB)."""
 
 
 def _any(message: Message) -> AnyMessage:
@@ -28,8 +30,11 @@ def error_reply(error: CallError, context: CallContext) -> Reply:
     details: list[AnyMessage] = []
     if error.violations:
         bad = BadRequest()
-        for field, text in error.violations:
-            bad.field_violations.add(field=field, description=text)
+        for field, text in error.violations[:_VIOLATIONS_SHOWN]:
+            bad.field_violations.add(field=field[:256], description=text[:256])
+        more = len(error.violations) - _VIOLATIONS_SHOWN
+        if more > 0:
+            bad.field_violations.add(description=f"{more} more fields are violated")
         details.append(_any(bad))
     metadata = {"event": f"DIA-{error.event}", "trace_id": context.trace_id.hex(), **error.metadata}
     details.append(_any(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)))
