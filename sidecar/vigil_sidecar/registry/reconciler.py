@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Monitor
 from vigil_sidecar.engine.staging import FileSignature, StillWritten
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.loader import Loader
+from vigil_sidecar.registry.memory import ModelMemory, Refusal
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model, Registry
 from vigil_sidecar.registry.repository import MODEL_NAME, FolderView, list_models, look
@@ -28,26 +27,6 @@ _COLD_S = 5.0
 """A start waits this long at most for files that are still being written or empty."""
 _EMPTY_S = 5.0
 """An empty file that stays so is refused, not waited for."""
-
-
-class _Refusal(NamedTuple):
-    signature: FileSignature
-    digest: str
-    reason: str
-
-
-@dataclass
-class _Memory:
-    """What is remembered of one model between looks."""
-
-    first_seen: dict[int, tuple[FileSignature, float]] = field(default_factory=dict)
-    refused: dict[int, _Refusal] = field(default_factory=dict)
-    read: dict[int, FileSignature] = field(default_factory=dict)
-    deleted_told: int = 0
-    config: object = None
-    config_problem: str = ""
-    told: set[str] = field(default_factory=set)
-    pending: set[int] = field(default_factory=set)
 
 
 class Reconciler:
@@ -65,7 +44,7 @@ class Reconciler:
         self._root, self._settings, self._registry = root, settings, registry
         self._loader, self._monitor, self._read_options = loader, monitor, read_options
         self._observe, self._failed = observe, failed
-        self._memory: dict[str, _Memory] = {}
+        self._memory: dict[str, ModelMemory] = {}
         self._due: dict[str, float] = {}
         self._wake = threading.Condition()
         self._stopping = False
@@ -158,7 +137,7 @@ class Reconciler:
         if name not in self._registry.models and not self._admissible(name):
             self._names()
             return
-        memory = self._memory.setdefault(name, _Memory())
+        memory = self._memory.setdefault(name, ModelMemory())
         folder = self._root / name
         try:
             view = look(folder)
@@ -202,12 +181,12 @@ class Reconciler:
         self._monitor.remove(f"model/{model.name}")
         self._registry.notify()
 
-    def _tell_once(self, memory: _Memory, name: str, reason: str) -> None:
+    def _tell_once(self, memory: ModelMemory, name: str, reason: str) -> None:
         if reason not in memory.told and len(memory.told) < 1000:
             memory.told.add(reason)
             self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
 
-    def _read_config(self, model: Model, memory: _Memory, folder: Path, view: FolderView) -> None:
+    def _read_config(self, model: Model, memory: ModelMemory, folder: Path, view: FolderView) -> None:
         if memory.config == view.config:
             return
         first = memory.config is None
@@ -225,7 +204,7 @@ class Reconciler:
         if not first:
             memory.read.clear()
 
-    def _tell_deleted(self, model: Model, memory: _Memory, view: FolderView) -> None:
+    def _tell_deleted(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         serving = model.serving
         if serving is None or serving.number in view.versions:
             memory.deleted_told = 0
@@ -233,11 +212,11 @@ class Reconciler:
             memory.deleted_told = serving.number
             self._observe(ModelEvent(events.SERVING_FILES_DELETED, model.name, serving.number, serving.digest, "goes on serving"))
 
-    def _is_refused(self, memory: _Memory, view: FolderView, number: int) -> bool:
+    def _is_refused(self, memory: ModelMemory, view: FolderView, number: int) -> bool:
         refusal = memory.refused.get(number)
         return refusal is not None and refusal.signature == view.versions.get(number)
 
-    def _wanted(self, model: Model, memory: _Memory, view: FolderView) -> int | None:
+    def _wanted(self, model: Model, memory: ModelMemory, view: FolderView) -> int | None:
         """The version that should serve and does not yet; None when all is as it should be."""
         serving = model.serving
         good = [n for n in view.versions if not self._is_refused(memory, view, n)]
@@ -251,7 +230,7 @@ class Reconciler:
             return None
         return max((n for n in good if n >= serving.number), default=None)
 
-    def _settled(self, memory: _Memory, number: int, signature: FileSignature) -> bool:
+    def _settled(self, memory: ModelMemory, number: int, signature: FileSignature) -> bool:
         now = time.monotonic()
         seen, since = memory.first_seen.get(number, (None, now))
         if seen != signature:
@@ -260,7 +239,7 @@ class Reconciler:
         cold = not self.first_pass.is_set() and time.time() - signature.mtime_ns / 1e9 > settle_s
         return cold or now - since >= settle_s
 
-    def _try(self, model: Model, memory: _Memory, view: FolderView, number: int) -> LoadedVersion | None:
+    def _try(self, model: Model, memory: ModelMemory, view: FolderView, number: int) -> LoadedVersion | None:
         """Bring a version to service; returns it, or None when it must wait or was refused."""
         version = self._load(model, memory, view, number)
         if version is not None and model.serving is not version:
@@ -269,7 +248,7 @@ class Reconciler:
             self.mark(model.name)  # the next best one
         return version
 
-    def _load(self, model: Model, memory: _Memory, view: FolderView, number: int) -> LoadedVersion | None:
+    def _load(self, model: Model, memory: ModelMemory, view: FolderView, number: int) -> LoadedVersion | None:
         signature, loaded = view.versions[number], model.loaded.get(number)
         if loaded is not None and memory.read.get(number) == signature:
             return loaded
@@ -301,7 +280,7 @@ class Reconciler:
             since = memory.first_seen[number][1]
             if signature.size == 0 and time.monotonic() - since > _EMPTY_S:
                 memory.pending.discard(number)
-                memory.refused[number] = _Refusal(signature, "", "model.onnx is empty")
+                memory.refused[number] = Refusal(signature, "", "model.onnx is empty")
                 self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, "", "model.onnx is empty"))
                 return None
             if signature.size > 0:
@@ -310,7 +289,7 @@ class Reconciler:
             return None
         except CandidateRefused as error:
             memory.pending.discard(number)
-            memory.refused[number] = _Refusal(signature, digest, str(error))
+            memory.refused[number] = Refusal(signature, digest, str(error))
             self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, digest, str(error)))
             return None
         memory.read[number] = signature
@@ -338,7 +317,7 @@ class Reconciler:
         if old is not None and old not in model.loaded.values():
             old.retire()
 
-    def _keep_by_policy(self, model: Model, memory: _Memory, view: FolderView) -> None:
+    def _keep_by_policy(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         """Load what the policy keeps beside the serving version, and retire the rest."""
         if model.serving is None:
             return
@@ -353,7 +332,7 @@ class Reconciler:
                 memory.read.pop(number, None)
                 version.retire()
 
-    def _judge(self, model: Model, memory: _Memory, view: FolderView) -> None:
+    def _judge(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         """Tell the model's safety machine whether the version that was chosen serves."""
         subject, serving = f"model/{model.name}", model.serving
         state = self._monitor.status(subject).state
@@ -381,7 +360,7 @@ class Reconciler:
             return
         model.views[number] = VersionView(number, digest, state, reason, time.time_ns() // 1000, size)
 
-    def _refresh_views(self, model: Model, memory: _Memory, view: FolderView) -> None:
+    def _refresh_views(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         serving = model.serving
         for number in {*view.versions, *model.views}:
             loaded, refusal = model.loaded.get(number), memory.refused.get(number)

@@ -1,0 +1,32 @@
+"""What the reconciler remembers of a model between two looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vigil_sidecar.engine.staging import FileSignature
+
+__all__ = ["ModelMemory", "Refusal"]
+
+
+class Refusal(NamedTuple):
+    """Why a file was refused; holds while its signature stays the same."""
+
+    signature: FileSignature
+    digest: str
+    reason: str
+
+
+@dataclass
+class ModelMemory:
+    """What is remembered of one model between looks."""
+
+    first_seen: dict[int, tuple[FileSignature, float]] = field(default_factory=dict)
+    refused: dict[int, Refusal] = field(default_factory=dict)
+    read: dict[int, FileSignature] = field(default_factory=dict)
+    deleted_told: int = 0
+    config: object = None
+    config_problem: str = ""
+    told: set[str] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
