@@ -69,6 +69,7 @@ class Sidecar:
             describe=system_payload,
         )  # fmt: skip
         self.audit.enabled = settings.audit_enabled
+        self.metrics.count_records(lambda: self.audit.records_total)
         self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
@@ -173,13 +174,11 @@ class Sidecar:
 
     def _append_or_fail(self, entry: Entry) -> None:
         self.audit.append([entry])
-        self.metrics.audit_records.labels("sidecar").inc()
 
     def _append(self, entry: Entry) -> None:
         """Write an event; when the log fails the event is still logged, and calls are being refused."""
         try:
             self.audit.append([entry])
-            self.metrics.audit_records.labels("sidecar").inc()
         except AuditError as error:
             self.log.error("event not recorded", dia=entry.event_id, reason=str(error))
 
@@ -253,9 +252,7 @@ class Sidecar:
         """Metrics and spans of one batch."""
         version = outcomes[0].job.version
         rows = outcomes[0].batch_size
-        self.metrics.batch_size.labels(version.model).observe(rows)
-        self.metrics.run_seconds.labels(version.model).observe((end_ns - start_ns) / 1e9)
-        self.metrics.audit_records.labels("sidecar").inc(len(outcomes))
+        self.metrics.batches.observe(version.model, rows, (end_ns - start_ns) / 1e9)
         parents = [(o.job.call.context.trace_id, o.job.call.context.span_id) for o in outcomes if o.job.call.context.sampled]
         if parents:
             offset_ns = time.time_ns() - time.monotonic_ns()

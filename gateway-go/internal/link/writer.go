@@ -9,6 +9,9 @@ import (
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
 )
 
+// inlineBytes is the largest frame that a caller writes itself.
+const inlineBytes = 16 << 10
+
 // writer orders what goes out: urgent frames first, then pieces of the others
 // in turn, so that a large message delays nothing by more than one piece.
 type writer struct {
@@ -19,6 +22,8 @@ type writer struct {
 	frames []*linkv1.Frame // not encoded yet: whoever sends must not wait for that
 	turn   [][][]byte      // frames as their remaining pieces
 	stream uint64
+	// busy: somebody writes, this goroutine or a caller; nobody else may.
+	busy   bool
 	closed bool
 	failed func(error)
 }
@@ -67,10 +72,29 @@ func (w *writer) send(frame *linkv1.Frame, urgent bool) error {
 		w.mu.Unlock()
 	} else {
 		w.mu.Lock()
+		if !w.busy && !w.closed && len(w.urgent)+len(w.frames)+len(w.turn) == 0 && proto.Size(frame) <= inlineBytes {
+			w.busy = true
+			w.mu.Unlock()
+			return w.writeInline(frame)
+		}
 		w.frames = append(w.frames, frame)
 		w.mu.Unlock()
 	}
 	w.wake.Signal()
+	return nil
+}
+
+// writeInline writes a small frame from the caller's own goroutine: waking
+// another one costs more than the write.
+func (w *writer) writeInline(frame *linkv1.Frame) error {
+	piece, err := appendFrame(nil, frame)
+	if err == nil {
+		_, err = w.conn.Write(piece)
+	}
+	w.release()
+	if err != nil {
+		go w.failed(err)
+	}
 	return nil
 }
 
@@ -81,9 +105,14 @@ func (w *writer) next() ([]byte, bool) {
 		if w.closed {
 			return nil, false
 		}
+		if w.busy {
+			w.wake.Wait()
+			continue
+		}
 		if len(w.urgent) > 0 {
 			piece := w.urgent[0]
 			w.urgent = w.urgent[1:]
+			w.busy = true
 			return piece, true
 		}
 		if len(w.frames) > 0 {
@@ -105,10 +134,19 @@ func (w *writer) next() ([]byte, bool) {
 			if len(frame) > 1 {
 				w.turn = append(w.turn, frame[1:])
 			}
+			w.busy = true
 			return frame[0], true
 		}
 		w.wake.Wait()
 	}
+}
+
+// release ends a turn at writing.
+func (w *writer) release() {
+	w.mu.Lock()
+	w.busy = false
+	w.mu.Unlock()
+	w.wake.Signal()
 }
 
 func (w *writer) run() {
@@ -117,7 +155,9 @@ func (w *writer) run() {
 		if !more {
 			return
 		}
-		if _, err := w.conn.Write(piece); err != nil {
+		_, err := w.conn.Write(piece)
+		w.release()
+		if err != nil {
 			w.failed(err)
 			return
 		}
