@@ -7,12 +7,21 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"vigil/gateway/internal/settings"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+// gcPercent trades some memory for fewer collections; GOGC in the environment wins.
+const gcPercent = 400
+
+func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 // overrides collects --set KEY=VALUE.
 type overrides map[string]string

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 import threading
@@ -13,6 +14,8 @@ from vigil_sidecar.cli.options import add_settings_flags, read_settings, setting
 from vigil_sidecar.errors import SettingsError, VigilError
 
 __all__ = ["entry", "main"]
+
+_GC_ALLOCATIONS = 20_000
 
 
 def _up(args: argparse.Namespace) -> int:
@@ -41,6 +44,10 @@ def _sidecar(args: argparse.Namespace) -> int:
         sidecar.audit.close()
         raise VigilError(f"{error}; give another port, or 0 for a free one") from None
     sidecar.write_ports(*ports)
+    # What was made while starting lives for ever: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 50)
     stop.wait()
     sidecar.stop()
     return 0
