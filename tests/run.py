@@ -42,6 +42,7 @@ def lint(outcome: Outcome) -> None:
         ("gofmt", ["bash", "-c", 'test -z "$("$(go env GOROOT)"/bin/gofmt -l cmd internal audit)"'], GATEWAY),
         ("staticcheck", ["bash", "-c", "go tool staticcheck $(go list ./... | grep -v /gen/)"], GATEWAY),
         ("contract: lint, format, breaking, generated code", ["bash", "tools/generate.sh", "--check"], ROOT),
+        ("TypeScript", ["node", "node_modules/typescript/bin/tsc", "-p", "."], GATEWAY / "web"),
     ]
     for name, command, folder in steps:
         start = time.monotonic()

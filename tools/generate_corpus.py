@@ -56,7 +56,7 @@ def valid_messages() -> list[Message]:
         oip.CudaSharedMemoryStatusRequest(name="r"), oip.CudaSharedMemoryRegisterRequest(name="r", raw_handle=b"h", byte_size=8),
         oip.CudaSharedMemoryUnregisterRequest(name="r"), trace, log, encoded, raw, perception.WatchRequest(source_id="s"),
         models.ListModelsRequest(), models.GetModelRequest(name="m"), models.ActivateVersionRequest(name="m", version=1, reason="r"),
-        models.ReloadModelRequest(name="m", reason="r"), safety.GetStateRequest(), safety.WatchStateRequest(subjects=["sidecar"]),
+        models.ReloadModelRequest(name="m", reason="r"), safety.GetRequest(), safety.WatchRequest(subjects=["sidecar"]),
     ]  # fmt: skip
 
 

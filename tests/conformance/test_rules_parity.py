@@ -32,7 +32,8 @@ def test_verdict_and_fields(file: Path) -> None:
     """Verdict and violated fields of a message are those that its file states."""
     lines = file.read_text().splitlines()
     kind, violated = lines[0].removeprefix("# message: "), lines[1].removeprefix("# violated: ").split()
-    message = next(getattr(m, kind.split(".")[-1]) for m in MODULES if hasattr(m, kind.split(".")[-1]))()
+    package, name = kind.rsplit(".", 1)
+    message = next(getattr(m, name) for m in MODULES if m.DESCRIPTOR.package == package)()
     text_format.Parse("\n".join(lines[2:]), message)
     try:
         check_rules(message)

@@ -295,6 +295,18 @@ def test_empty_file_does_not_keep_the_start(tmp_path: Path) -> None:
         assert refused(stub, 1, "empty") == "model.onnx is empty"
 
 
+def test_missing_provider_falls_back_and_is_told(product: Product, stub: Stub) -> None:
+    """Providers in order: what this build does not have is passed over with a record that says why, and CPU serves."""
+    (product.models / "gpu").mkdir()
+    (product.models / "gpu" / "vigil.toml").write_text('providers = ["tensorrt", "cuda", "cpu"]\n')
+    graphs.scale(3.0, product.models / "gpu" / "1" / "model.onnx")
+    wait_for(lambda: "gpu" in stub.models() and stub.models()["gpu"].serving_version == 1, 20, "gpu serves")
+    assert factor(stub, "gpu") == 3 and list(stub.models()["gpu"].providers) == ["CPUExecutionProvider"]
+    tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
+    told = [r for r in map(json.loads, tail.splitlines()) if r["name"] == "provider_fallback"]
+    assert [r["reason"].split(":")[0] for r in told] == ["tensorrt", "cuda"]
+
+
 def test_many_models_at_once(product: Product, stub: Stub) -> None:
     """Twenty models that change at the same time all swap."""
     for i in range(20):

@@ -91,4 +91,4 @@ class Stub:
 
     def state(self) -> safety.SystemState:
         """The safety state."""
-        return self.unary("/vigil.safety.v1.SafetyService/GetState", safety.GetStateRequest(), safety.GetStateResponse)[0].state
+        return self.unary("/vigil.safety.v1.SafetyService/Get", safety.GetRequest(), safety.GetResponse)[0].state

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "6f96fabc4caf83d672f891c1b6b3277001a94b2aa8f1fc336eb5851377eeaf48"
+const Digest = "a22abc20cae1383db168f007dffa7c122f81f6eeacdfe53b64b723c7f0cb39d1"

@@ -34,13 +34,13 @@ var localAnswers = map[string]func(*Service, proto.Message) (proto.Message, erro
 	"/inference.GRPCInferenceService/ServerReady": func(s *Service, _ proto.Message) (proto.Message, error) {
 		return &inference.ServerReadyResponse{Ready: s.Ready()}, nil
 	},
-	"/vigil.safety.v1.SafetyService/GetState": func(s *Service, _ proto.Message) (proto.Message, error) {
-		return &safetyv1.GetStateResponse{State: s.system()}, nil
+	"/vigil.safety.v1.SafetyService/Get": func(s *Service, _ proto.Message) (proto.Message, error) {
+		return &safetyv1.GetResponse{State: s.system()}, nil
 	},
 }
 
 var localStreams = map[string]func(*Service, *streamCall) error{
-	"/vigil.safety.v1.SafetyService/WatchState": (*Service).watchState,
+	"/vigil.safety.v1.SafetyService/Watch": (*Service).watchState,
 }
 
 // hub gives changes to watchers; one that falls behind is told to start anew.
@@ -82,11 +82,11 @@ func (h *hub) publish(t *safetyv1.Transition) {
 }
 
 func (s *Service) watchState(c *streamCall) error {
-	wanted := c.request.(*safetyv1.WatchStateRequest).Subjects
+	wanted := c.request.(*safetyv1.WatchRequest).Subjects
 	changes := s.hub.subscribe()
 	defer s.hub.unsubscribe(changes)
 	emit := func(t *safetyv1.Transition) error {
-		data, err := proto.Marshal(&safetyv1.WatchStateResponse{State: s.system(), Transition: t})
+		data, err := proto.Marshal(&safetyv1.WatchResponse{State: s.system(), Transition: t})
 		if err != nil {
 			return err
 		}

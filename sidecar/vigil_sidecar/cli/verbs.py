@@ -195,7 +195,7 @@ def detect(args: argparse.Namespace) -> int:
 
 def safety_status(args: argparse.Namespace) -> int:
     """vigil safety status"""
-    reply, _ = connect(args).call("/vigil.safety.v1.SafetyService/GetState", safety.GetStateRequest(), safety.GetStateResponse)
+    reply, _ = connect(args).call("/vigil.safety.v1.SafetyService/Get", safety.GetRequest(), safety.GetResponse)
     state = safety.State.Name(reply.state.state)[6:]
     subjects = [
         {"subject": s.subject, "state": safety.State.Name(s.state)[6:], "since": _when(s.since_us), "reason": s.reason}

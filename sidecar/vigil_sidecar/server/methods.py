@@ -61,7 +61,7 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _MODELS + "GetModel": UnaryMethod(models.GetModelRequest, mod.get),
         _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True),
         _MODELS + "ReloadModel": UnaryMethod(models.ReloadModelRequest, mod.reload, control=True),
-        _SAFETY + "GetState": UnaryMethod(safety.GetStateRequest, parts.safety.get),
+        _SAFETY + "Get": UnaryMethod(safety.GetRequest, parts.safety.get),
     }
 
 
@@ -69,7 +69,7 @@ def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
     """Server streams."""
     return {
         _PERCEPTION + "Watch": StreamMethod(perception.WatchRequest, parts.perception.watch),
-        _SAFETY + "WatchState": StreamMethod(safety.WatchStateRequest, parts.safety.watch),
+        _SAFETY + "Watch": StreamMethod(safety.WatchRequest, parts.safety.watch),
     }
 
 

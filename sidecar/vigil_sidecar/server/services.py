@@ -210,22 +210,22 @@ class SafetyReports:
     def __init__(self, monitor: Monitor, hub: WatchHub) -> None:
         self._monitor, self._hub = monitor, hub
 
-    def get(self, request: safety.GetStateRequest, call: Call) -> safety.GetStateResponse:
+    def get(self, request: safety.GetRequest, call: Call) -> safety.GetResponse:
         """The present state."""
-        return safety.GetStateResponse(state=system_state(self._monitor))
+        return safety.GetResponse(state=system_state(self._monitor))
 
-    def watch(self, call: Call, request: safety.WatchStateRequest) -> None:
+    def watch(self, call: Call, request: safety.WatchRequest) -> None:
         """The present state, then each change."""
         subscription = self._hub.subscribe("safety")
         call.on_cancel = subscription.close
         try:
-            first = safety.WatchStateResponse(state=system_state(self._monitor))
+            first = safety.WatchResponse(state=system_state(self._monitor))
             call.reply(call, Reply(message=first.SerializeToString(), more=True))
             while not call.cancelled and not call.expired():
                 item = subscription.get(_WAIT_S)
                 if item is None or (request.subjects and item[0].subject not in request.subjects):
                     continue
-                news = safety.WatchStateResponse(state=system_state(self._monitor), transition=transition_message(item[0]))
+                news = safety.WatchResponse(state=system_state(self._monitor), transition=transition_message(item[0]))
                 call.reply(call, Reply(message=news.SerializeToString(), more=True))
         finally:
             self._hub.unsubscribe("safety", subscription)

@@ -83,26 +83,26 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
 }
 
-type GetStateRequest struct {
+type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetStateRequest) Reset() {
-	*x = GetStateRequest{}
+func (x *GetRequest) Reset() {
+	*x = GetRequest{}
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetStateRequest) String() string {
+func (x *GetRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetStateRequest) ProtoMessage() {}
+func (*GetRequest) ProtoMessage() {}
 
-func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
+func (x *GetRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -114,32 +114,32 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
-func (*GetStateRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
+func (*GetRequest) Descriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
 }
 
-type GetStateResponse struct {
+type GetResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         *SystemState           `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetStateResponse) Reset() {
-	*x = GetStateResponse{}
+func (x *GetResponse) Reset() {
+	*x = GetResponse{}
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetStateResponse) String() string {
+func (x *GetResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetStateResponse) ProtoMessage() {}
+func (*GetResponse) ProtoMessage() {}
 
-func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
+func (x *GetResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -151,19 +151,19 @@ func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetStateResponse.ProtoReflect.Descriptor instead.
-func (*GetStateResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
+func (*GetResponse) Descriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *GetStateResponse) GetState() *SystemState {
+func (x *GetResponse) GetState() *SystemState {
 	if x != nil {
 		return x.State
 	}
 	return nil
 }
 
-type WatchStateRequest struct {
+type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Subjects to report; empty means all.
 	Subjects      []string `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
@@ -171,20 +171,20 @@ type WatchStateRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *WatchStateRequest) Reset() {
-	*x = WatchStateRequest{}
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *WatchStateRequest) String() string {
+func (x *WatchRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*WatchStateRequest) ProtoMessage() {}
+func (*WatchRequest) ProtoMessage() {}
 
-func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -196,19 +196,19 @@ func (x *WatchStateRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use WatchStateRequest.ProtoReflect.Descriptor instead.
-func (*WatchStateRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *WatchStateRequest) GetSubjects() []string {
+func (x *WatchRequest) GetSubjects() []string {
 	if x != nil {
 		return x.Subjects
 	}
 	return nil
 }
 
-type WatchStateResponse struct {
+type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State *SystemState           `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	// The change that caused this message; absent in the first.
@@ -217,20 +217,20 @@ type WatchStateResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *WatchStateResponse) Reset() {
-	*x = WatchStateResponse{}
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *WatchStateResponse) String() string {
+func (x *WatchResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*WatchStateResponse) ProtoMessage() {}
+func (*WatchResponse) ProtoMessage() {}
 
-func (x *WatchStateResponse) ProtoReflect() protoreflect.Message {
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -242,19 +242,19 @@ func (x *WatchStateResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use WatchStateResponse.ProtoReflect.Descriptor instead.
-func (*WatchStateResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *WatchStateResponse) GetState() *SystemState {
+func (x *WatchResponse) GetState() *SystemState {
 	if x != nil {
 		return x.State
 	}
 	return nil
 }
 
-func (x *WatchStateResponse) GetTransition() *Transition {
+func (x *WatchResponse) GetTransition() *Transition {
 	if x != nil {
 		return x.Transition
 	}
@@ -484,13 +484,14 @@ var File_vigil_safety_v1_safety_proto protoreflect.FileDescriptor
 
 const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\n" +
-	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\x11\n" +
-	"\x0fGetStateRequest\"F\n" +
-	"\x10GetStateResponse\x122\n" +
-	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\":\n" +
-	"\x11WatchStateRequest\x12%\n" +
-	"\bsubjects\x18\x01 \x03(\tB\t\xfaB\x06\x92\x01\x03\x10\x80\bR\bsubjects\"\x85\x01\n" +
-	"\x12WatchStateResponse\x122\n" +
+	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\f\n" +
+	"\n" +
+	"GetRequest\"A\n" +
+	"\vGetResponse\x122\n" +
+	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"5\n" +
+	"\fWatchRequest\x12%\n" +
+	"\bsubjects\x18\x01 \x03(\tB\t\xfaB\x06\x92\x01\x03\x10\x80\bR\bsubjects\"\x80\x01\n" +
+	"\rWatchResponse\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n" +
 	"\n" +
 	"transition\x18\x02 \x01(\v2\x1b.vigil.safety.v1.TransitionR\n" +
@@ -518,11 +519,10 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\fSTATE_NORMAL\x10\x02\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x03\x12\x14\n" +
 	"\x10STATE_RECOVERING\x10\x04\x12\x13\n" +
-	"\x0fSTATE_SAFE_STOP\x10\x052\xb9\x01\n" +
-	"\rSafetyService\x12O\n" +
-	"\bGetState\x12 .vigil.safety.v1.GetStateRequest\x1a!.vigil.safety.v1.GetStateResponse\x12W\n" +
-	"\n" +
-	"WatchState\x12\".vigil.safety.v1.WatchStateRequest\x1a#.vigil.safety.v1.WatchStateResponse0\x01B,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
+	"\x0fSTATE_SAFE_STOP\x10\x052\x9b\x01\n" +
+	"\rSafetyService\x12@\n" +
+	"\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n" +
+	"\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01B,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
 
 var (
 	file_vigil_safety_v1_safety_proto_rawDescOnce sync.Once
@@ -539,28 +539,28 @@ func file_vigil_safety_v1_safety_proto_rawDescGZIP() []byte {
 var file_vigil_safety_v1_safety_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_vigil_safety_v1_safety_proto_goTypes = []any{
-	(State)(0),                 // 0: vigil.safety.v1.State
-	(*GetStateRequest)(nil),    // 1: vigil.safety.v1.GetStateRequest
-	(*GetStateResponse)(nil),   // 2: vigil.safety.v1.GetStateResponse
-	(*WatchStateRequest)(nil),  // 3: vigil.safety.v1.WatchStateRequest
-	(*WatchStateResponse)(nil), // 4: vigil.safety.v1.WatchStateResponse
-	(*Transition)(nil),         // 5: vigil.safety.v1.Transition
-	(*SubjectState)(nil),       // 6: vigil.safety.v1.SubjectState
-	(*SystemState)(nil),        // 7: vigil.safety.v1.SystemState
+	(State)(0),            // 0: vigil.safety.v1.State
+	(*GetRequest)(nil),    // 1: vigil.safety.v1.GetRequest
+	(*GetResponse)(nil),   // 2: vigil.safety.v1.GetResponse
+	(*WatchRequest)(nil),  // 3: vigil.safety.v1.WatchRequest
+	(*WatchResponse)(nil), // 4: vigil.safety.v1.WatchResponse
+	(*Transition)(nil),    // 5: vigil.safety.v1.Transition
+	(*SubjectState)(nil),  // 6: vigil.safety.v1.SubjectState
+	(*SystemState)(nil),   // 7: vigil.safety.v1.SystemState
 }
 var file_vigil_safety_v1_safety_proto_depIdxs = []int32{
-	7,  // 0: vigil.safety.v1.GetStateResponse.state:type_name -> vigil.safety.v1.SystemState
-	7,  // 1: vigil.safety.v1.WatchStateResponse.state:type_name -> vigil.safety.v1.SystemState
-	5,  // 2: vigil.safety.v1.WatchStateResponse.transition:type_name -> vigil.safety.v1.Transition
+	7,  // 0: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
+	7,  // 1: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
+	5,  // 2: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
 	0,  // 3: vigil.safety.v1.Transition.from:type_name -> vigil.safety.v1.State
 	0,  // 4: vigil.safety.v1.Transition.to:type_name -> vigil.safety.v1.State
 	0,  // 5: vigil.safety.v1.SubjectState.state:type_name -> vigil.safety.v1.State
 	0,  // 6: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
 	6,  // 7: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
-	1,  // 8: vigil.safety.v1.SafetyService.GetState:input_type -> vigil.safety.v1.GetStateRequest
-	3,  // 9: vigil.safety.v1.SafetyService.WatchState:input_type -> vigil.safety.v1.WatchStateRequest
-	2,  // 10: vigil.safety.v1.SafetyService.GetState:output_type -> vigil.safety.v1.GetStateResponse
-	4,  // 11: vigil.safety.v1.SafetyService.WatchState:output_type -> vigil.safety.v1.WatchStateResponse
+	1,  // 8: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
+	3,  // 9: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
+	2,  // 10: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
+	4,  // 11: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
 	10, // [10:12] is the sub-list for method output_type
 	8,  // [8:10] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name

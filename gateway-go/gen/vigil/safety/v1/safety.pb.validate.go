@@ -35,22 +35,22 @@ var (
 	_ = sort.Sort
 )
 
-// Validate checks the field values on GetStateRequest with the rules defined
-// in the proto definition for this message. If any rules are violated, the
-// first error encountered is returned, or nil if there are no violations.
-func (m *GetStateRequest) Validate() error {
+// Validate checks the field values on GetRequest with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *GetRequest) Validate() error {
 	return m.validate(false)
 }
 
-// ValidateAll checks the field values on GetStateRequest with the rules
-// defined in the proto definition for this message. If any rules are
-// violated, the result is a list of violation errors wrapped in
-// GetStateRequestMultiError, or nil if none found.
-func (m *GetStateRequest) ValidateAll() error {
+// ValidateAll checks the field values on GetRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in GetRequestMultiError, or
+// nil if none found.
+func (m *GetRequest) ValidateAll() error {
 	return m.validate(true)
 }
 
-func (m *GetStateRequest) validate(all bool) error {
+func (m *GetRequest) validate(all bool) error {
 	if m == nil {
 		return nil
 	}
@@ -58,19 +58,18 @@ func (m *GetStateRequest) validate(all bool) error {
 	var errors []error
 
 	if len(errors) > 0 {
-		return GetStateRequestMultiError(errors)
+		return GetRequestMultiError(errors)
 	}
 
 	return nil
 }
 
-// GetStateRequestMultiError is an error wrapping multiple validation errors
-// returned by GetStateRequest.ValidateAll() if the designated constraints
-// aren't met.
-type GetStateRequestMultiError []error
+// GetRequestMultiError is an error wrapping multiple validation errors
+// returned by GetRequest.ValidateAll() if the designated constraints aren't met.
+type GetRequestMultiError []error
 
 // Error returns a concatenation of all the error messages it wraps.
-func (m GetStateRequestMultiError) Error() string {
+func (m GetRequestMultiError) Error() string {
 	msgs := make([]string, 0, len(m))
 	for _, err := range m {
 		msgs = append(msgs, err.Error())
@@ -79,11 +78,11 @@ func (m GetStateRequestMultiError) Error() string {
 }
 
 // AllErrors returns a list of validation violation errors.
-func (m GetStateRequestMultiError) AllErrors() []error { return m }
+func (m GetRequestMultiError) AllErrors() []error { return m }
 
-// GetStateRequestValidationError is the validation error returned by
-// GetStateRequest.Validate if the designated constraints aren't met.
-type GetStateRequestValidationError struct {
+// GetRequestValidationError is the validation error returned by
+// GetRequest.Validate if the designated constraints aren't met.
+type GetRequestValidationError struct {
 	field  string
 	reason string
 	cause  error
@@ -91,22 +90,22 @@ type GetStateRequestValidationError struct {
 }
 
 // Field function returns field value.
-func (e GetStateRequestValidationError) Field() string { return e.field }
+func (e GetRequestValidationError) Field() string { return e.field }
 
 // Reason function returns reason value.
-func (e GetStateRequestValidationError) Reason() string { return e.reason }
+func (e GetRequestValidationError) Reason() string { return e.reason }
 
 // Cause function returns cause value.
-func (e GetStateRequestValidationError) Cause() error { return e.cause }
+func (e GetRequestValidationError) Cause() error { return e.cause }
 
 // Key function returns key value.
-func (e GetStateRequestValidationError) Key() bool { return e.key }
+func (e GetRequestValidationError) Key() bool { return e.key }
 
 // ErrorName returns error name.
-func (e GetStateRequestValidationError) ErrorName() string { return "GetStateRequestValidationError" }
+func (e GetRequestValidationError) ErrorName() string { return "GetRequestValidationError" }
 
 // Error satisfies the builtin error interface
-func (e GetStateRequestValidationError) Error() string {
+func (e GetRequestValidationError) Error() string {
 	cause := ""
 	if e.cause != nil {
 		cause = fmt.Sprintf(" | caused by: %v", e.cause)
@@ -118,14 +117,14 @@ func (e GetStateRequestValidationError) Error() string {
 	}
 
 	return fmt.Sprintf(
-		"invalid %sGetStateRequest.%s: %s%s",
+		"invalid %sGetRequest.%s: %s%s",
 		key,
 		e.field,
 		e.reason,
 		cause)
 }
 
-var _ error = GetStateRequestValidationError{}
+var _ error = GetRequestValidationError{}
 
 var _ interface {
 	Field() string
@@ -133,24 +132,24 @@ var _ interface {
 	Key() bool
 	Cause() error
 	ErrorName() string
-} = GetStateRequestValidationError{}
+} = GetRequestValidationError{}
 
-// Validate checks the field values on GetStateResponse with the rules defined
-// in the proto definition for this message. If any rules are violated, the
-// first error encountered is returned, or nil if there are no violations.
-func (m *GetStateResponse) Validate() error {
+// Validate checks the field values on GetResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *GetResponse) Validate() error {
 	return m.validate(false)
 }
 
-// ValidateAll checks the field values on GetStateResponse with the rules
-// defined in the proto definition for this message. If any rules are
-// violated, the result is a list of violation errors wrapped in
-// GetStateResponseMultiError, or nil if none found.
-func (m *GetStateResponse) ValidateAll() error {
+// ValidateAll checks the field values on GetResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in GetResponseMultiError, or
+// nil if none found.
+func (m *GetResponse) ValidateAll() error {
 	return m.validate(true)
 }
 
-func (m *GetStateResponse) validate(all bool) error {
+func (m *GetResponse) validate(all bool) error {
 	if m == nil {
 		return nil
 	}
@@ -161,7 +160,7 @@ func (m *GetStateResponse) validate(all bool) error {
 		switch v := interface{}(m.GetState()).(type) {
 		case interface{ ValidateAll() error }:
 			if err := v.ValidateAll(); err != nil {
-				errors = append(errors, GetStateResponseValidationError{
+				errors = append(errors, GetResponseValidationError{
 					field:  "State",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -169,7 +168,7 @@ func (m *GetStateResponse) validate(all bool) error {
 			}
 		case interface{ Validate() error }:
 			if err := v.Validate(); err != nil {
-				errors = append(errors, GetStateResponseValidationError{
+				errors = append(errors, GetResponseValidationError{
 					field:  "State",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -178,7 +177,7 @@ func (m *GetStateResponse) validate(all bool) error {
 		}
 	} else if v, ok := interface{}(m.GetState()).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return GetStateResponseValidationError{
+			return GetResponseValidationError{
 				field:  "State",
 				reason: "embedded message failed validation",
 				cause:  err,
@@ -187,19 +186,18 @@ func (m *GetStateResponse) validate(all bool) error {
 	}
 
 	if len(errors) > 0 {
-		return GetStateResponseMultiError(errors)
+		return GetResponseMultiError(errors)
 	}
 
 	return nil
 }
 
-// GetStateResponseMultiError is an error wrapping multiple validation errors
-// returned by GetStateResponse.ValidateAll() if the designated constraints
-// aren't met.
-type GetStateResponseMultiError []error
+// GetResponseMultiError is an error wrapping multiple validation errors
+// returned by GetResponse.ValidateAll() if the designated constraints aren't met.
+type GetResponseMultiError []error
 
 // Error returns a concatenation of all the error messages it wraps.
-func (m GetStateResponseMultiError) Error() string {
+func (m GetResponseMultiError) Error() string {
 	msgs := make([]string, 0, len(m))
 	for _, err := range m {
 		msgs = append(msgs, err.Error())
@@ -208,11 +206,11 @@ func (m GetStateResponseMultiError) Error() string {
 }
 
 // AllErrors returns a list of validation violation errors.
-func (m GetStateResponseMultiError) AllErrors() []error { return m }
+func (m GetResponseMultiError) AllErrors() []error { return m }
 
-// GetStateResponseValidationError is the validation error returned by
-// GetStateResponse.Validate if the designated constraints aren't met.
-type GetStateResponseValidationError struct {
+// GetResponseValidationError is the validation error returned by
+// GetResponse.Validate if the designated constraints aren't met.
+type GetResponseValidationError struct {
 	field  string
 	reason string
 	cause  error
@@ -220,22 +218,22 @@ type GetStateResponseValidationError struct {
 }
 
 // Field function returns field value.
-func (e GetStateResponseValidationError) Field() string { return e.field }
+func (e GetResponseValidationError) Field() string { return e.field }
 
 // Reason function returns reason value.
-func (e GetStateResponseValidationError) Reason() string { return e.reason }
+func (e GetResponseValidationError) Reason() string { return e.reason }
 
 // Cause function returns cause value.
-func (e GetStateResponseValidationError) Cause() error { return e.cause }
+func (e GetResponseValidationError) Cause() error { return e.cause }
 
 // Key function returns key value.
-func (e GetStateResponseValidationError) Key() bool { return e.key }
+func (e GetResponseValidationError) Key() bool { return e.key }
 
 // ErrorName returns error name.
-func (e GetStateResponseValidationError) ErrorName() string { return "GetStateResponseValidationError" }
+func (e GetResponseValidationError) ErrorName() string { return "GetResponseValidationError" }
 
 // Error satisfies the builtin error interface
-func (e GetStateResponseValidationError) Error() string {
+func (e GetResponseValidationError) Error() string {
 	cause := ""
 	if e.cause != nil {
 		cause = fmt.Sprintf(" | caused by: %v", e.cause)
@@ -247,14 +245,14 @@ func (e GetStateResponseValidationError) Error() string {
 	}
 
 	return fmt.Sprintf(
-		"invalid %sGetStateResponse.%s: %s%s",
+		"invalid %sGetResponse.%s: %s%s",
 		key,
 		e.field,
 		e.reason,
 		cause)
 }
 
-var _ error = GetStateResponseValidationError{}
+var _ error = GetResponseValidationError{}
 
 var _ interface {
 	Field() string
@@ -262,24 +260,24 @@ var _ interface {
 	Key() bool
 	Cause() error
 	ErrorName() string
-} = GetStateResponseValidationError{}
+} = GetResponseValidationError{}
 
-// Validate checks the field values on WatchStateRequest with the rules defined
-// in the proto definition for this message. If any rules are violated, the
-// first error encountered is returned, or nil if there are no violations.
-func (m *WatchStateRequest) Validate() error {
+// Validate checks the field values on WatchRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *WatchRequest) Validate() error {
 	return m.validate(false)
 }
 
-// ValidateAll checks the field values on WatchStateRequest with the rules
-// defined in the proto definition for this message. If any rules are
-// violated, the result is a list of violation errors wrapped in
-// WatchStateRequestMultiError, or nil if none found.
-func (m *WatchStateRequest) ValidateAll() error {
+// ValidateAll checks the field values on WatchRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in WatchRequestMultiError, or
+// nil if none found.
+func (m *WatchRequest) ValidateAll() error {
 	return m.validate(true)
 }
 
-func (m *WatchStateRequest) validate(all bool) error {
+func (m *WatchRequest) validate(all bool) error {
 	if m == nil {
 		return nil
 	}
@@ -287,7 +285,7 @@ func (m *WatchStateRequest) validate(all bool) error {
 	var errors []error
 
 	if len(m.GetSubjects()) > 1024 {
-		err := WatchStateRequestValidationError{
+		err := WatchRequestValidationError{
 			field:  "Subjects",
 			reason: "value must contain no more than 1024 item(s)",
 		}
@@ -298,19 +296,18 @@ func (m *WatchStateRequest) validate(all bool) error {
 	}
 
 	if len(errors) > 0 {
-		return WatchStateRequestMultiError(errors)
+		return WatchRequestMultiError(errors)
 	}
 
 	return nil
 }
 
-// WatchStateRequestMultiError is an error wrapping multiple validation errors
-// returned by WatchStateRequest.ValidateAll() if the designated constraints
-// aren't met.
-type WatchStateRequestMultiError []error
+// WatchRequestMultiError is an error wrapping multiple validation errors
+// returned by WatchRequest.ValidateAll() if the designated constraints aren't met.
+type WatchRequestMultiError []error
 
 // Error returns a concatenation of all the error messages it wraps.
-func (m WatchStateRequestMultiError) Error() string {
+func (m WatchRequestMultiError) Error() string {
 	msgs := make([]string, 0, len(m))
 	for _, err := range m {
 		msgs = append(msgs, err.Error())
@@ -319,11 +316,11 @@ func (m WatchStateRequestMultiError) Error() string {
 }
 
 // AllErrors returns a list of validation violation errors.
-func (m WatchStateRequestMultiError) AllErrors() []error { return m }
+func (m WatchRequestMultiError) AllErrors() []error { return m }
 
-// WatchStateRequestValidationError is the validation error returned by
-// WatchStateRequest.Validate if the designated constraints aren't met.
-type WatchStateRequestValidationError struct {
+// WatchRequestValidationError is the validation error returned by
+// WatchRequest.Validate if the designated constraints aren't met.
+type WatchRequestValidationError struct {
 	field  string
 	reason string
 	cause  error
@@ -331,24 +328,22 @@ type WatchStateRequestValidationError struct {
 }
 
 // Field function returns field value.
-func (e WatchStateRequestValidationError) Field() string { return e.field }
+func (e WatchRequestValidationError) Field() string { return e.field }
 
 // Reason function returns reason value.
-func (e WatchStateRequestValidationError) Reason() string { return e.reason }
+func (e WatchRequestValidationError) Reason() string { return e.reason }
 
 // Cause function returns cause value.
-func (e WatchStateRequestValidationError) Cause() error { return e.cause }
+func (e WatchRequestValidationError) Cause() error { return e.cause }
 
 // Key function returns key value.
-func (e WatchStateRequestValidationError) Key() bool { return e.key }
+func (e WatchRequestValidationError) Key() bool { return e.key }
 
 // ErrorName returns error name.
-func (e WatchStateRequestValidationError) ErrorName() string {
-	return "WatchStateRequestValidationError"
-}
+func (e WatchRequestValidationError) ErrorName() string { return "WatchRequestValidationError" }
 
 // Error satisfies the builtin error interface
-func (e WatchStateRequestValidationError) Error() string {
+func (e WatchRequestValidationError) Error() string {
 	cause := ""
 	if e.cause != nil {
 		cause = fmt.Sprintf(" | caused by: %v", e.cause)
@@ -360,14 +355,14 @@ func (e WatchStateRequestValidationError) Error() string {
 	}
 
 	return fmt.Sprintf(
-		"invalid %sWatchStateRequest.%s: %s%s",
+		"invalid %sWatchRequest.%s: %s%s",
 		key,
 		e.field,
 		e.reason,
 		cause)
 }
 
-var _ error = WatchStateRequestValidationError{}
+var _ error = WatchRequestValidationError{}
 
 var _ interface {
 	Field() string
@@ -375,24 +370,24 @@ var _ interface {
 	Key() bool
 	Cause() error
 	ErrorName() string
-} = WatchStateRequestValidationError{}
+} = WatchRequestValidationError{}
 
-// Validate checks the field values on WatchStateResponse with the rules
-// defined in the proto definition for this message. If any rules are
-// violated, the first error encountered is returned, or nil if there are no violations.
-func (m *WatchStateResponse) Validate() error {
+// Validate checks the field values on WatchResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *WatchResponse) Validate() error {
 	return m.validate(false)
 }
 
-// ValidateAll checks the field values on WatchStateResponse with the rules
-// defined in the proto definition for this message. If any rules are
-// violated, the result is a list of violation errors wrapped in
-// WatchStateResponseMultiError, or nil if none found.
-func (m *WatchStateResponse) ValidateAll() error {
+// ValidateAll checks the field values on WatchResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in WatchResponseMultiError, or
+// nil if none found.
+func (m *WatchResponse) ValidateAll() error {
 	return m.validate(true)
 }
 
-func (m *WatchStateResponse) validate(all bool) error {
+func (m *WatchResponse) validate(all bool) error {
 	if m == nil {
 		return nil
 	}
@@ -403,7 +398,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 		switch v := interface{}(m.GetState()).(type) {
 		case interface{ ValidateAll() error }:
 			if err := v.ValidateAll(); err != nil {
-				errors = append(errors, WatchStateResponseValidationError{
+				errors = append(errors, WatchResponseValidationError{
 					field:  "State",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -411,7 +406,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 			}
 		case interface{ Validate() error }:
 			if err := v.Validate(); err != nil {
-				errors = append(errors, WatchStateResponseValidationError{
+				errors = append(errors, WatchResponseValidationError{
 					field:  "State",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -420,7 +415,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 		}
 	} else if v, ok := interface{}(m.GetState()).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return WatchStateResponseValidationError{
+			return WatchResponseValidationError{
 				field:  "State",
 				reason: "embedded message failed validation",
 				cause:  err,
@@ -432,7 +427,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 		switch v := interface{}(m.GetTransition()).(type) {
 		case interface{ ValidateAll() error }:
 			if err := v.ValidateAll(); err != nil {
-				errors = append(errors, WatchStateResponseValidationError{
+				errors = append(errors, WatchResponseValidationError{
 					field:  "Transition",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -440,7 +435,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 			}
 		case interface{ Validate() error }:
 			if err := v.Validate(); err != nil {
-				errors = append(errors, WatchStateResponseValidationError{
+				errors = append(errors, WatchResponseValidationError{
 					field:  "Transition",
 					reason: "embedded message failed validation",
 					cause:  err,
@@ -449,7 +444,7 @@ func (m *WatchStateResponse) validate(all bool) error {
 		}
 	} else if v, ok := interface{}(m.GetTransition()).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return WatchStateResponseValidationError{
+			return WatchResponseValidationError{
 				field:  "Transition",
 				reason: "embedded message failed validation",
 				cause:  err,
@@ -458,19 +453,19 @@ func (m *WatchStateResponse) validate(all bool) error {
 	}
 
 	if len(errors) > 0 {
-		return WatchStateResponseMultiError(errors)
+		return WatchResponseMultiError(errors)
 	}
 
 	return nil
 }
 
-// WatchStateResponseMultiError is an error wrapping multiple validation errors
-// returned by WatchStateResponse.ValidateAll() if the designated constraints
+// WatchResponseMultiError is an error wrapping multiple validation errors
+// returned by WatchResponse.ValidateAll() if the designated constraints
 // aren't met.
-type WatchStateResponseMultiError []error
+type WatchResponseMultiError []error
 
 // Error returns a concatenation of all the error messages it wraps.
-func (m WatchStateResponseMultiError) Error() string {
+func (m WatchResponseMultiError) Error() string {
 	msgs := make([]string, 0, len(m))
 	for _, err := range m {
 		msgs = append(msgs, err.Error())
@@ -479,11 +474,11 @@ func (m WatchStateResponseMultiError) Error() string {
 }
 
 // AllErrors returns a list of validation violation errors.
-func (m WatchStateResponseMultiError) AllErrors() []error { return m }
+func (m WatchResponseMultiError) AllErrors() []error { return m }
 
-// WatchStateResponseValidationError is the validation error returned by
-// WatchStateResponse.Validate if the designated constraints aren't met.
-type WatchStateResponseValidationError struct {
+// WatchResponseValidationError is the validation error returned by
+// WatchResponse.Validate if the designated constraints aren't met.
+type WatchResponseValidationError struct {
 	field  string
 	reason string
 	cause  error
@@ -491,24 +486,22 @@ type WatchStateResponseValidationError struct {
 }
 
 // Field function returns field value.
-func (e WatchStateResponseValidationError) Field() string { return e.field }
+func (e WatchResponseValidationError) Field() string { return e.field }
 
 // Reason function returns reason value.
-func (e WatchStateResponseValidationError) Reason() string { return e.reason }
+func (e WatchResponseValidationError) Reason() string { return e.reason }
 
 // Cause function returns cause value.
-func (e WatchStateResponseValidationError) Cause() error { return e.cause }
+func (e WatchResponseValidationError) Cause() error { return e.cause }
 
 // Key function returns key value.
-func (e WatchStateResponseValidationError) Key() bool { return e.key }
+func (e WatchResponseValidationError) Key() bool { return e.key }
 
 // ErrorName returns error name.
-func (e WatchStateResponseValidationError) ErrorName() string {
-	return "WatchStateResponseValidationError"
-}
+func (e WatchResponseValidationError) ErrorName() string { return "WatchResponseValidationError" }
 
 // Error satisfies the builtin error interface
-func (e WatchStateResponseValidationError) Error() string {
+func (e WatchResponseValidationError) Error() string {
 	cause := ""
 	if e.cause != nil {
 		cause = fmt.Sprintf(" | caused by: %v", e.cause)
@@ -520,14 +513,14 @@ func (e WatchStateResponseValidationError) Error() string {
 	}
 
 	return fmt.Sprintf(
-		"invalid %sWatchStateResponse.%s: %s%s",
+		"invalid %sWatchResponse.%s: %s%s",
 		key,
 		e.field,
 		e.reason,
 		cause)
 }
 
-var _ error = WatchStateResponseValidationError{}
+var _ error = WatchResponseValidationError{}
 
 var _ interface {
 	Field() string
@@ -535,7 +528,7 @@ var _ interface {
 	Key() bool
 	Cause() error
 	ErrorName() string
-} = WatchStateResponseValidationError{}
+} = WatchResponseValidationError{}
 
 // Validate checks the field values on Transition with the rules defined in the
 // proto definition for this message. If any rules are violated, the first

@@ -23,23 +23,23 @@ STATE_DEGRADED: State
 STATE_RECOVERING: State
 STATE_SAFE_STOP: State
 
-class GetStateRequest(_message.Message):
+class GetRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
-class GetStateResponse(_message.Message):
+class GetResponse(_message.Message):
     __slots__ = ("state",)
     STATE_FIELD_NUMBER: _ClassVar[int]
     state: SystemState
     def __init__(self, state: _Optional[_Union[SystemState, _Mapping]] = ...) -> None: ...
 
-class WatchStateRequest(_message.Message):
+class WatchRequest(_message.Message):
     __slots__ = ("subjects",)
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
     subjects: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, subjects: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class WatchStateResponse(_message.Message):
+class WatchResponse(_message.Message):
     __slots__ = ("state", "transition")
     STATE_FIELD_NUMBER: _ClassVar[int]
     TRANSITION_FIELD_NUMBER: _ClassVar[int]

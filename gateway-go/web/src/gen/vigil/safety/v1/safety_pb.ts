@@ -13,25 +13,25 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/safety/v1/safety.proto.
  */
 export const file_vigil_safety_v1_safety: GenFile = /*@__PURE__*/
-  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEiEQoPR2V0U3RhdGVSZXF1ZXN0Ij8KEEdldFN0YXRlUmVzcG9uc2USKwoFc3RhdGUYASABKAsyHC52aWdpbC5zYWZldHkudjEuU3lzdGVtU3RhdGUiMAoRV2F0Y2hTdGF0ZVJlcXVlc3QSGwoIc3ViamVjdHMYASADKAlCCfpCBpIBAxCACCJyChJXYXRjaFN0YXRlUmVzcG9uc2USKwoFc3RhdGUYASABKAsyHC52aWdpbC5zYWZldHkudjEuU3lzdGVtU3RhdGUSLwoKdHJhbnNpdGlvbhgCIAEoCzIbLnZpZ2lsLnNhZmV0eS52MS5UcmFuc2l0aW9uIpcBCgpUcmFuc2l0aW9uEg8KB3N1YmplY3QYASABKAkSJAoEZnJvbRgCIAEoDjIWLnZpZ2lsLnNhZmV0eS52MS5TdGF0ZRIiCgJ0bxgDIAEoDjIWLnZpZ2lsLnNhZmV0eS52MS5TdGF0ZRINCgVldmVudBgEIAEoCRIOCgZyZWFzb24YBSABKAkSDwoHdGltZV91cxgGIAEoAyJoCgxTdWJqZWN0U3RhdGUSDwoHc3ViamVjdBgBIAEoCRIlCgVzdGF0ZRgCIAEoDjIWLnZpZ2lsLnNhZmV0eS52MS5TdGF0ZRIOCgZyZWFzb24YAyABKAkSEAoIc2luY2VfdXMYBCABKAMiewoLU3lzdGVtU3RhdGUSJQoFc3RhdGUYASABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSLwoIc3ViamVjdHMYAiADKAsyHS52aWdpbC5zYWZldHkudjEuU3ViamVjdFN0YXRlEhQKDHRhYmxlX2RpZ2VzdBgDIAEoCSqDAQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9TVEFSVElORxABEhAKDFNUQVRFX05PUk1BTBACEhIKDlNUQVRFX0RFR1JBREVEEAMSFAoQU1RBVEVfUkVDT1ZFUklORxAEEhMKD1NUQVRFX1NBRkVfU1RPUBAFMrkBCg1TYWZldHlTZXJ2aWNlEk8KCEdldFN0YXRlEiAudmlnaWwuc2FmZXR5LnYxLkdldFN0YXRlUmVxdWVzdBohLnZpZ2lsLnNhZmV0eS52MS5HZXRTdGF0ZVJlc3BvbnNlElcKCldhdGNoU3RhdGUSIi52aWdpbC5zYWZldHkudjEuV2F0Y2hTdGF0ZVJlcXVlc3QaIy52aWdpbC5zYWZldHkudjEuV2F0Y2hTdGF0ZVJlc3BvbnNlMAFCLFoqdmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvc2FmZXR5L3YxO3NhZmV0eXYxYgZwcm90bzM", [file_validate_validate]);
+  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEiDAoKR2V0UmVxdWVzdCI6CgtHZXRSZXNwb25zZRIrCgVzdGF0ZRgBIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZSIrCgxXYXRjaFJlcXVlc3QSGwoIc3ViamVjdHMYASADKAlCCfpCBpIBAxCACCJtCg1XYXRjaFJlc3BvbnNlEisKBXN0YXRlGAEgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlEi8KCnRyYW5zaXRpb24YAiABKAsyGy52aWdpbC5zYWZldHkudjEuVHJhbnNpdGlvbiKXAQoKVHJhbnNpdGlvbhIPCgdzdWJqZWN0GAEgASgJEiQKBGZyb20YAiABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSIgoCdG8YAyABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSDQoFZXZlbnQYBCABKAkSDgoGcmVhc29uGAUgASgJEg8KB3RpbWVfdXMYBiABKAMiaAoMU3ViamVjdFN0YXRlEg8KB3N1YmplY3QYASABKAkSJQoFc3RhdGUYAiABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSDgoGcmVhc29uGAMgASgJEhAKCHNpbmNlX3VzGAQgASgDInsKC1N5c3RlbVN0YXRlEiUKBXN0YXRlGAEgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEi8KCHN1YmplY3RzGAIgAygLMh0udmlnaWwuc2FmZXR5LnYxLlN1YmplY3RTdGF0ZRIUCgx0YWJsZV9kaWdlc3QYAyABKAkqgwEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfU1RBUlRJTkcQARIQCgxTVEFURV9OT1JNQUwQAhISCg5TVEFURV9ERUdSQURFRBADEhQKEFNUQVRFX1JFQ09WRVJJTkcQBBITCg9TVEFURV9TQUZFX1NUT1AQBTKbAQoNU2FmZXR5U2VydmljZRJACgNHZXQSGy52aWdpbC5zYWZldHkudjEuR2V0UmVxdWVzdBocLnZpZ2lsLnNhZmV0eS52MS5HZXRSZXNwb25zZRJICgVXYXRjaBIdLnZpZ2lsLnNhZmV0eS52MS5XYXRjaFJlcXVlc3QaHi52aWdpbC5zYWZldHkudjEuV2F0Y2hSZXNwb25zZTABQixaKnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL3NhZmV0eS92MTtzYWZldHl2MWIGcHJvdG8z", [file_validate_validate]);
 
 /**
- * @generated from message vigil.safety.v1.GetStateRequest
+ * @generated from message vigil.safety.v1.GetRequest
  */
-export type GetStateRequest = Message<"vigil.safety.v1.GetStateRequest"> & {
+export type GetRequest = Message<"vigil.safety.v1.GetRequest"> & {
 };
 
 /**
- * Describes the message vigil.safety.v1.GetStateRequest.
- * Use `create(GetStateRequestSchema)` to create a new message.
+ * Describes the message vigil.safety.v1.GetRequest.
+ * Use `create(GetRequestSchema)` to create a new message.
  */
-export const GetStateRequestSchema: GenMessage<GetStateRequest> = /*@__PURE__*/
+export const GetRequestSchema: GenMessage<GetRequest> = /*@__PURE__*/
   messageDesc(file_vigil_safety_v1_safety, 0);
 
 /**
- * @generated from message vigil.safety.v1.GetStateResponse
+ * @generated from message vigil.safety.v1.GetResponse
  */
-export type GetStateResponse = Message<"vigil.safety.v1.GetStateResponse"> & {
+export type GetResponse = Message<"vigil.safety.v1.GetResponse"> & {
   /**
    * @generated from field: vigil.safety.v1.SystemState state = 1;
    */
@@ -39,16 +39,16 @@ export type GetStateResponse = Message<"vigil.safety.v1.GetStateResponse"> & {
 };
 
 /**
- * Describes the message vigil.safety.v1.GetStateResponse.
- * Use `create(GetStateResponseSchema)` to create a new message.
+ * Describes the message vigil.safety.v1.GetResponse.
+ * Use `create(GetResponseSchema)` to create a new message.
  */
-export const GetStateResponseSchema: GenMessage<GetStateResponse> = /*@__PURE__*/
+export const GetResponseSchema: GenMessage<GetResponse> = /*@__PURE__*/
   messageDesc(file_vigil_safety_v1_safety, 1);
 
 /**
- * @generated from message vigil.safety.v1.WatchStateRequest
+ * @generated from message vigil.safety.v1.WatchRequest
  */
-export type WatchStateRequest = Message<"vigil.safety.v1.WatchStateRequest"> & {
+export type WatchRequest = Message<"vigil.safety.v1.WatchRequest"> & {
   /**
    * Subjects to report; empty means all.
    *
@@ -58,16 +58,16 @@ export type WatchStateRequest = Message<"vigil.safety.v1.WatchStateRequest"> & {
 };
 
 /**
- * Describes the message vigil.safety.v1.WatchStateRequest.
- * Use `create(WatchStateRequestSchema)` to create a new message.
+ * Describes the message vigil.safety.v1.WatchRequest.
+ * Use `create(WatchRequestSchema)` to create a new message.
  */
-export const WatchStateRequestSchema: GenMessage<WatchStateRequest> = /*@__PURE__*/
+export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
   messageDesc(file_vigil_safety_v1_safety, 2);
 
 /**
- * @generated from message vigil.safety.v1.WatchStateResponse
+ * @generated from message vigil.safety.v1.WatchResponse
  */
-export type WatchStateResponse = Message<"vigil.safety.v1.WatchStateResponse"> & {
+export type WatchResponse = Message<"vigil.safety.v1.WatchResponse"> & {
   /**
    * @generated from field: vigil.safety.v1.SystemState state = 1;
    */
@@ -82,10 +82,10 @@ export type WatchStateResponse = Message<"vigil.safety.v1.WatchStateResponse"> &
 };
 
 /**
- * Describes the message vigil.safety.v1.WatchStateResponse.
- * Use `create(WatchStateResponseSchema)` to create a new message.
+ * Describes the message vigil.safety.v1.WatchResponse.
+ * Use `create(WatchResponseSchema)` to create a new message.
  */
-export const WatchStateResponseSchema: GenMessage<WatchStateResponse> = /*@__PURE__*/
+export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
   messageDesc(file_vigil_safety_v1_safety, 3);
 
 /**
@@ -253,22 +253,22 @@ export const StateSchema: GenEnum<State> = /*@__PURE__*/
  */
 export const SafetyService: GenService<{
   /**
-   * @generated from rpc vigil.safety.v1.SafetyService.GetState
+   * @generated from rpc vigil.safety.v1.SafetyService.Get
    */
-  getState: {
+  get: {
     methodKind: "unary";
-    input: typeof GetStateRequestSchema;
-    output: typeof GetStateResponseSchema;
+    input: typeof GetRequestSchema;
+    output: typeof GetResponseSchema;
   },
   /**
-   * WatchState sends the present state at once, then each change.
+   * Watch sends the present state at once, then each change.
    *
-   * @generated from rpc vigil.safety.v1.SafetyService.WatchState
+   * @generated from rpc vigil.safety.v1.SafetyService.Watch
    */
-  watchState: {
+  watch: {
     methodKind: "server_streaming";
-    input: typeof WatchStateRequestSchema;
-    output: typeof WatchStateResponseSchema;
+    input: typeof WatchRequestSchema;
+    output: typeof WatchResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_vigil_safety_v1_safety, 0);
