@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "340f28b01a9980a91ab7318890351f3f0295342976219b34ac284419d7f95377"
+CATALOGUE_DIGEST = "f8ea585779aef17c961155f4623e40d24ea6941f1931b825080dd49327a59b76"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -23,6 +23,7 @@ UNIMPLEMENTED = 2051
 CONTROL_FORBIDDEN = 2052
 INTERNAL_ERROR = 2053
 FRAME_REJECTED = 2054
+WEB_FORBIDDEN = 2055
 VERSION_LOADED = 3001
 VERSION_SWITCHED = 3002
 VERSION_REFUSED = 3003
@@ -58,6 +59,7 @@ NAMES: dict[int, str] = {
     2052: "control_forbidden",
     2053: "internal_error",
     2054: "frame_rejected",
+    2055: "web_forbidden",
     3001: "version_loaded",
     3002: "version_switched",
     3003: "version_refused",
@@ -94,6 +96,7 @@ CLASSES: dict[int, str] = {
     2052: "security",
     2053: "call",
     2054: "call",
+    2055: "security",
     3001: "model",
     3002: "model",
     3003: "model",

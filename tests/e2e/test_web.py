@@ -19,6 +19,8 @@ from inference import grpc_service_pb2 as oip
 
 from tests.harness.calls import Stub, infer_request, output
 from tests.harness.product import ROOT, Product
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit.verify import read_records
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -144,7 +146,12 @@ def test_buf_curl_by_reflection(product: Product) -> None:
 def test_host_and_origin(product: Product, headers: dict[str, Any], status: int) -> None:
     """No DNS rebinding and no foreign page."""
     body = json.dumps({"name": "scale"}).encode()
-    assert post(product, "/inference.GRPCInferenceService/ModelMetadata", body, "application/json", **headers)[0] == status
+    answer = post(product, "/inference.GRPCInferenceService/ModelMetadata", body, "application/json", **headers)
+    assert answer[0] == status
+    if status == 403:
+        sequence = int(answer[1]["vigil-audit-position"].split("/")[2])
+        record = next(r for r in read_records(product.data / "audit" / "gateway") if r.header.sequence == sequence)
+        assert record.header.event_id == events.WEB_FORBIDDEN and record.header.trace_id.hex() == answer[1]["vigil-trace-id"]
 
 
 def test_same_origin_is_allowed(product: Product) -> None:

@@ -195,11 +195,11 @@ func (w *web) options(m *flow.Method) []connect.HandlerOption {
 func (w *web) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if !w.hostAllowed(r.Host) {
-			http.Error(rw, fmt.Sprintf("host %q is not served here (setting web.allowed_hosts)", r.Host), http.StatusForbidden)
+			w.forbid(rw, r, fmt.Sprintf("host %q is not served here (setting web.allowed_hosts)", r.Host))
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" && !w.originAllowed(origin, r.Host) {
-			http.Error(rw, fmt.Sprintf("origin %q is not allowed (setting web.allowed_origins)", origin), http.StatusForbidden)
+			w.forbid(rw, r, fmt.Sprintf("origin %q is not allowed (setting web.allowed_origins)", origin))
 			return
 		}
 		if w.service != nil && r.Body != nil {
@@ -209,6 +209,18 @@ func (w *web) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(rw, r)
 	})
+}
+
+// forbid refuses a request before it is a call; the refusal is recorded like one.
+func (w *web) forbid(rw http.ResponseWriter, r *http.Request, text string) {
+	if w.service != nil {
+		trace := w.tracer.Continue(r.Header.Get("traceparent"))
+		rw.Header().Set(TraceHeader, trace.ID())
+		if position := w.service.Forbidden(r.URL.Path, text, &trace); position != "" {
+			rw.Header().Set(PositionHeader, position)
+		}
+	}
+	http.Error(rw, text, http.StatusForbidden)
 }
 
 // countedBody takes the bytes that it reads from the service's budget until the

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "340f28b01a9980a91ab7318890351f3f0295342976219b34ac284419d7f95377"
+const CatalogueDigest = "f8ea585779aef17c961155f4623e40d24ea6941f1931b825080dd49327a59b76"
 
 // Ids of events.
 const (
@@ -40,6 +40,8 @@ const (
 	InternalError uint32 = 2053
 	// FrameRejected: A picture could not be decoded or is too large.
 	FrameRejected uint32 = 2054
+	// WebForbidden: A page or host that is not allowed asked the web listener.
+	WebForbidden uint32 = 2055
 	// VersionLoaded: A version passed its gates.
 	VersionLoaded uint32 = 3001
 	// VersionSwitched: Another version serves.
@@ -94,6 +96,7 @@ var Names = map[uint32]string{
 	2052: "control_forbidden",
 	2053: "internal_error",
 	2054: "frame_rejected",
+	2055: "web_forbidden",
 	3001: "version_loaded",
 	3002: "version_switched",
 	3003: "version_refused",
@@ -131,6 +134,7 @@ var Classes = map[uint32]string{
 	2052: "security",
 	2053: "call",
 	2054: "call",
+	2055: "security",
 	3001: "model",
 	3002: "model",
 	3003: "model",
