@@ -48,7 +48,8 @@ def test_two_hundred_swaps_leak_nothing(tmp_path: Path) -> None:
             time.sleep(2)
             after = counts(pid)
         assert load.result["error_count"] == 0 and load.result["wrong_count"] == 0
-        assert after[0] <= before[0] + 2 and after[1] <= before[1] + 2
+        # Pools of control and read calls may still have filled up meanwhile; a leak would be a multiple of 200.
+        assert after[0] <= before[0] + 8 and after[1] <= before[1] + 8, (before, after)
 
 
 @pytest.mark.long
