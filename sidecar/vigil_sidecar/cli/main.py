@@ -1,4 +1,4 @@
-"""The ``vigil`` command. Exit codes: 0 fine, 1 the thing asked for failed, 2 usage."""
+"""The ``vigil`` command. Exit codes: 0 fine, 1 the thing asked for failed, 2 usage; audit verify also 4 damaged, 5 not a log."""
 
 from __future__ import annotations
 
