@@ -31,7 +31,7 @@ class Lines:
     """The table at the end: what was checked, whether it held, the figures."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, bool, str]] = []
+        self.rows: list[tuple[str, bool | None, str]] = []
         self._start = time.monotonic()
 
     def step(self, text: str) -> None:
@@ -39,7 +39,7 @@ class Lines:
 
     def figure(self, what: str, figures: str) -> None:
         """A figure that is shown, not judged."""
-        self.rows.append((what, True, figures))
+        self.rows.append((what, None, figures))
         print(f"          --   {what}: {figures}", flush=True)
 
     def check(self, what: str, held: bool, figures: str = "") -> None:
@@ -243,11 +243,12 @@ def main() -> int:
     finally:
         if product.process is not None and product.process.poll() is None:
             product.stop()
-    held = all(row[1] for row in lines.rows)
+    held = all(row[1] is not False for row in lines.rows)
     width = max(len(r[0]) for r in lines.rows)
     print("\n" + "=" * 78)
     for what, ok, figures in lines.rows:
-        print(f"{'ok  ' if ok else 'FAIL'}  {what:{width}}  {figures}")
+        mark = "--  " if ok is None else "ok  " if ok else "FAIL"
+        print(f"{mark}  {what:{width}}  {figures}")
     print("=" * 78)
     print(
         f"pictures    {OUT.relative_to(ROOT)}/*.png\naudit logs  {(product.data / 'audit').relative_to(ROOT)}/\nprocess log {product.log.relative_to(ROOT)}"

@@ -168,6 +168,18 @@ def test_violated_output_is_an_error_of_that_job_only(tmp_path: Path) -> None:
     assert isinstance(outcomes[1].result, OutputViolation)
 
 
+def test_post_processing_that_breaks_fails_alone(tmp_path: Path) -> None:
+    """Whatever a post-processing library raises is that job's error, said as what it is, and its neighbours are answered."""
+
+    def breaks(arrays: Any) -> JobResult:
+        raise RuntimeError("/some/source.cpp:12")
+
+    version = loaded(tmp_path, graphs.scale(2.0))
+    outcomes = run_batch([job(version, np.ones((1, 4), np.float32), breaks), job(version, np.ones((1, 4), np.float32))])
+    assert isinstance(outcomes[1].result, JobResult)
+    assert str(outcomes[0].result) == "the model's outputs could not be turned into an answer: RuntimeError"
+
+
 def test_retired_version_closes_with_its_last_lease(tmp_path: Path) -> None:
     """A session in use is never closed; a retired version gives no new lease."""
     closed = threading.Event()

@@ -47,7 +47,8 @@ def _finish(job: Job, arrays: Sequence[Any], size: int, row: int, checked: bool 
     except CallError as error:
         return Outcome(job, error, size, row)
     except Exception as error:  # a post-processing library may raise anything: it is this job's failure only
-        return Outcome(job, _failure(error), size, row)
+        text = f"the model's outputs could not be turned into an answer: {type(error).__name__}"
+        return Outcome(job, InferenceFailed(text), size, row)
 
 
 def _failure(error: Exception) -> InferenceFailed:
