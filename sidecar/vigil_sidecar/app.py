@@ -18,7 +18,7 @@ from vigil_safety.table import machine_table
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.writer import AuditWriter
-from vigil_sidecar.batching.batcher import Outcome
+from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.loader import Loader
@@ -248,18 +248,14 @@ class Sidecar:
 
     # BatchObserver.
 
-    def batch(self, outcomes: Sequence[Outcome], start_ns: int, end_ns: int) -> None:
+    def batch(self, jobs: Sequence[Job], start_ns: int, end_ns: int) -> None:
         """Metrics and spans of one batch."""
-        version = outcomes[0].job.version
-        rows = outcomes[0].batch_size
+        version, rows = jobs[0].version, jobs[0].batch_size
         self.metrics.batches.observe(version.model, rows, (end_ns - start_ns) / 1e9)
-        parents = [(o.job.call.context.trace_id, o.job.call.context.span_id) for o in outcomes if o.job.call.context.sampled]
+        parents = [(j.call.context.trace_id, j.call.context.span_id) for j in jobs if j.call.context.sampled]
         if parents:
             offset_ns = time.time_ns() - time.monotonic_ns()
             self._tracing.batch(parents, version.model, version.text, rows, start_ns, end_ns, offset_ns)
-
-    def finished(self, call: Call, code: int, model: str, version: str) -> None:
-        """Calls are counted by the gateway, and by the direct server its own."""
 
     def limit_hit(self, limit: str) -> None:
         """A named limit refused a call."""

@@ -104,6 +104,12 @@ class DeadlineExceeded(CallError):
     code, event, reason = DEADLINE_EXCEEDED, events.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
 
 
+class CallerGone(CallError):
+    """The caller cancelled the call; nothing was computed."""
+
+    code, event, reason = CANCELLED, events.CANCELLED, "CANCELLED"
+
+
 class OutputViolation(CallError):
     """The model answered with numbers that are not finite or not plausible."""
 

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "a22abc20cae1383db168f007dffa7c122f81f6eeacdfe53b64b723c7f0cb39d1"
+const Digest = "0a081ff2c9c9154e69fab3eb2219fb13da88a18ebec7d0e3ed75a9bd1526c29b"

@@ -22,7 +22,8 @@ from vigil_sidecar.errors import AuditError
 
 __all__ = ["AuditWriter"]
 
-_PACK = struct.Struct(layout.RECORD_FORMAT).pack
+_PACK = struct.Struct(layout.RECORD_FORMAT[:-1]).pack
+"""Packs a header but for its last field, the CRC-32C over what is packed here and the payload."""
 _CRC = struct.Struct("<I").pack
 _PAYLOAD_BYTES_MAX = layout.RECORD_BYTES_MAX - layout.HEADER_BYTES
 
@@ -51,6 +52,7 @@ class AuditWriter:
             AuditError: the folder cannot be used, or another writer has it.
         """
         self.log_name, self.boot_id, self.enabled = log_name, os.urandom(16), True
+        self.position_prefix = f"{log_name}/{self.boot_id.hex()}/"
         self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
         self._describe, self._clock = describe, ClockReader()
         self._lock = threading.Lock()
@@ -113,7 +115,7 @@ class AuditWriter:
 
     def position(self, sequence: int) -> str:
         """LOG/BOOT/SEQ of a record of this run."""
-        return f"{self.log_name}/{self.boot_id.hex()}/{sequence}"
+        return self.position_prefix + str(sequence)
 
     def append(self, entries: Sequence[Entry]) -> range:
         """Write the entries as one group; returns their sequences.
@@ -137,7 +139,7 @@ class AuditWriter:
                 raise AuditError(f"the audit log cannot be written: {error.strerror}") from error
             self.failure = None
             fd = self._fd
-            forced = self._durability == "power" or (self._durability == "interval" and any(e.kind > layout.KIND_REFUSAL for e in entries))
+            forced = self._durability == "power" or (self._durability == "interval" and self._promised(entries))
             if forced:
                 try:
                     os.fdatasync(fd)
@@ -147,6 +149,11 @@ class AuditWriter:
         if not forced:
             self._dirty.set()
         return sequences
+
+    @staticmethod
+    def _promised(entries: Sequence[Entry]) -> bool:
+        """Whether an entry is of a kind that is forced to disk at once (docs/audit-format.md)."""
+        return any(e.kind > layout.KIND_REFUSAL for e in entries)
 
     def _check_place(self) -> None:
         """At most once a second: the file that is written must still be the one that readers find."""
@@ -166,7 +173,7 @@ class AuditWriter:
         time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()
         sequence, leaf, size = self._sequence, self._leaf, 0
         parts: list[bytes] = []
-        sha256, crc_value, crc_extend = hashlib.sha256, google_crc32c.value, google_crc32c.extend
+        sha256, crc_value = hashlib.sha256, google_crc32c.value
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]
             length = layout.HEADER_BYTES + len(payload)
@@ -179,10 +186,9 @@ class AuditWriter:
                 sequence, time_ns, monotonic_ns, clock.uncertainty_ns, clock.source, clock.status,
                 e.safety_state, e.quality, e.status_code, e.trace_id, e.span_id, e.latency_ns,
                 e.batch_size, e.batch_row, e.request_id_hash, e.tenant_hash, e.model_digest,
-                e.model_version, e.input_hash, e.output_hash, leaf, 0, 0,
-            )[: layout.CRC_OFFSET]  # fmt: skip
-            crc = crc_value(head)
-            record = head + _CRC(crc_extend(crc, payload) if payload else crc) + payload
+                e.model_version, e.input_hash, e.output_hash, leaf, 0,
+            )  # fmt: skip
+            record = head + _CRC(crc_value(head + payload)) + payload
             leaf = sha256(b"\0" + record).digest()
             parts.append(record)
             size += length

@@ -3,89 +3,121 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import CallError, InferenceFailed
 
-__all__ = ["Outcome", "form_batches", "run_batch"]
+__all__ = ["form_batches", "run_batch"]
 
 _PATHS = re.compile(r"/\S+")
 """Places in ONNX Runtime's own sources, which callers need not see."""
 
 
-class Outcome(NamedTuple):
-    """A job's result or error, the batch's rows, and the job's first row in it."""
-
-    job: Job
-    result: JobResult | CallError
-    batch_size: int
-    batch_row: int
-
-
-def form_batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def form_batches(jobs: Sequence[Job]) -> list[list[Job]]:
     """Groups of jobs that may run together, none larger than its model's largest batch."""
-    groups: dict[object, list[Job]] = {}
+    batches: list[list[Job]] = []
+    open_groups: dict[object, tuple[list[Job], int]] = {}
     for job in jobs:
-        if job.rows == 0 or job.rows >= job.version.max_batch_size:
-            yield [job]
+        rows = job.rows
+        most = job.version.max_batch_size
+        if rows == 0 or rows >= most:
+            batches.append([job])
             continue
-        group = groups.setdefault(job.key, [])
-        if sum(j.rows for j in group) + job.rows > job.version.max_batch_size:
-            yield groups.pop(job.key)
-            group = groups.setdefault(job.key, [])
-        group.append(job)
-    yield from groups.values()
+        found = open_groups.get(job.key)
+        if found is None or found[1] + rows > most:
+            group = [job]
+            batches.append(group)
+            open_groups[job.key] = (group, rows)
+        else:
+            found[0].append(job)
+            open_groups[job.key] = (found[0], found[1] + rows)
+    return batches
 
 
-def _finish(job: Job, arrays: Sequence[Any], size: int, row: int, checked: bool = False) -> Outcome:
+def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> None:
+    job.batch_size, job.batch_row = size, row
     try:
-        return Outcome(job, job.finish(arrays, True) if checked else job.finish(arrays), size, row)
+        job.result = job.finish(arrays)
     except CallError as error:
-        return Outcome(job, error, size, row)
+        job.result = error
     except Exception as error:  # a post-processing library may raise anything: it is this job's failure only
         text = f"the model's outputs could not be turned into an answer: {type(error).__name__}"
-        return Outcome(job, InferenceFailed(text), size, row)
+        job.result = InferenceFailed(text)
 
 
-def _failure(error: Exception) -> InferenceFailed:
+def _failure(error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
     text = _PATHS.sub("", str(error).split("\n")[0])[:300]
     return InferenceFailed(f"ONNX Runtime failed on this request: {text}")
 
 
-def _run_alone(job: Job) -> Outcome:
-    size = max(1, job.rows)
+def _feeds(jobs: Sequence[Job]) -> Mapping[str, Any]:
+    first = jobs[0]
+    if first.form is not None:
+        return first.form.stack(jobs)
+    assert first.feeds is not None
+    if len(jobs) == 1:
+        return first.feeds
+    return {n: np.concatenate([j.feeds[n] for j in jobs if j.feeds is not None]) for n in first.feeds}
+
+
+def _run_alone(job: Job) -> None:
+    job.batch_size, job.batch_row = max(1, job.rows), 0
     try:
-        arrays = job.version.session.run(job.feeds, job.outputs)
+        arrays = job.version.session.run(_feeds([job]), job.outputs)
     except Exception as error:  # whatever the native run raises is this request's failure
-        return Outcome(job, _failure(error), size, 0)
-    return _finish(job, arrays, size, 0)
+        job.result = _failure(error)
+        return
+    if job.form is None or not job.form.answer([job], arrays):
+        _finish(job, arrays, job.batch_size, 0)
 
 
-def run_batch(jobs: list[Job]) -> list[Outcome]:
+def _run_acceptable(jobs: Sequence[Job]) -> None:
+    good = []
+    for job in jobs:
+        try:
+            _feeds([job])
+            good.append(job)
+        except CallError as error:
+            job.result, job.batch_size = error, max(1, job.rows)
+    if 0 < len(good) < len(jobs):
+        run_batch(good)
+    else:
+        for job in good:
+            _run_alone(job)
+
+
+def run_batch(jobs: Sequence[Job]) -> None:
     """Run jobs of one key together; when that fails, one by one, so that a bad one fails alone.
 
-    Invariant: the sum of ``rows`` is the first axis of every output, otherwise
-    the batch counts as failed.
+    Every job has a result afterwards. Invariant: the sum of ``rows`` is the first
+    axis of every output, otherwise the batch counts as failed.
     """
     if len(jobs) == 1:
-        return [_run_alone(jobs[0])]
-    version, names = jobs[0].version, jobs[0].outputs
-    rows = sum(j.rows for j in jobs)
+        _run_alone(jobs[0])
+        return
+    rows = sum([j.rows for j in jobs])
     try:
-        feeds = {n: np.concatenate([j.feeds[n] for j in jobs]) for n in jobs[0].feeds}
-        arrays = version.session.run(feeds, names)
-        if any(a.ndim == 0 or a.shape[0] != rows for a in arrays):
-            return [_run_alone(j) for j in jobs]
+        arrays = jobs[0].version.session.run(_feeds(jobs), jobs[0].outputs)
+    except CallError:  # some job's tensors must be refused: the others still run together
+        _run_acceptable(jobs)
+        return
     except Exception:  # some job is bad: find out which by running each alone
-        return [_run_alone(j) for j in jobs]
-    outcomes, at = [], 0
-    plausible = jobs[0].plausible
-    checked = plausible is not None and plausible(version, arrays)
+        arrays = []
+    if not arrays or any(a.ndim == 0 or a.shape[0] != rows for a in arrays):
+        for job in jobs:
+            _run_alone(job)
+        return
+    at = 0
     for job in jobs:
-        outcomes.append(_finish(job, [a[at : at + job.rows] for a in arrays], rows, at, checked))
+        job.batch_size, job.batch_row = rows, at
         at += job.rows
-    return outcomes
+    form = jobs[0].form
+    if form is None or not form.answer(jobs, arrays):
+        for job in jobs:
+            _finish(job, [a[job.batch_row : job.batch_row + job.rows] for a in arrays], rows, job.batch_row)

@@ -48,6 +48,9 @@ class LoadedVersion:
         """Element counts of shapes that were found to fit the contract; bounded by its users."""
         self.answer_heads: dict[object, bytes] = {}
         """Encoded answers without id and contents, by output names and shapes; bounded by its users."""
+        self.plans: dict[bytes, Any] = {}
+        self.forms: dict[object, Any] = {}
+        """What is known of requests that differ in id and tensor bytes only (server/forms.py); bounded by its users."""
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._leases = 0

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vigil_sidecar.audit.entry import ZERO8, ZERO16
+from vigil_sidecar.errors import CallerGone, DeadlineExceeded
 
-__all__ = ["Call", "CallContext", "Reply"]
+__all__ = ["Call", "CallContext", "Reply", "check_alive"]
 
 
 @dataclass(slots=True)
@@ -66,3 +67,11 @@ class Call:
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return 0 < self.context.deadline_ns < time.monotonic_ns()
+
+
+def check_alive(call: Call) -> None:
+    """Raise ``DeadlineExceeded`` or ``CallerGone`` when nobody waits for the answer any more."""
+    if call.expired():
+        raise DeadlineExceeded("the deadline passed before the call was computed")
+    if call.cancelled:
+        raise CallerGone("the caller went away")

@@ -140,7 +140,8 @@ class Dispatcher:
         except DecodeError:
             text = f"the message is not a {request.DESCRIPTOR.full_name}"
             raise ContractViolation(text, [("", text)]) from None
-        self._revalidation.check(call, message)
+        if self._revalidation.due(call):
+            self._revalidation.check(call, message)
         return message
 
     def _serve_unary(self, call: Call, method: UnaryMethod) -> None:
@@ -153,7 +154,6 @@ class Dispatcher:
             if method.control:
                 self._record(call, reply, None)
             call.reply(call, reply)
-            self._observer.finished(call, 0, "", "")
         except CallError as error:
             self._refuse(call, error)
         except Exception as error:  # a fault of ours; the caller gets a clean error
@@ -197,7 +197,6 @@ class Dispatcher:
         except CallError as failure:
             reply = error_reply(failure, call.context)
         call.reply(call, reply)
-        self._observer.finished(call, reply.code, "", "")
 
     def close(self) -> None:
         """Take no more control calls."""

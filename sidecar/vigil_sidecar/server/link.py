@@ -17,10 +17,11 @@ import google_crc32c
 from vigil.contract_digest import CONTRACT_DIGEST
 from vigil.link.v1 import link_pb2 as link
 
+from vigil_sidecar.audit.entry import ZERO8, ZERO16
 from vigil_sidecar.errors import VigilError
 from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.dispatch import Dispatcher
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, replies_frame
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, encode_reply, replies_frame
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
@@ -233,40 +234,36 @@ class LinkServer:
 
     def _take(self, connection: _Connection, calls: link.Calls) -> None:
         now_ns = time.monotonic_ns()
-        replies: list[tuple[link.Reply, bytes]] = []
+        replies: list[tuple[bytes, bytes]] = []
         lane, model = calls.lane, calls.model
-        buffered = bool(model)
+        under_way, buffered = connection.calls, bool(model)
 
         def reply(call: Call, answer: Reply) -> None:
             if not answer.more:
-                connection.calls.pop(call.id, None)
-            head = link.Reply(
-                id=call.id, code=answer.code, text=answer.text, status=answer.status,
-                more=answer.more, audit_position=answer.audit_position, model_version=answer.model_version,
-                batch_size=answer.batch_size, safety_state=answer.safety_state,
-                crc=call_crc(answer.message, call.id, answer.code),
-            )  # fmt: skip
+                under_way.pop(call.id, None)
+            encoded = encode_reply(call.id, answer)
             if buffered:
-                replies.append((head, answer.message))
+                replies.append(encoded)
             else:
-                connection.send(*replies_frame([(head, answer.message)], ()))
+                connection.send(*replies_frame([encoded], ()))
 
-        good = []
+        good, methods, validated = [], self._methods, self._validated
         for c in calls.calls:
             message = c.message  # each access makes a copy
-            if c.crc != call_crc(message, c.id, c.method) or c.method >= len(self._methods):
-                raise LinkDamage(f"call {c.id} is damaged: its CRC-32C does not match")
+            call_id, method = c.id, c.method
+            if c.crc != call_crc(message, call_id, method) or method >= len(methods):
+                raise LinkDamage(f"call {call_id} is damaged: its CRC-32C does not match")
             x = c.context
+            timeout_us = x.timeout_us
             context = CallContext(
-                x.trace_id or bytes(16), x.span_id or bytes(8), x.sampled,
-                now_ns + x.timeout_us * 1000 if x.timeout_us else 0, x.tenant, x.control, now_ns, self._validated,
+                x.trace_id or ZERO16, x.span_id or ZERO8, x.sampled,
+                now_ns + timeout_us * 1000 if timeout_us else 0, x.tenant, x.control, now_ns, validated,
             )  # fmt: skip
-            call = Call(c.id, self._methods[c.method], message, context, reply)
-            connection.calls[c.id] = call
+            call = under_way[call_id] = Call(call_id, methods[method], message, context, reply)
             good.append(call)
 
         def done() -> None:
-            part: list[tuple[link.Reply, bytes]] = []
+            part: list[tuple[bytes, bytes]] = []
             size = 0
             for one in replies:
                 if part and size + len(one[1]) > _FRAME_BYTES_WANTED:

@@ -10,7 +10,7 @@ from vigil.perception.v1 import perception_pb2 as perception
 from vigil.safety.v1 import safety_pb2 as safety
 
 from vigil_sidecar.server.dispatch import StreamMethod, UnaryMethod
-from vigil_sidecar.server.open_inference import infer_job
+from vigil_sidecar.server.forms import InferForms
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import BatchMethod
 from vigil_sidecar.server.services import Metadata, Models, SafetyReports
@@ -41,8 +41,9 @@ def batch_methods(parts: Parts) -> dict[str, BatchMethod]:
     def detect_names(request: Any) -> tuple[str, str]:
         return request.model, request.model_version
 
+    forms = InferForms()
     return {
-        _OIP + "ModelInfer": BatchMethod(oip.ModelInferRequest, names, infer_job),
+        _OIP + "ModelInfer": BatchMethod(oip.ModelInferRequest, names, forms.job, forms.recognise, forms.quick_job),
         _PERCEPTION + "Detect": BatchMethod(perception.DetectRequest, detect_names, parts.perception.job),
     }
 

@@ -17,16 +17,16 @@ from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, U
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 
-__all__ = ["infer_job"]
+__all__ = ["answer_head", "bounded", "id_field", "infer_job", "not_finite", "plausible"]
 
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31
 _NAME_MAX = 256
 _ANSWER_BYTES_MAX = 128 << 20
 """What the link carries as one answer (docs/link.md)."""
-_CACHE_MAX = 1024
+CACHE_MAX = 1024
 _ID_TAG = bytes([ModelInferResponse.ID_FIELD_NUMBER << 3 | 2])
-_RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -34,7 +34,8 @@ _CONTENTS = {
 }  # fmt: skip
 
 
-def _refuse(field: str, text: str) -> SemanticViolation:
+def refuse(field: str, text: str) -> SemanticViolation:
+    """The error for a field, to be raised."""
     return SemanticViolation(text, [(field, text)])
 
 
@@ -43,10 +44,10 @@ def element_count(name: str, shape: Sequence[int]) -> int:
     count = 1
     for d in shape:
         if d < 0:
-            raise _refuse(name, f"input '{name}': shape {list(shape)} has the negative dimension {d}")
+            raise refuse(name, f"input '{name}': shape {list(shape)} has the negative dimension {d}")
         count *= d
         if count > _ELEMENTS_MAX or d > _ELEMENTS_MAX:
-            raise _refuse(name, f"input '{name}': shape {list(shape)} has more than {_ELEMENTS_MAX} elements")
+            raise refuse(name, f"input '{name}': shape {list(shape)} has more than {_ELEMENTS_MAX} elements")
     return count
 
 
@@ -54,13 +55,13 @@ def _typed_raw(contents: InferTensorContents, name: str, datatype: str, count: i
     """Raw form of typed contents, so that both forms are one from here on."""
     wanted = _CONTENTS.get(datatype)
     if wanted is None:
-        raise _refuse(name, f"input '{name}': {datatype} has no typed contents, use raw_input_contents")
+        raise refuse(name, f"input '{name}': {datatype} has no typed contents, use raw_input_contents")
     for field, _ in contents.ListFields():
         if field.name != wanted:
-            raise _refuse(name, f"input '{name}': {datatype} belongs in {wanted}, found {field.name}")
+            raise refuse(name, f"input '{name}': {datatype} belongs in {wanted}, found {field.name}")
     values = getattr(contents, wanted)
     if len(values) != count:
-        raise _refuse(name, f"input '{name}': {wanted} has {len(values)} elements, the shape has {count}")
+        raise refuse(name, f"input '{name}': {wanted} has {len(values)} elements, the shape has {count}")
     if datatype == "BYTES":
         return encode_bytes(values)
     dtype = NUMPY[datatype]
@@ -68,7 +69,7 @@ def _typed_raw(contents: InferTensorContents, name: str, datatype: str, count: i
     if array.dtype != dtype:
         limits = np.iinfo(dtype)
         if array.size and (array.min() < limits.min or array.max() > limits.max):
-            raise _refuse(name, f"input '{name}': a value is outside {datatype} ({limits.min}..{limits.max})")
+            raise refuse(name, f"input '{name}': a value is outside {datatype} ({limits.min}..{limits.max})")
         array = array.astype(dtype)
     return array.tobytes()
 
@@ -77,7 +78,7 @@ def _check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
     wanted = spec.shape
     if len(shape) != len(wanted) or any(w not in (-1, s) for w, s in zip(wanted, shape, strict=True)):
         text = f"unexpected shape for input '{spec.name}': expected {list(wanted)}, got {list(shape)}"
-        raise _refuse(spec.name, text)
+        raise refuse(spec.name, text)
 
 
 def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tensor]:
@@ -85,40 +86,40 @@ def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tens
     raw = request.raw_input_contents
     seen: set[str] = set()
     if raw and len(raw) != len(request.inputs):
-        raise _refuse("raw_input_contents", f"raw_input_contents has {len(raw)} items, the request has {len(request.inputs)} inputs")
+        raise refuse("raw_input_contents", f"raw_input_contents has {len(raw)} items, the request has {len(request.inputs)} inputs")
     for i, tensor in enumerate(request.inputs):
         name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
         spec = version.inputs.get(name)
         if spec is None:
-            raise _refuse(name[:_NAME_MAX], f"unexpected inference input '{name}' for model '{version.model}'")
+            raise refuse(name[:_NAME_MAX], f"unexpected inference input '{name}' for model '{version.model}'")
         if name in seen:
-            raise _refuse(name, f"input '{name}' is given twice")
+            raise refuse(name, f"input '{name}' is given twice")
         seen.add(name)
         if tensor.parameters and "shared_memory_region" in tensor.parameters:
             raise Unimplemented(f"input '{name}': shared memory is not offered; send the tensor's contents")
         if datatype != spec.datatype:
             text = f"inference input '{name}' data-type is '{datatype}', but model '{version.model}' expects '{spec.datatype}'"
-            raise _refuse(name, text)
+            raise refuse(name, text)
         count = version.known_shapes.get((name, shape))
         if count is None:
             count = element_count(name, shape)
             _check_shape(spec, shape)
-            if len(version.known_shapes) < _CACHE_MAX:
+            if len(version.known_shapes) < CACHE_MAX:
                 version.known_shapes[name, shape] = count
         if raw:
             if tensor.HasField("contents"):
-                raise _refuse(name, f"input '{name}': contents and raw_input_contents exclude each other")
+                raise refuse(name, f"input '{name}': contents and raw_input_contents exclude each other")
             data = raw[i]
         else:
             data = _typed_raw(tensor.contents, name, datatype, count)
         size = ITEM_BYTES.get(datatype)
         if size is not None and len(data) != size * count:
             text = f"input '{name}': shape {list(shape)} of {datatype} needs {size * count} bytes, got {len(data)}"
-            raise _refuse(name, text)
+            raise refuse(name, text)
         tensors.append((name, datatype, shape, data))
     missing = version.inputs.keys() - seen
     if missing:
-        raise _refuse(min(missing), f"expected {len(version.inputs)} inputs but got {len(seen)}: '{min(missing)}' is missing")
+        raise refuse(min(missing), f"expected {len(version.inputs)} inputs but got {len(seen)}: '{min(missing)}' is missing")
     return tensors
 
 
@@ -128,14 +129,19 @@ def _wanted_outputs(request: ModelInferRequest, version: LoadedVersion) -> tuple
     names: list[str] = []
     for output in request.outputs:
         if output.name not in version.outputs:
-            raise _refuse(output.name[:_NAME_MAX], f"unexpected inference output '{output.name}' for model '{version.model}'")
+            raise refuse(output.name[:_NAME_MAX], f"unexpected inference output '{output.name}' for model '{version.model}'")
         if output.name in names:
-            raise _refuse(output.name, f"output '{output.name}' is asked for twice")
+            raise refuse(output.name, f"output '{output.name}' is asked for twice")
         for parameter in ("classification", "shared_memory_region"):
             if parameter in output.parameters:
                 raise Unimplemented(f"output '{output.name}': the parameter '{parameter}' is not offered; leave it out")
         names.append(output.name)
     return tuple(names)
+
+
+def not_finite(name: str) -> SemanticViolation:
+    """The error for an input with NaN or infinity."""
+    return refuse(name, f"input '{name}' has a number that is not finite")
 
 
 def _finite(array: Array) -> bool:
@@ -166,48 +172,58 @@ def check_output(name: str, array: Array, version: LoadedVersion) -> None:
         raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.max())}, the most plausible is {high}")
 
 
-def _answer_head(version: LoadedVersion, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
+def answer_head(version: LoadedVersion, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> bytes:
     """An answer without id and contents. Fields may stand in any order, so the rest is appended to it."""
+    found = version.answer_heads.get((names, shapes))
+    if found is not None:
+        return found
     head = ModelInferResponse(model_name=version.model, model_version=version.text)
     head.parameters["vigil_model_digest"].string_param = version.digest
     for name, shape in zip(names, shapes, strict=True):
         head.outputs.add(name=name, datatype=version.outputs[name].datatype, shape=shape)
     encoded = head.SerializeToString()
-    if len(version.answer_heads) < _CACHE_MAX:
+    if len(version.answer_heads) < CACHE_MAX:
         version.answer_heads[names, shapes] = encoded
     return encoded
 
 
-class _Finish:
-    """Turns this request's share of the outputs into an answer."""
+def id_field(request_id: str) -> bytes:
+    """The encoded field ``id`` of an answer; empty without one."""
+    if not request_id:
+        return b""
+    data = request_id.encode()
+    return _ID_TAG + uvarint(len(data)) + data
+
+
+def bounded(message: bytes) -> bytes:
+    """The answer, unless it has more bytes than one may have: then raises ``LimitHit``."""
+    if len(message) > _ANSWER_BYTES_MAX:
+        raise LimitHit(
+            f"the answer has {len(message)} bytes, the limit is {_ANSWER_BYTES_MAX}; ask for fewer rows or outputs",
+            metadata={"limit": "answer_bytes"},
+        )
+    return message
+
+
+class Finish:
+    """Turns this request's share of the outputs, checked one by one, into an answer."""
 
     __slots__ = ("names", "request_id", "version")
 
     def __init__(self, request_id: str, version: LoadedVersion, names: tuple[str, ...]) -> None:
         self.request_id, self.version, self.names = request_id, version, names
 
-    def __call__(self, arrays: Sequence[Array], checked: bool = False) -> JobResult:
-        version, outputs = self.version, self.version.outputs
+    def __call__(self, arrays: Sequence[Array]) -> JobResult:
+        version = self.version
         tensors: list[Tensor] = []
-        shapes = tuple([a.shape for a in arrays])
-        parts = [version.answer_heads.get((self.names, shapes)) or _answer_head(version, self.names, shapes)]
-        if self.request_id:
-            request_id = self.request_id.encode()
-            parts += [_ID_TAG, uvarint(len(request_id)), request_id]
+        parts = [answer_head(version, self.names, tuple([a.shape for a in arrays])), id_field(self.request_id)]
         for name, array in zip(self.names, arrays, strict=True):
-            if not checked:
-                check_output(name, array, version)
-            datatype = outputs[name].datatype
+            check_output(name, array, version)
+            datatype = version.outputs[name].datatype
             raw = to_raw(array, datatype)
-            parts += [_RAW_TAG, uvarint(len(raw)), raw]
+            parts += [RAW_TAG, uvarint(len(raw)), raw]
             tensors.append((name, datatype, array.shape, raw))
-        message = b"".join(parts)
-        if len(message) > _ANSWER_BYTES_MAX:
-            raise LimitHit(
-                f"the answer has {len(message)} bytes, the limit is {_ANSWER_BYTES_MAX}; ask for fewer rows or outputs",
-                metadata={"limit": "answer_bytes"},
-            )
-        return JobResult(tensor_hash(tensors), lambda position: message)
+        return JobResult(tensor_hash(tensors), bounded(b"".join(parts)))
 
 
 def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) -> Job:
@@ -218,7 +234,7 @@ def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) ->
     for name, datatype, shape, raw in tensors:
         array = from_raw(raw, datatype, tuple(shape), math.prod(shape), name)
         if version.options.finite_inputs and datatype in FLOATS and not np.isfinite(array).all():
-            raise _refuse(name, f"input '{name}' has a number that is not finite")
+            raise not_finite(name)
         feeds[name] = array
     rows = 0
     if version.max_batch_size > 0 and len(tensors) == 1:
@@ -226,14 +242,11 @@ def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) ->
     elif version.max_batch_size > 0:
         firsts = {a.shape[0] for a in feeds.values()}
         if len(firsts) != 1:
-            raise _refuse("inputs", f"inputs have different first dimensions {sorted(firsts)}")
+            raise refuse("inputs", f"inputs have different first dimensions {sorted(firsts)}")
         rows = firsts.pop()
     limit = version.options.max_batch_size
     if limit and rows > limit:
-        raise _refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
-    key: tuple[object, ...]
-    if len(tensors) == 1:
-        key = (version, names, tensors[0][2][1:])
-    else:
-        key = (version, names, tuple((n, feeds[n].shape[1:]) for n in sorted(feeds)))
-    return Job(call, version, feeds, rows, names, key, tensor_hash(tensors), request.id, "", _Finish(request.id, version, names), plausible)
+        raise refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
+    key = (version, names, tuple([(n, feeds[n].shape[1:]) for n in sorted(feeds)]))
+    finish = Finish(request.id, version, names)
+    return Job(call, version, rows, names, key, tensor_hash(tensors), request.id, finish, feeds=feeds)

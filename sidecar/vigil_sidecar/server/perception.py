@@ -127,7 +127,7 @@ class Perception:
         rows = 1 if version.max_batch_size > 0 else 0
         finish = _Finish(call, request, version, pipeline, (width, height), self._hub)
         hashed = frame_hash(data, request.capture_time_us, request.source_id)
-        return Job(call, version, feeds, rows, names, key, hashed, request.request_id, request.source_id, finish)
+        return Job(call, version, rows, names, key, hashed, request.request_id, finish, request.source_id, feeds)
 
     def watch(self, call: Call, request: WatchRequest) -> None:
         """Send outputs of a source until the caller goes or the deadline passes."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError, Message
@@ -13,12 +13,13 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, ZERO32, Entry
 from vigil_sidecar.audit.writer import AuditWriter
-from vigil_sidecar.batching.batcher import Outcome, form_batches, run_batch
-from vigil_sidecar.batching.job import Job
-from vigil_sidecar.errors import AuditError, CallError, ContractViolation, DeadlineExceeded, InternalFault, Unavailable
+from vigil_sidecar.batching.batcher import form_batches, run_batch
+from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Unavailable
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.version import LoadedVersion
-from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.call import Call, Reply, check_alive
+from vigil_sidecar.server.forms import Recognised
 from vigil_sidecar.server.measure import measure
 from vigil_sidecar.server.payloads import call_payload
 from vigil_sidecar.server.revalidation import Revalidation
@@ -26,23 +27,28 @@ from vigil_sidecar.server.status import error_reply
 
 __all__ = ["BatchMethod", "BatchObserver", "Processor"]
 
+_PAYLOADS_MAX = 4096
+
 
 class BatchMethod(NamedTuple):
-    """A method whose calls are batched: its request, the model it names, and how to make a job."""
+    """A method whose calls are batched: its request, the model it names, and how to make a job.
+
+    ``recognise`` and ``quick_job`` do both for messages of a known form without
+    decoding them (``forms``); None from either means that the message must be decoded.
+    """
 
     request: type[Message]
     model: Callable[[Any], tuple[str, str]]
     job: Callable[[Call, Any, LoadedVersion], Job]
+    recognise: Callable[[bytes], Recognised | None] = lambda message: None
+    quick_job: Callable[[Call, Recognised, LoadedVersion], Job | None] = lambda call, found, version: None
 
 
 class BatchObserver(Protocol):
-    """Told of each batch and each finished call, for metrics and traces."""
+    """Told of each batch and of failures, for metrics and traces."""
 
-    def batch(self, outcomes: Sequence[Outcome], start_ns: int, end_ns: int) -> None:
+    def batch(self, jobs: Sequence[Job], start_ns: int, end_ns: int) -> None:
         """A batch was run between the two monotonic times."""
-
-    def finished(self, call: Call, code: int, model: str, version: str) -> None:
-        """A call got its final status."""
 
     def limit_hit(self, limit: str) -> None:
         """A named limit refused a call."""
@@ -51,13 +57,18 @@ class BatchObserver(Protocol):
         """Vigil itself failed on a call; the detail is for the log only."""
 
 
-class _Done(NamedTuple):
+class _Refused(NamedTuple):
+    """A call that did not become a job, or whose job was not run."""
+
     call: Call
-    outcome: Outcome | None
-    error: CallError | None
+    error: CallError
     model: str
     version: LoadedVersion | None
-    request_id: str
+    request_id: str = ""
+    source_id: str = ""
+
+
+_INTERNAL = "internal error; the log has the detail"
 
 
 class Processor:
@@ -80,142 +91,173 @@ class Processor:
             for call in calls:
                 if call.id not in answered:
                     self._observer.fault(call, error)
-                    call.reply(call, error_reply(InternalFault("internal error; the log has the detail"), call.context))
+                    call.reply(call, error_reply(InternalFault(_INTERNAL), call.context))
 
     def _process(self, calls: Sequence[Call], answered: set[int]) -> None:
-        done: list[_Done] = []
+        refused: list[_Refused] = []
         jobs: list[Job] = []
+        done: list[Job] = []
         leased: dict[tuple[str, str], LoadedVersion] = {}
         try:
             for call in calls:
-                self._prepare(call, leased, jobs, done)
+                self._prepare(call, leased, jobs, refused)
             for batch in form_batches(jobs):
                 start_ns = time.monotonic_ns()
-                outcomes = self._run(batch, done)
-                if outcomes:
-                    self._observer.batch(outcomes, start_ns, time.monotonic_ns())
-                for o in outcomes:
-                    error = o.result if isinstance(o.result, CallError) else None
-                    done.append(_Done(o.job.call, o, error, o.job.version.model, o.job.version, o.job.request_id))
-            self._record_and_reply(done, answered)
+                ran = self._run(batch, refused)
+                if ran:
+                    self._observer.batch(ran, start_ns, time.monotonic_ns())
+                    done += ran
+            self._record_and_reply(done, refused, answered)
         finally:
             for version in leased.values():
                 version.release()
 
-    def _prepare(self, call: Call, leased: dict[tuple[str, str], LoadedVersion], jobs: list[Job], done: list[_Done]) -> None:
+    def _prepare(self, call: Call, leased: dict[tuple[str, str], LoadedVersion], jobs: list[Job], refused: list[_Refused]) -> None:
         name, version = "", None
         try:
-            self._check_alive(call)
+            if call.cancelled or call.context.deadline_ns:
+                check_alive(call)
             method = self._methods[call.method]
-            if not call.context.validated:
-                measure(method.request, call.message)
-            try:
-                request = method.request.FromString(call.message)
-            except DecodeError:
-                text = f"the message is not a {method.request.DESCRIPTOR.full_name}"
-                raise ContractViolation(text, [("", text)]) from None
-            self._revalidation.check(call, request)
+            due = self._revalidation.due(call)
+            if not due:
+                found = method.recognise(call.message)
+                if found is not None:
+                    name = found.model
+                    version = leased.get((name, found.version)) or self._lease(name, found.version, leased)
+                    job = method.quick_job(call, found, version)
+                    if job is not None:
+                        jobs.append(job)
+                        return
+            request = self._decode(call, method)
+            if due:
+                self._revalidation.check(call, request)
             name, number = method.model(request)
-            version = leased.get((name, number))
-            if version is None:
-                version = self._registry.lease(name, number)
-                leased[name, number] = version
+            version = leased.get((name, number)) or self._lease(name, number, leased)
             jobs.append(method.job(call, request, version))
         except CallError as error:
-            done.append(_Done(call, None, error, name, version, ""))
+            refused.append(_Refused(call, error, name, version))
         except Exception as error:  # a fault of ours must not take the neighbours with it
             self._observer.fault(call, error)
-            done.append(_Done(call, None, InternalFault("internal error; the log has the detail"), name, version, ""))
+            refused.append(_Refused(call, InternalFault(_INTERNAL), name, version))
 
-    def _check_alive(self, call: Call) -> None:
-        if call.expired():
-            raise DeadlineExceeded("the deadline passed before the call was computed")
-        if call.cancelled:
-            error = CallError("the caller went away")
-            error.code, error.event, error.reason = 1, events.CANCELLED, "CANCELLED"
-            raise error
+    def _lease(self, name: str, number: str, leased: dict[tuple[str, str], LoadedVersion]) -> LoadedVersion:
+        version = self._registry.lease(name, number)
+        leased[name, number] = version
+        return version
 
-    def _run(self, batch: list[Job], done: list[_Done]) -> list[Outcome]:
-        alive = []
-        for job in batch:
-            try:
-                self._check_alive(job.call)
-                alive.append(job)
-            except CallError as error:
-                done.append(_Done(job.call, None, error, job.version.model, job.version, job.request_id))
+    @staticmethod
+    def _decode(call: Call, method: BatchMethod) -> Message:
+        if not call.context.validated:
+            measure(method.request, call.message)
         try:
-            return run_batch(alive) if alive else []
+            return method.request.FromString(call.message)
+        except DecodeError:
+            text = f"the message is not a {method.request.DESCRIPTOR.full_name}"
+            raise ContractViolation(text, [("", text)]) from None
+
+    def _run(self, batch: list[Job], refused: list[_Refused]) -> list[Job]:
+        alive = batch
+        if any(j.call.cancelled or j.call.context.deadline_ns for j in batch):
+            alive = []
+            for job in batch:
+                try:
+                    check_alive(job.call)
+                    alive.append(job)
+                except CallError as error:
+                    refused.append(_Refused(job.call, error, job.version.model, job.version, job.request_id, job.source_id))
+        try:
+            if alive:
+                run_batch(alive)
+            return alive
         except Exception as error:  # a fault of ours in one batch must not lose its calls
             for job in alive:
                 self._observer.fault(job.call, error)
-                fault = InternalFault("internal error; the log has the detail")
-                done.append(_Done(job.call, None, fault, job.version.model, job.version, job.request_id))
-            return []
+                job.result = InternalFault(_INTERNAL)
+            return alive
 
-    def _entry(self, d: _Done, state: str) -> Entry:
-        context, version, outcome = d.call.context, d.version, d.outcome
-        error = d.error
+    def _entry(self, job: Job, state: int, now_ns: int) -> Entry:
+        """The record of a job that was run."""
+        call, version, result = job.call, job.version, job.result
+        context = call.context
+        if isinstance(result, JobResult):
+            kind, event, quality, code, output_hash = layout.KIND_ANSWER, events.ANSWER, 1, 0, result.output_hash
+            payload = b"" if job.source_id else self._payload(call.method, version.model)
+        else:
+            error = result if result is not None else InternalFault(_INTERNAL)
+            kind, event, quality, code, output_hash = layout.KIND_REFUSAL, error.event, 0, error.code, ZERO32
+            payload = call_payload(call.method, version.model, job.request_id, job.source_id, error)
+        return Entry(
+            kind, event, state, quality, code, context.trace_id, context.span_id, now_ns - context.arrival_ns,
+            job.batch_size, job.batch_row, sha256(job.request_id.encode()).digest() if job.request_id else ZERO32,
+            sha256(context.tenant.encode()).digest() if context.tenant else ZERO32,
+            version.digest_bytes, version.number, job.input_hash, output_hash,
+            payload or call_payload(call.method, version.model, job.request_id, job.source_id),
+        )  # fmt: skip
+
+    def _refused_entry(self, r: _Refused, state: int, now_ns: int) -> Entry:
+        context, version = r.call.context, r.version
         entry = Entry(
-            layout.KIND_ANSWER if error is None else layout.KIND_REFUSAL,
-            events.ANSWER if error is None else error.event,
-            SAFETY_CODES.get(state, 0) if version is not None else 0,
-            1 if error is None else 0,
-            0 if error is None else error.code,
-            context.trace_id,
-            context.span_id,
-            time.monotonic_ns() - context.arrival_ns,
-        )
+            layout.KIND_REFUSAL, r.error.event, state if version is not None else 0, 0, r.error.code,
+            context.trace_id, context.span_id, now_ns - context.arrival_ns,
+            payload=call_payload(r.call.method, r.model, r.request_id, r.source_id, r.error),
+        )  # fmt: skip
         if version is not None:
             entry.model_digest, entry.model_version = version.digest_bytes, version.number
-        if d.request_id:
-            entry.request_id_hash = hashlib.sha256(d.request_id.encode()).digest()
+        if r.request_id:
+            entry.request_id_hash = sha256(r.request_id.encode()).digest()
         if context.tenant:
-            entry.tenant_hash = hashlib.sha256(context.tenant.encode()).digest()
-        if outcome is not None:
-            entry.batch_size, entry.batch_row = outcome.batch_size, outcome.batch_row
-            entry.input_hash = outcome.job.input_hash
-            entry.output_hash = ZERO32 if isinstance(outcome.result, CallError) else outcome.result.output_hash
-        if error is None and outcome is not None and not outcome.job.source_id:
-            key = (d.call.method, d.model)
-            payload = self._payloads.get(key)
-            if payload is None:
-                payload = call_payload(d.call.method, d.model)
-                if len(self._payloads) < 4096:
-                    self._payloads[key] = payload
-            entry.payload = payload
-        else:
-            source = outcome.job.source_id if outcome is not None else ""
-            entry.payload = call_payload(d.call.method, d.model, d.request_id, source, error)
+            entry.tenant_hash = sha256(context.tenant.encode()).digest()
         return entry
 
-    def _record_and_reply(self, done: list[_Done], answered: set[int]) -> None:
-        if not done:
-            return
-        states = {name: self._model_state(name) for name in {d.model for d in done}}
-        try:
-            sequences = self._audit.append([self._entry(d, states[d.model]) for d in done])
-        except AuditError:
-            for d in done:
-                refusal = Unavailable("the audit log cannot be written; no answer leaves without its record")
-                answered.add(d.call.id)
-                self._send(d, error_reply(refusal, d.call.context), states[d.model])
-            return
-        enabled = self._audit.enabled
-        for d, sequence in zip(done, sequences, strict=True):
-            position = self._audit.position(sequence) if enabled else ""
-            if d.error is not None or d.outcome is None or isinstance(d.outcome.result, CallError):
-                reply = error_reply(d.error or InternalFault("internal error"), d.call.context)
-            else:
-                reply = Reply(message=d.outcome.result.encode(position), batch_size=d.outcome.batch_size)
-            reply.audit_position = position
-            answered.add(d.call.id)
-            self._send(d, reply, states[d.model])
+    def _payload(self, method: str, model: str) -> bytes:
+        """Payload of an answer of which nothing but method and model needs words."""
+        found = self._payloads.get((method, model))
+        if found is None:
+            found = call_payload(method, model)
+            if len(self._payloads) < _PAYLOADS_MAX:
+                self._payloads[method, model] = found
+        return found
 
-    def _send(self, d: _Done, reply: Reply, state: str) -> None:
-        if d.version is not None:
-            reply.model_version = d.version.text
-            reply.safety_state = state
-        if d.error is not None and "limit" in d.error.metadata:
-            self._observer.limit_hit(d.error.metadata["limit"])
-        d.call.reply(d.call, reply)
-        self._observer.finished(d.call, reply.code, d.model, reply.model_version)
+    def _record_and_reply(self, done: list[Job], refused: list[_Refused], answered: set[int]) -> None:
+        if not done and not refused:
+            return
+        states = {name: self._model_state(name) for name in {j.version.model for j in done} | {r.model for r in refused}}
+        codes = {name: SAFETY_CODES.get(state, 0) for name, state in states.items()}
+        now_ns = time.monotonic_ns()
+        entries = [self._refused_entry(r, codes[r.model], now_ns) for r in refused]
+        entries += [self._entry(j, codes[j.version.model], now_ns) for j in done]
+        try:
+            sequences = self._audit.append(entries)
+        except AuditError:
+            gone = Unavailable("the audit log cannot be written; no answer leaves without its record")
+            for call in [r.call for r in refused] + [j.call for j in done]:
+                answered.add(call.id)
+                call.reply(call, error_reply(gone, call.context))
+            return
+        position = self._audit.position_prefix if self._audit.enabled else ""
+        for r, sequence in zip(refused, sequences, strict=False):
+            reply = error_reply(r.error, r.call.context)
+            if r.version is not None:
+                reply.model_version, reply.safety_state = r.version.text, states[r.model]
+            self._send(r.call, r.error, reply, position + str(sequence) if position else "", answered)
+        for job, sequence in zip(done, sequences[len(refused) :], strict=True):
+            self._answer(job, states[job.version.model], position + str(sequence) if position else "", answered)
+
+    def _answer(self, job: Job, state: str, position: str, answered: set[int]) -> None:
+        call, result = job.call, job.result
+        if isinstance(result, JobResult):
+            message = result.answer if isinstance(result.answer, bytes) else result.answer(position)
+            answered.add(call.id)
+            call.reply(call, Reply(0, "", message, b"", False, position, job.version.text, job.batch_size, state))
+            return
+        error = result if result is not None else InternalFault(_INTERNAL)
+        reply = error_reply(error, call.context)
+        reply.model_version, reply.safety_state = job.version.text, state
+        self._send(call, error, reply, position, answered)
+
+    def _send(self, call: Call, error: CallError, reply: Reply, position: str, answered: set[int]) -> None:
+        if "limit" in error.metadata:
+            self._observer.limit_hit(error.metadata["limit"])
+        reply.audit_position = position
+        answered.add(call.id)
+        call.reply(call, reply)

@@ -23,18 +23,20 @@ class Revalidation:
         self._mode, self._every, self._disagreed = mode, every, disagreed
         self._count = 0
 
-    def check(self, call: Call, request: Message) -> None:
-        """Run the rules if it is this call's turn; raises ``ContractViolation``."""
+    def due(self, call: Call) -> bool:
+        """Whether it is this call's turn to be checked. Asked once for each call."""
         if not call.context.validated:
-            check_rules(request)
-            return
-        if self._mode == "off":
-            return
-        self._count += 1
-        if self._mode == "sample" and self._count % self._every:
-            return
+            return True
+        if self._mode == "sample":
+            self._count += 1
+            return self._count % self._every == 0
+        return self._mode == "all"
+
+    def check(self, call: Call, request: Message) -> None:
+        """Run the rules; raises ``ContractViolation``."""
         try:
             check_rules(request)
         except ContractViolation as violation:
-            self._disagreed(call, violation)
+            if call.context.validated:
+                self._disagreed(call, violation)
             raise

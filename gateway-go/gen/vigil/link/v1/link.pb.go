@@ -621,7 +621,7 @@ func (x *Context) GetControl() bool {
 // Call is one client message, as received.
 type Call struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id    uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Index into Welcome.methods.
 	Method  uint32   `protobuf:"varint,2,opt,name=method,proto3" json:"method,omitempty"`
 	Message []byte   `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
@@ -762,7 +762,7 @@ func (x *Calls) GetModel() string {
 // Reply answers a call, or adds one message to a stream.
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id    uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
 	// google.rpc.Code.
 	Code    uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
 	Text    string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
@@ -1099,7 +1099,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x18\n" +
 	"\acontrol\x18\x06 \x01(\bR\acontrol\"\x8c\x01\n" +
 	"\x04Call\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\fR\amessage\x120\n" +
 	"\acontext\x18\x04 \x01(\v2\x16.vigil.link.v1.ContextR\acontext\x12\x10\n" +
@@ -1109,7 +1109,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05calls\x18\x02 \x03(\v2\x13.vigil.link.v1.CallR\x05calls\x12\x14\n" +
 	"\x05model\x18\x03 \x01(\tR\x05model\"\xa5\x02\n" +
 	"\x05Reply\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\fR\amessage\x12\x16\n" +
