@@ -27,6 +27,10 @@ const (
 	StateHeader    = "vigil-safety-state"
 )
 
+// streamWorkers is how many goroutines are kept for calls: their stacks have
+// grown already. Calls beyond them get a goroutine of their own.
+const streamWorkers = 256
+
 // Limits of the listeners.
 type Limits struct {
 	MessageBytesMax         int
@@ -59,7 +63,7 @@ func NewNative(service *flow.Service, tracer *telemetry.Tracer, limits Limits) *
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: limits.ConnectionIdle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: limits.KeepaliveMin, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10*time.Second),
-		grpc.NumStreamWorkers(8),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
 	)
 	services := serviceInfo{}

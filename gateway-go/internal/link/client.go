@@ -245,11 +245,12 @@ func (c *Client) start(model, method string, message []byte, call *linkv1.Contex
 	if !known {
 		return nil, 0, nil, fmt.Errorf("%w for %s", ErrDown, method)
 	}
-	size := 1
+	p := &pending{}
 	if stream {
-		size = streamQueueMax
+		p.results, p.failed = make(chan result, streamQueueMax), make(chan error, 1)
+	} else {
+		p.results = make(chan result, 1)
 	}
-	p := &pending{replies: make(chan *linkv1.Reply, size), failed: make(chan error, 1), stream: stream}
 	id, err := cn.submit(model, &linkv1.Call{Method: index, Message: message, Context: call}, p)
 	return cn, id, p, err
 }
@@ -262,15 +263,8 @@ func (c *Client) Call(ctx context.Context, model, method string, message []byte,
 		return nil, err
 	}
 	select {
-	case r := <-p.replies:
-		return r, nil
-	case err := <-p.failed:
-		select {
-		case r := <-p.replies: // it came just before the end
-			return r, nil
-		default:
-			return nil, err
-		}
+	case r := <-p.results:
+		return r.reply, r.err
 	case <-ctx.Done():
 		cn.forget(id)
 		return nil, ctx.Err()
@@ -286,11 +280,11 @@ func (c *Client) Stream(ctx context.Context, method string, message []byte, call
 	}
 	for {
 		select {
-		case r := <-p.replies:
-			if !r.More {
-				return r, nil
+		case r := <-p.results:
+			if !r.reply.More {
+				return r.reply, nil
 			}
-			if err := send(r); err != nil {
+			if err := send(r.reply); err != nil {
 				cn.forget(id)
 				return nil, err
 			}

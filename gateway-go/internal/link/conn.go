@@ -25,27 +25,44 @@ const (
 	frameBytesWanted = 8 << 20
 )
 
-// pending is a call that waits for its replies. Its channel is never full for
-// unary calls: they get exactly one reply.
+// result is one thing that a call waits for: a reply, or its failure.
+type result struct {
+	reply *linkv1.Reply
+	err   error
+}
+
+// pending is a call that waits for its replies. A unary call's channel has one
+// place, for its one reply or failure; whichever comes first is what it gets.
 type pending struct {
-	replies chan *linkv1.Reply
-	failed  chan error
-	stream  bool
+	results chan result
+	failed  chan error // of a stream, which may have a full queue of replies
 }
 
 func (p *pending) fail(err error) {
+	if p.failed == nil {
+		select {
+		case p.results <- result{err: err}:
+		default:
+		}
+		return
+	}
 	select {
 	case p.failed <- err:
 	default:
 	}
 }
 
-// lane keeps one frame outstanding; calls gather meanwhile.
+// readyCalls is how many calls, gathered while a lane's frame is worked on, leave
+// as a second frame, so that the sidecar finds it when it is done. Fewer stay:
+// batches that grow are worth more than a short wait.
+const readyCalls = 64
+
+// lane keeps one frame outstanding, or two under much load; calls gather meanwhile.
 type lane struct {
-	id    uint32
-	model string
-	queue []*linkv1.Call
-	busy  bool
+	id          uint32
+	model       string
+	queue       []*linkv1.Call
+	outstanding int
 }
 
 // conn is one connection. Invariant: a call is in pending from being queued
@@ -156,7 +173,7 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 
 // take forms the lane's next frame if it may send one. The lock is held.
 func (c *conn) take(l *lane) *linkv1.Frame {
-	if l.busy {
+	if l.outstanding > 1 || (l.outstanding == 1 && len(l.queue) < readyCalls) {
 		return nil
 	}
 	calls := make([]*linkv1.Call, 0, min(len(l.queue), c.callMax))
@@ -175,7 +192,7 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 	if len(calls) == 0 {
 		return nil
 	}
-	l.busy = true
+	l.outstanding++
 	return &linkv1.Frame{Body: &linkv1.Frame_Calls{Calls: &linkv1.Calls{Lane: l.id, Calls: calls, Model: l.model}}}
 }
 
@@ -220,7 +237,11 @@ func (c *conn) replies(in *linkv1.Replies) error {
 			return damaged("credit for lane %d, which was never used", id)
 		}
 		l := c.byID[id]
-		l.busy = false
+		if l.outstanding == 0 {
+			c.mu.Unlock()
+			return damaged("credit for lane %d, which has nothing outstanding", id)
+		}
+		l.outstanding--
 		if frame := c.take(l); frame != nil {
 			frames = append(frames, frame)
 		}
@@ -233,7 +254,7 @@ func (c *conn) replies(in *linkv1.Replies) error {
 	}
 	for _, d := range deliveries {
 		select {
-		case d.p.replies <- d.r:
+		case d.p.results <- result{reply: d.r}:
 		default:
 			d.p.fail(ErrSlowReader)
 			c.forget(d.r.Id)
