@@ -24,7 +24,7 @@ from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY
 from vigil_sidecar.errors import LimitHit
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
-from vigil_sidecar.server.open_inference import CACHE_MAX, RAW_TAG, Finish, answer_head, bounded, id_field, infer_job, not_finite, plausible
+from vigil_sidecar.server.open_inference import CACHE_MAX, RAW_TAG, Finish, answer_head, bounded, finite, id_field, infer_job, not_finite, plausible
 
 __all__ = ["InferForms", "Recognised", "TensorForm"]
 
@@ -63,7 +63,7 @@ class TensorForm:
         for i, t in enumerate(self.inputs):
             raw = jobs[0].raws[i] if len(jobs) == 1 else b"".join([j.raws[i] for j in jobs])
             array = np.frombuffer(raw, t.dtype)
-            if t.finite and not np.isfinite(array).all():
+            if t.finite and not finite(array):
                 raise not_finite(t.name)
             feeds[t.name] = array.reshape((-1, *t.shape) if self.batched else t.shape)
         return feeds
@@ -307,8 +307,8 @@ class InferForms:
         if found is None:
             if len(version.forms) >= CACHE_MAX:
                 return None
-            finite = version.options.finite_inputs
-            inputs = [_Input(n, NUMPY[types[n]], s, finite and types[n] in FLOATS) for n, s in shapes]
+            strict = version.options.finite_inputs
+            inputs = [_Input(n, NUMPY[types[n]], s, strict and types[n] in FLOATS) for n, s in shapes]
             found = TensorForm(version, job.outputs, inputs, batched)
             version.forms[job.outputs, batched, shapes] = found
         return found

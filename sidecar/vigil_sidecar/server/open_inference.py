@@ -17,7 +17,7 @@ from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, U
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 
-__all__ = ["answer_head", "bounded", "id_field", "infer_job", "not_finite", "plausible"]
+__all__ = ["answer_head", "bounded", "finite", "id_field", "infer_job", "not_finite", "plausible"]
 
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31
@@ -25,6 +25,7 @@ _NAME_MAX = 256
 _ANSWER_BYTES_MAX = 128 << 20
 """What the link carries as one answer (docs/link.md)."""
 CACHE_MAX = 1024
+_FEW = 32
 _ID_TAG = bytes([ModelInferResponse.ID_FIELD_NUMBER << 3 | 2])
 RAW_TAG = bytes([ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
 _CONTENTS = {
@@ -144,7 +145,10 @@ def not_finite(name: str) -> SemanticViolation:
     return refuse(name, f"input '{name}' has a number that is not finite")
 
 
-def _finite(array: Array) -> bool:
+def finite(array: Array) -> bool:
+    """Whether every number is finite. For a few numbers NumPy's own way in costs several times the work."""
+    if array.size <= _FEW:
+        return all(map(math.isfinite, array.ravel().tolist()))
     return bool(np.isfinite(array).all())
 
 
@@ -154,7 +158,7 @@ def plausible(version: LoadedVersion, arrays: Sequence[Array]) -> bool:
     for array in arrays:
         if array.dtype.kind != "f" or not array.size:
             continue
-        if not _finite(array) or (low is not None and array.min() < low) or (high is not None and array.max() > high):
+        if not finite(array) or (low is not None and array.min() < low) or (high is not None and array.max() > high):
             return False
     return True
 
@@ -163,7 +167,7 @@ def check_output(name: str, array: Array, version: LoadedVersion) -> None:
     """Raise ``OutputViolation`` unless the array is finite and within the model's limits."""
     if array.dtype.kind != "f":
         return
-    if not _finite(array):
+    if not finite(array):
         raise OutputViolation(f"output '{name}' of model '{version.model}' is not finite")
     low, high = version.options.output_min, version.options.output_max
     if low is not None and array.size and float(array.min()) < low:
@@ -233,7 +237,7 @@ def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) ->
     feeds: dict[str, Array] = {}
     for name, datatype, shape, raw in tensors:
         array = from_raw(raw, datatype, tuple(shape), math.prod(shape), name)
-        if version.options.finite_inputs and datatype in FLOATS and not np.isfinite(array).all():
+        if version.options.finite_inputs and datatype in FLOATS and not finite(array):
             raise not_finite(name)
         feeds[name] = array
     rows = 0
