@@ -20,7 +20,8 @@ from tests.harness.product import wait_for
 from vigil_safety import events_gen as events
 from vigil_sidecar.app import Sidecar
 from vigil_sidecar.audit.verify import read_records
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frame, encode_frames, replies_frame
+from vigil_sidecar.server.call import Reply
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frame, encode_frames, encode_reply, replies_frame
 from vigil_sidecar.settings import load
 from vigil_sidecar.telemetry.log import configure
 
@@ -199,10 +200,15 @@ def test_replies_survive_pieces(size: int) -> None:
     a, b = socket.socketpair(socket.AF_UNIX)
     a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
     message = bytes(i % 251 for i in range(size))
-    parts = replies_frame([(link.Reply(id=5, code=0, text="t"), message), (link.Reply(id=6), b"")], [4, 0])
+    first = Reply(0, "", message, b"", False, "sidecar/ab/7", "3", 2, "NORMAL")
+    second = Reply(3, "t", b"", b"details", True)
+    parts = replies_frame([encode_reply(5, first), encode_reply(1 << 40, second)], [4, 0])
     whole = link.Frame()
-    whole.replies.replies.add(id=5, text="t", message=message)
-    whole.replies.replies.add(id=6)
+    whole.replies.replies.add(
+        id=5, message=message, audit_position="sidecar/ab/7", model_version="3", batch_size=2, safety_state="NORMAL",
+        crc=call_crc(message, 5, 0),
+    )  # fmt: skip
+    whole.replies.replies.add(id=1 << 40, code=3, text="t", status=b"details", more=True, crc=call_crc(b"", 1 << 40, 3))
     whole.replies.credits.extend([4, 0])
     assert link.Frame.FromString(b"".join(parts)) == whole
     reader = FrameReader(b, 1 << 26)

@@ -131,7 +131,12 @@ def loaded(tmp_path: Path, data: bytes, batch: int = 8) -> LoadedVersion:
 
 def job(version: LoadedVersion, array: Any, finish: Any = None) -> Job:
     finish = finish or (lambda arrays: JobResult(b"", lambda position, a=arrays: a))
-    return Job(None, version, {"x": array}, array.shape[0], ("y",), (version, array.shape[1:]), b"", "", "", finish)
+    return Job(None, version, array.shape[0], ("y",), (version, array.shape[1:]), b"", "", finish, feeds={"x": array})
+
+
+def ran(*jobs: Job) -> list[Job]:
+    run_batch(jobs)
+    return list(jobs)
 
 
 def test_batches_give_each_job_its_rows(tmp_path: Path) -> None:
@@ -141,10 +146,10 @@ def test_batches_give_each_job_its_rows(tmp_path: Path) -> None:
     batches = list(form_batches(jobs))
     assert all(sum(j.rows for j in b) <= 8 for b in batches)
     assert len(batches) < 12
-    for outcome in [o for b in batches for o in run_batch(b)]:
-        assert isinstance(outcome.result, JobResult)
-        rows: Any = outcome.result.encode("")
-        assert np.array_equal(rows[0], outcome.job.feeds["x"] * 2)
+    for one in [o for b in batches for o in ran(*b)]:
+        assert isinstance(one.result, JobResult)
+        rows: Any = one.result.answer("")  # type: ignore[operator]
+        assert np.array_equal(rows[0], one.feeds["x"] * 2)
 
 
 def test_bad_neighbour_fails_alone(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_bad_neighbour_fails_alone(tmp_path: Path) -> None:
     version = loaded(tmp_path, graphs.scale(2.0))
     good = [job(version, np.ones((1, 4), np.float32)) for _ in range(3)]
     bad = job(version, np.ones((1, 7), np.float32))
-    outcomes = run_batch([*good, bad])
+    outcomes = ran(*good, bad)
     assert [isinstance(o.result, CallError) for o in outcomes] == [False, False, False, True]
 
 
@@ -163,7 +168,7 @@ def test_violated_output_is_an_error_of_that_job_only(tmp_path: Path) -> None:
         raise OutputViolation("no")
 
     version = loaded(tmp_path, graphs.scale(2.0))
-    outcomes = run_batch([job(version, np.ones((1, 4), np.float32)), job(version, np.ones((1, 4), np.float32), refuse)])
+    outcomes = ran(job(version, np.ones((1, 4), np.float32)), job(version, np.ones((1, 4), np.float32), refuse))
     assert isinstance(outcomes[0].result, JobResult)
     assert isinstance(outcomes[1].result, OutputViolation)
 
@@ -175,7 +180,7 @@ def test_post_processing_that_breaks_fails_alone(tmp_path: Path) -> None:
         raise RuntimeError("/some/source.cpp:12")
 
     version = loaded(tmp_path, graphs.scale(2.0))
-    outcomes = run_batch([job(version, np.ones((1, 4), np.float32), breaks), job(version, np.ones((1, 4), np.float32))])
+    outcomes = ran(job(version, np.ones((1, 4), np.float32), breaks), job(version, np.ones((1, 4), np.float32)))
     assert isinstance(outcomes[1].result, JobResult)
     assert str(outcomes[0].result) == "the model's outputs could not be turned into an answer: RuntimeError"
 

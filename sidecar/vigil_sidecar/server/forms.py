@@ -24,7 +24,18 @@ from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY
 from vigil_sidecar.errors import LimitHit
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
-from vigil_sidecar.server.open_inference import CACHE_MAX, RAW_TAG, Finish, answer_head, bounded, finite, id_field, infer_job, not_finite, plausible
+from vigil_sidecar.server.open_inference import (
+    CACHE_MAX,
+    RAW_TAG,
+    Finish,
+    answer_head,
+    bounded,
+    finite,
+    id_field,
+    infer_job,
+    not_finite,
+    plausible,
+)
 
 __all__ = ["InferForms", "Recognised", "TensorForm"]
 
@@ -182,8 +193,6 @@ class InferForms:
             return None
         size = len(message) - end + start
         for tail in self._tails.get(size, ()):
-            if end > len(message) - tail:
-                continue
             head = message[:start] + message[end:-tail] if end > start else message[:-tail]
             known = self._known.get(head)
             if known is not None:
@@ -196,9 +205,6 @@ class InferForms:
         if plan is None:
             return None
         message = call.message
-        for place, expected in plan.between:
-            if message[place : place + len(expected)] != expected:
-                return None
         form, raws = plan.form, self._raws(plan, message)
         if len(raws) == 1:
             prefix, raw = plan.prefixes[0][1], raws[0]
@@ -245,7 +251,7 @@ class InferForms:
         plan = version.plans.get(head)
         if plan is None:
             form = self._form(job)
-            if form is None or not self._is_head(head, request, message[start + 2 : end]):
+            if form is None or not self._is_head(head, request):
                 return job
             if any(message[p : p + len(b)] != b for p, b in between):
                 return job
@@ -254,7 +260,11 @@ class InferForms:
                 for i, t in sorted(enumerate(request.inputs), key=lambda x: x[1].name.encode())
             )
             plan = _Plan(form, job.rows, places, between, prefixes)
-            self._keep(head, len(message) - (end - start), tail, plan, request, version)
+            if len(version.plans) >= CACHE_MAX:
+                version.plans.clear()
+            version.plans[head] = plan
+        if head not in self._known:
+            self._keep(head, len(message) - (end - start), tail, request)
         job.key, job.form, job.raws, job.feeds = plan.form, plan.form, self._raws(plan, message), None
         return job
 
@@ -275,12 +285,12 @@ class InferForms:
         return -places[-1][0], tuple(reversed(places)), tuple(reversed(between[:-1]))
 
     @staticmethod
-    def _is_head(head: bytes, request: ModelInferRequest, request_id: bytes) -> bool:
+    def _is_head(head: bytes, request: ModelInferRequest) -> bool:
         """Whether the request is exactly what the head says, plus id and raw bytes."""
         count = len(request.raw_input_contents)
         first = len(request.raw_input_contents[0])
         lead = bytes([ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]) + uvarint(first)
-        if not head.endswith(lead) or request.id.encode() != request_id or count != len(request.inputs):
+        if not head.endswith(lead) or count != len(request.inputs):
             return False
         try:
             alone = ModelInferRequest.FromString(head[: -len(lead)])
@@ -313,13 +323,10 @@ class InferForms:
             version.forms[job.outputs, batched, shapes] = found
         return found
 
-    def _keep(self, head: bytes, size: int, tail: int, plan: _Plan, request: ModelInferRequest, version: LoadedVersion) -> None:
-        if len(version.plans) >= CACHE_MAX:
-            version.plans.clear()
+    def _keep(self, head: bytes, size: int, tail: int, request: ModelInferRequest) -> None:
         if len(self._known) >= _HEADS_MAX or len(self._tails) >= _HEADS_MAX:
             self._known.clear()
             self._tails.clear()
-        version.plans[head] = plan
         self._known[head] = (request.model_name, request.model_version)
         tails = self._tails.get(size, ())
         if tail not in tails:
