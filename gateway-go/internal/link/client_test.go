@@ -174,6 +174,48 @@ func TestLaneGathersWhileBusy(t *testing.T) {
 	}
 }
 
+// When enough calls wait for a full frame, a second one leaves before the first is worked off, and no third.
+func TestSecondFrameUnderLoad(t *testing.T) {
+	c, s, _ := start(t, Config{})
+	var group sync.WaitGroup
+	call := func() {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			if _, err := c.Call(context.Background(), "", method, []byte("x"), &linkv1.Context{}); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	queued := func(n int) {
+		wait(t, func() bool {
+			cn := c.conn.Load()
+			cn.mu.Lock()
+			defer cn.mu.Unlock()
+			return len(cn.lanes[""].queue) == n
+		})
+	}
+	call()
+	first := s.next().GetCalls()
+	for range readyCalls + 20 {
+		call()
+	}
+	second := s.next().GetCalls() // before any credit
+	queued(readyCalls + 20 - len(second.Calls))
+	for range 2 * readyCalls {
+		call()
+	}
+	queued(3*readyCalls + 20 - len(second.Calls))
+	s.answer(second, true)
+	s.answer(first, true)
+	for done := 1 + len(second.Calls); done < 1+3*readyCalls+20; {
+		calls := s.next().GetCalls()
+		done += len(calls.Calls)
+		s.answer(calls, true)
+	}
+	group.Wait()
+}
+
 // A closed link fails every call at once; the client connects again by itself.
 func TestClosedLinkFailsCallsAtOnce(t *testing.T) {
 	c, s, h := start(t, Config{})
@@ -294,6 +336,10 @@ func TestDamage(t *testing.T) {
 			r := &linkv1.Replies{Credits: []uint32{99}}
 			return must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Replies{Replies: r}}))
 		},
+		"surplus credit": func() []byte {
+			r := &linkv1.Replies{Credits: []uint32{0, 0}}
+			return must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Replies{Replies: r}}))
+		},
 		"heartbeat": func() []byte {
 			return must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: &linkv1.Heartbeat{Count: 1, Crc: 9}}}))
 		},
@@ -325,10 +371,12 @@ func TestSlowStreamReader(t *testing.T) {
 		ended <- err
 	}()
 	id := s.next().GetCalls().Calls[0].Id
+	credits := []uint32{0}
 	for range streamQueueMax + 10 {
 		r := reply(id, []byte("x"))
 		r.More = true
-		s.send(&linkv1.Frame{Body: &linkv1.Frame_Replies{Replies: &linkv1.Replies{Replies: []*linkv1.Reply{r}, Credits: []uint32{0}}}})
+		s.send(&linkv1.Frame{Body: &linkv1.Frame_Replies{Replies: &linkv1.Replies{Replies: []*linkv1.Reply{r}, Credits: credits}}})
+		credits = nil
 	}
 	if s.next().GetCancel() == nil {
 		t.Fatal("the sidecar was not told")

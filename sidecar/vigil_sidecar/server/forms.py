@@ -205,6 +205,9 @@ class InferForms:
         if plan is None:
             return None
         message = call.message
+        for place, expected in plan.between:
+            if message[place : place + len(expected)] != expected:
+                return None
         form, raws = plan.form, self._raws(plan, message)
         if len(raws) == 1:
             prefix, raw = plan.prefixes[0][1], raws[0]
