@@ -26,7 +26,7 @@ from tests.harness.product import ROOT, Product, wait_for
 OUT = ROOT / "build" / "bench"
 TOOL = OUT / "bench"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-ROUNDS = 3
+ROUNDS = 5
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
 X = np.array([[1, 2, 3, 4]], np.float32)
 
@@ -66,14 +66,15 @@ class Table:
 def rounds(*runs: Callable[[], dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The runs, interleaved, several rounds; results by run."""
     results: list[list[dict[str, Any]]] = [[] for _ in runs]
-    for _ in range(ROUNDS):
-        for i, run in enumerate(runs):
-            results[i].append(run())
+    for turn in range(ROUNDS):
+        for i in sorted(range(len(runs)), reverse=turn % 2 == 1):  # who goes first changes: a machine warms up, or slows down
+            results[i].append(runs[i]())
     return results
 
 
-def rate(results: list[dict[str, Any]]) -> float:
-    return statistics.median(r["per_second"] for r in results)
+def ratio(of: list[dict[str, Any]], to: list[dict[str, Any]]) -> float:
+    """Median of the rounds' own ratios: what both runs of a round had in common drops out."""
+    return statistics.median(a["per_second"] / b["per_second"] for a, b in zip(of, to, strict=True))
 
 
 def figures(**named: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,8 +104,8 @@ def against_echo(table: Table, on: Product, off: Product) -> None:
             )
             goal = {1: 0.40, 32: 0.35, 256: 0.50}[n]
             shown = figures(echo=bare, gateway=whole, audit_off=unlogged)
-            table.add(f"gateway with everything on / bare grpc-go echo, {n} in flight", rate(whole) / rate(bare), goal, shown)
-            table.add(f"audit on / audit off, {n} in flight", rate(whole) / rate(unlogged), 0.90, shown)
+            table.add(f"gateway with everything on / bare grpc-go echo, {n} in flight", ratio(whole, bare), goal, shown)
+            table.add(f"audit on / audit off, {n} in flight", ratio(whole, unlogged), 0.90, shown)
     finally:
         echo.kill()
         echo.wait()
@@ -135,14 +136,12 @@ def against_in_process(table: Table, p: Product) -> None:
     alone, whole = rounds(
         lambda: in_process(heavy, {"x": image}), lambda: load(p.ports["grpc"], request, 1, marker)
     )  # fmt: skip
-    table.add("1-GFLOP model: gateway / in-process, batch 1", rate(whole) / rate(alone), 0.85, figures(in_process=alone, gateway=whole))
+    table.add("1-GFLOP model: gateway / in-process, batch 1", ratio(whole, alone), 0.85, figures(in_process=alone, gateway=whole))
     batch = np.repeat(image, 4, axis=0)
     alone, whole = rounds(
         lambda: in_process(heavy, {"x": batch}), lambda: load(p.ports["grpc"], request, 8, marker)
     )  # fmt: skip
-    table.add(
-        "1-GFLOP model: gateway / in-process, batches of 4", rate(whole) / rate(alone), 0.85, figures(in_process=alone, gateway=whole)
-    )
+    table.add("1-GFLOP model: gateway / in-process, batches of 4", ratio(whole, alone), 0.85, figures(in_process=alone, gateway=whole))
     light = p.models / "scale" / "1" / "model.onnx"
     small = infer_request("scale", {"x": X}).SerializeToString()
     alone, whole = rounds(
@@ -150,7 +149,7 @@ def against_in_process(table: Table, p: Product) -> None:
     )  # fmt: skip
     table.add(
         "light model: gateway at 256 in flight / in-process one by one",
-        rate(whole) / rate(alone),
+        ratio(whole, alone),
         None,
         figures(in_process=alone, gateway=whole),
     )

@@ -55,7 +55,7 @@ func (p *pending) fail(err error) {
 // readyCalls is how many calls, gathered while a lane's frame is worked on, leave
 // as a second frame, so that the sidecar finds it when it is done. Fewer stay:
 // batches that grow are worth more than a short wait.
-const readyCalls = 64
+const readyCalls = 16
 
 // lane keeps one frame outstanding, or two under much load; calls gather meanwhile.
 type lane struct {
