@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "f8ea585779aef17c961155f4623e40d24ea6941f1931b825080dd49327a59b76"
+CATALOGUE_DIGEST = "ccc42895a84348c77ef60ea974761c3c5fcbbe0ce6bac647640e1919bca907fd"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -24,6 +24,7 @@ CONTROL_FORBIDDEN = 2052
 INTERNAL_ERROR = 2053
 FRAME_REJECTED = 2054
 WEB_FORBIDDEN = 2055
+TRANSPORT_REFUSED = 2056
 VERSION_LOADED = 3001
 VERSION_SWITCHED = 3002
 VERSION_REFUSED = 3003
@@ -60,6 +61,7 @@ NAMES: dict[int, str] = {
     2053: "internal_error",
     2054: "frame_rejected",
     2055: "web_forbidden",
+    2056: "transport_refused",
     3001: "version_loaded",
     3002: "version_switched",
     3003: "version_refused",
@@ -97,6 +99,7 @@ CLASSES: dict[int, str] = {
     2053: "call",
     2054: "call",
     2055: "security",
+    2056: "call",
     3001: "model",
     3002: "model",
     3003: "model",

@@ -160,12 +160,45 @@ def test_same_origin_is_allowed(product: Product) -> None:
     assert post(product, "/inference.GRPCInferenceService/ServerLive", b"{}", "application/json", Origin=origin)[0] == 200
 
 
-def test_garbage_on_the_web_listener(product: Product) -> None:
-    """Broken JSON, broken frames and unknown paths are clear errors; the next call works."""
-    assert post(product, INFER_PATH, b"{", "application/json")[0] == 400
-    assert post(product, INFER_PATH, b"\xff\xff", "application/proto")[0] == 400
-    assert post(product, INFER_PATH, b"{}", "text/plain")[0] == 415
-    assert post(product, "/nope.Service/Call", b"{}", "application/json")[0] == 404
-    deep = b'{"inputs":' * 200 + b"1" + b"}" * 200
-    assert post(product, INFER_PATH, deep, "application/json")[0] == 400
+WRONG = [
+    ("broken JSON", INFER_PATH, b"{", "application/json", {}, 400),
+    ("broken protobuf", INFER_PATH, b"\xff\xff", "application/proto", {}, 400),
+    ("unknown content type", INFER_PATH, b"{}", "text/plain", {}, 415),
+    ("unknown method", "/nope.Service/Call", b"{}", "application/json", {}, 404),
+    ("deep JSON", INFER_PATH, b'{"inputs":' * 200 + b"1" + b"}" * 200, "application/json", {}, 400),
+    ("broken gzip", INFER_PATH, b"not gzip", "application/json", {"Content-Encoding": "gzip"}, 400),
+    ("unknown compression", INFER_PATH, b"{}", "application/json", {"Content-Encoding": "rot13"}, 501),
+    ("broken gRPC-Web frame", INFER_PATH, b"\x00\x00\x00\x00\x09short", "application/grpc-web+proto", {}, 200),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "body", "kind", "headers", "status"), WRONG, ids=[w[0] for w in WRONG])
+def test_what_the_web_transport_refuses(
+    product: Product, name: str, path: str, body: bytes, kind: str, headers: dict[str, str], status: int
+) -> None:
+    """A clear error with trace id, one record under its position; the next call works."""
+    found, answer, _ = post(product, path, body, kind, **headers)
+    assert found == status
+    log, _, sequence = answer["vigil-audit-position"].split("/")
+    record = next(r for r in read_records(product.data / "audit" / log) if r.header.sequence == int(sequence))
+    wanted = events.CONTRACT_VIOLATION if name == "broken protobuf" else events.TRANSPORT_REFUSED
+    assert record.header.event_id == wanted and record.header.trace_id.hex() == answer["vigil-trace-id"]
     assert post(product, "/inference.GRPCInferenceService/ServerLive", b"{}", "application/json")[0] == 200
+
+
+def test_what_the_native_transport_refuses(product: Product) -> None:
+    """Unknown services and methods, and broken compression, are recorded too."""
+    channel = product.channel()
+    for path, code, metadata in (
+        ("/nope.Service/Call", grpc.StatusCode.UNIMPLEMENTED, ()),
+        ("/inference.GRPCInferenceService/Nope", grpc.StatusCode.UNIMPLEMENTED, ()),
+        (INFER_PATH, grpc.StatusCode.RESOURCE_EXHAUSTED, ()),
+    ):
+        body = b"" if code is grpc.StatusCode.UNIMPLEMENTED else bytes(130 << 20)
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(path)(body, timeout=30, metadata=metadata)
+        assert error.value.code() == code, error.value
+        trailers = dict(error.value.trailing_metadata())
+        sequence = int(trailers["vigil-audit-position"].split("/")[2])
+        record = next(r for r in read_records(product.data / "audit" / "gateway") if r.header.sequence == sequence)
+        assert record.header.event_id == events.TRANSPORT_REFUSED and record.header.trace_id.hex() == trailers["vigil-trace-id"]

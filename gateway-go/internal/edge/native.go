@@ -3,9 +3,13 @@ package edge
 import (
 	"context"
 	"net"
+	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -16,6 +20,7 @@ import (
 	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
 	"google.golang.org/grpc/status"
 
+	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/telemetry"
 )
@@ -62,6 +67,7 @@ func NewNative(service *flow.Service, tracer *telemetry.Tracer, limits Limits) *
 		grpc.MaxHeaderListSize(limits.HeaderBytesMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: limits.ConnectionIdle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: limits.KeepaliveMin, PermitWithoutStream: true}),
+		grpc.UnknownServiceHandler(n.unknown),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(4<<20),
@@ -140,10 +146,11 @@ func trailer(a *flow.Answer) metadata.MD {
 func (n *Native) unaryHandler(m *flow.Method) func(any, context.Context, func(any) error, grpc.UnaryServerInterceptor) (any, error) {
 	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		in := &frame{}
+		caller := n.caller(ctx)
 		if err := decode(in); err != nil {
+			_ = grpc.SetTrailer(ctx, n.turnAway(m.Name, caller, err))
 			return nil, err
 		}
-		caller := n.caller(ctx)
 		_ = grpc.SetHeader(ctx, metadata.MD{TraceHeader: {caller.Trace.ID()}})
 		answer, callErr := n.service.Unary(ctx, m, caller, in.data)
 		_ = grpc.SetTrailer(ctx, trailer(answer))
@@ -154,6 +161,29 @@ func (n *Native) unaryHandler(m *flow.Method) func(any, context.Context, func(an
 	}
 }
 
+// turnAway records a call that could not be read, and gives its trailers.
+func (n *Native) turnAway(method string, caller *flow.Caller, err error) metadata.MD {
+	answer := status.Convert(err)
+	md := metadata.MD{TraceHeader: {caller.Trace.ID()}}
+	if position := n.service.TurnAway(method, events.TransportRefused, answer.Code(), answer.Message(), &caller.Trace); position != "" {
+		md[PositionHeader] = []string{position}
+	}
+	return md
+}
+
+// unknown answers for methods that are not in the contract.
+func (n *Native) unknown(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.Method(stream.Context())
+	service, name := path.Split(method)
+	text := "unknown method " + name + " for service " + strings.Trim(service, "/")
+	if !slices.ContainsFunc(flow.Methods(), func(m *flow.Method) bool { return "/"+m.Service+"/" == service }) {
+		text = "unknown service " + strings.Trim(service, "/")
+	}
+	err := status.Error(codes.Unimplemented, text)
+	stream.SetTrailer(n.turnAway(method, n.caller(stream.Context()), err))
+	return err
+}
+
 func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
 	return func(_ any, stream grpc.ServerStream) error {
 		caller := n.caller(stream.Context())
@@ -161,6 +191,7 @@ func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
 		in := &frame{}
 		if !m.Bidi() {
 			if err := stream.RecvMsg(in); err != nil {
+				stream.SetTrailer(n.turnAway(m.Name, caller, err))
 				return err
 			}
 		}

@@ -18,12 +18,14 @@ import (
 	"connectrpc.com/grpcreflect"
 	"github.com/rs/cors"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/telemetry"
 )
@@ -207,18 +209,14 @@ func (w *web) guard(next http.Handler) http.Handler {
 			defer body.free()
 			r.Body = body
 		}
-		next.ServeHTTP(rw, r)
+		w.watched(rw, r, next)
 	})
 }
 
 // forbid refuses a request before it is a call; the refusal is recorded like one.
 func (w *web) forbid(rw http.ResponseWriter, r *http.Request, text string) {
 	if w.service != nil {
-		trace := w.tracer.Continue(r.Header.Get("traceparent"))
-		rw.Header().Set(TraceHeader, trace.ID())
-		if position := w.service.Forbidden(r.URL.Path, text, &trace); position != "" {
-			rw.Header().Set(PositionHeader, position)
-		}
+		w.turnAway(rw, r, events.WebForbidden, codes.PermissionDenied, text)
 	}
 	http.Error(rw, text, http.StatusForbidden)
 }
@@ -298,6 +296,7 @@ func connectError(s *statuspb.Status, traceID string, a *flow.Answer) *connect.E
 
 func (w *web) unary(m *flow.Method) func(context.Context, *connect.Request[raw]) (*connect.Response[raw], error) {
 	return func(ctx context.Context, req *connect.Request[raw]) (*connect.Response[raw], error) {
+		reached(ctx)
 		caller := w.caller(ctx, req.Header())
 		answer, callErr := w.service.Unary(ctx, m, caller, req.Msg.data)
 		if callErr != nil {
@@ -312,6 +311,7 @@ func (w *web) unary(m *flow.Method) func(context.Context, *connect.Request[raw])
 
 func (w *web) serverStream(m *flow.Method) func(context.Context, *connect.Request[raw], *connect.ServerStream[raw]) error {
 	return func(ctx context.Context, req *connect.Request[raw], stream *connect.ServerStream[raw]) error {
+		reached(ctx)
 		caller := w.caller(ctx, req.Header())
 		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
 		send := func(data []byte) error { return stream.Send(&raw{m.Desc.Output(), data}) }
@@ -326,6 +326,7 @@ func (w *web) serverStream(m *flow.Method) func(context.Context, *connect.Reques
 
 func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw, raw]) error {
 	return func(ctx context.Context, stream *connect.BidiStream[raw, raw]) error {
+		reached(ctx)
 		caller := w.caller(ctx, stream.RequestHeader())
 		answer, callErr := w.service.Stream(ctx, m, caller, nil, func(data []byte) error {
 			return stream.Send(&raw{m.Desc.Output(), data})

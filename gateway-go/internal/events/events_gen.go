@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "f8ea585779aef17c961155f4623e40d24ea6941f1931b825080dd49327a59b76"
+const CatalogueDigest = "ccc42895a84348c77ef60ea974761c3c5fcbbe0ce6bac647640e1919bca907fd"
 
 // Ids of events.
 const (
@@ -42,6 +42,8 @@ const (
 	FrameRejected uint32 = 2054
 	// WebForbidden: A page or host that is not allowed asked the web listener.
 	WebForbidden uint32 = 2055
+	// TransportRefused: A request was refused before it was a call: unknown method, broken encoding, too large to be read.
+	TransportRefused uint32 = 2056
 	// VersionLoaded: A version passed its gates.
 	VersionLoaded uint32 = 3001
 	// VersionSwitched: Another version serves.
@@ -97,6 +99,7 @@ var Names = map[uint32]string{
 	2053: "internal_error",
 	2054: "frame_rejected",
 	2055: "web_forbidden",
+	2056: "transport_refused",
 	3001: "version_loaded",
 	3002: "version_switched",
 	3003: "version_refused",
@@ -135,6 +138,7 @@ var Classes = map[uint32]string{
 	2053: "call",
 	2054: "call",
 	2055: "security",
+	2056: "call",
 	3001: "model",
 	3002: "model",
 	3003: "model",

@@ -253,17 +253,17 @@ func (s *Service) refuse(c *call, e *CallError) *Answer {
 	return answer
 }
 
-// Forbidden records a request that the web listener turned away before it was a
-// call, and returns the record's position.
-func (s *Service) Forbidden(path, text string, trace *telemetry.Trace) string {
+// TurnAway records a request that an edge refused before it was a call, and
+// returns the record's position. Path is what was asked for.
+func (s *Service) TurnAway(path string, event uint32, code codes.Code, text string, trace *telemetry.Trace) string {
 	payload, err := proto.Marshal(&auditv1.CallPayload{Method: clip(path, 256), Message: clip(text, 1024)})
 	if err != nil {
 		payload = nil
 	}
-	s.metrics.Refusals.WithLabelValues("web", codes.PermissionDenied.String()).Inc()
+	s.metrics.Refusals.WithLabelValues("transport", code.String()).Inc()
 	return s.record(&auditlog.Entry{
-		Kind: layout.KindRefusal, EventID: events.WebForbidden, SafetyState: auditlog.SafetyCode(s.Whole()),
-		StatusCode: uint32(codes.PermissionDenied), TraceID: trace.TraceID, SpanID: trace.SpanID, Payload: payload,
+		Kind: layout.KindRefusal, EventID: event, SafetyState: auditlog.SafetyCode(s.Whole()),
+		StatusCode: uint32(code), TraceID: trace.TraceID, SpanID: trace.SpanID, Payload: payload,
 	})
 }
 

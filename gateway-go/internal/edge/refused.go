@@ -1,0 +1,94 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	"vigil/gateway/internal/events"
+)
+
+type watchKey struct{}
+
+// watchedWriter records an answer of the web transport itself (broken JSON or
+// compression, an unknown method, a message too large to be read) before its
+// first byte leaves: such a request never reached the service, which records
+// everything else.
+type watchedWriter struct {
+	http.ResponseWriter
+	refused func(status int)
+	reached bool
+}
+
+func (w *watchedWriter) WriteHeader(status int) {
+	if !w.reached && status >= http.StatusOK {
+		w.reached = true
+		w.refused(status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	if !w.reached {
+		w.reached = true
+		w.refused(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// Flush is asked for by connect's streams.
+func (w *watchedWriter) Flush() {
+	if f, ok := w.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (w *watchedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// reached says that a request came to the service.
+func reached(ctx context.Context) {
+	if w, ok := ctx.Value(watchKey{}).(*watchedWriter); ok {
+		w.reached = true
+	}
+}
+
+// exempt paths leave no record: health and reflection are reads.
+func exempt(path string) bool {
+	return strings.HasPrefix(path, "/grpc.health.") || strings.HasPrefix(path, "/grpc.reflection.")
+}
+
+// watched serves a request so that its refusal by the transport is recorded.
+func (w *web) watched(rw http.ResponseWriter, r *http.Request, next http.Handler) {
+	if w.service == nil || r.Method != http.MethodPost || exempt(r.URL.Path) {
+		next.ServeHTTP(rw, r)
+		return
+	}
+	watched := &watchedWriter{ResponseWriter: rw}
+	watched.refused = func(status int) {
+		code := codes.InvalidArgument
+		switch status {
+		case http.StatusNotFound, http.StatusNotImplemented:
+			code = codes.Unimplemented
+		case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
+			code = codes.ResourceExhausted
+		}
+		w.turnAway(rw, r, events.TransportRefused, code, fmt.Sprintf("refused by the web transport with HTTP status %d", status))
+	}
+	next.ServeHTTP(watched, r.WithContext(context.WithValue(r.Context(), watchKey{}, watched)))
+	if !watched.reached { // an answer of headers alone, which leave when the handler returns
+		watched.refused(http.StatusOK)
+	}
+}
+
+// turnAway records a refusal and puts trace id and position into the answer's headers.
+func (w *web) turnAway(rw http.ResponseWriter, r *http.Request, event uint32, code codes.Code, text string) {
+	trace := w.tracer.Continue(r.Header.Get("traceparent"))
+	rw.Header().Set(TraceHeader, trace.ID())
+	if position := w.service.TurnAway(r.URL.Path, event, code, text, &trace); position != "" {
+		rw.Header().Set(PositionHeader, position)
+	}
+}
