@@ -23,24 +23,29 @@ type watchedWriter struct {
 	reached bool
 }
 
-func (w *watchedWriter) WriteHeader(status int) {
-	if !w.reached && status >= http.StatusOK {
+// leaving is called before headers leave.
+func (w *watchedWriter) leaving(status int) {
+	if !w.reached {
 		w.reached = true
 		w.refused(status)
+	}
+}
+
+func (w *watchedWriter) WriteHeader(status int) {
+	if status >= http.StatusOK {
+		w.leaving(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *watchedWriter) Write(p []byte) (int, error) {
-	if !w.reached {
-		w.reached = true
-		w.refused(http.StatusOK)
-	}
+	w.leaving(http.StatusOK)
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush is asked for by connect's streams.
+// Flush is asked for by connect's streams; headers leave with it.
 func (w *watchedWriter) Flush() {
+	w.leaving(http.StatusOK)
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}
@@ -79,9 +84,7 @@ func (w *web) watched(rw http.ResponseWriter, r *http.Request, next http.Handler
 		w.turnAway(rw, r, events.TransportRefused, code, fmt.Sprintf("refused by the web transport with HTTP status %d", status))
 	}
 	next.ServeHTTP(watched, r.WithContext(context.WithValue(r.Context(), watchKey{}, watched)))
-	if !watched.reached { // an answer of headers alone, which leave when the handler returns
-		watched.refused(http.StatusOK)
-	}
+	watched.leaving(http.StatusOK) // an answer of headers alone leaves when the handler returns
 }
 
 // turnAway records a refusal and puts trace id and position into the answer's headers.
