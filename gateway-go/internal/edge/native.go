@@ -147,11 +147,11 @@ func (n *Native) unaryHandler(m *flow.Method) func(any, context.Context, func(an
 	return func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		in := &frame{}
 		caller := n.caller(ctx)
-		if err := decode(in); err != nil {
-			_ = grpc.SetTrailer(ctx, n.turnAway(m.Name, caller, err))
+		_ = grpc.SetHeader(ctx, metadata.MD{TraceHeader: {caller.Trace.ID()}})
+		if err := decode(in); err != nil { // grpc-go has answered already: the caller finds the record by its trace id
+			n.turnAway(m.Name, caller, err)
 			return nil, err
 		}
-		_ = grpc.SetHeader(ctx, metadata.MD{TraceHeader: {caller.Trace.ID()}})
 		answer, callErr := n.service.Unary(ctx, m, caller, in.data)
 		_ = grpc.SetTrailer(ctx, trailer(answer))
 		if callErr != nil {
@@ -191,7 +191,7 @@ func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
 		in := &frame{}
 		if !m.Bidi() {
 			if err := stream.RecvMsg(in); err != nil {
-				stream.SetTrailer(n.turnAway(m.Name, caller, err))
+				n.turnAway(m.Name, caller, err)
 				return err
 			}
 		}
