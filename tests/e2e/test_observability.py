@@ -145,3 +145,5 @@ def test_limit_hits_are_counted(product: Product) -> None:
     assert "limits.message_bytes_max" in error.value.details()
     assert dict(error.value.trailing_metadata())["vigil-audit-position"].startswith("gateway/")
     assert 'vigil_limit_hits_total{limit="limits.message_bytes_max"} 1' in scrape(product, "metrics")
+    for limit in ("message_bytes_max", "streams_per_connection_max", "header_bytes_max", "keepalive_min_s", "connections_max"):
+        assert f'vigil_limit{{limit="limits.{limit}"}}' in scrape(product, "metrics")

@@ -183,6 +183,11 @@ def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
         ("c6", "vigil.toml", 'providers = [["cpu"]]', "unknown provider"),
         ("c7", "vigil.toml", "intra_op_threads = 99999999999", "allowed is 0..1024"),
         ("c8", "vigil.toml", "a = " + "[" * 5000, "vigil.toml"),
+        ("c9", "vigil.toml", "[gates]\nspeed = 1", "unknown key 'gates.speed'"),
+        ("c10", "vigil.toml", "[gates]\nbatch_difference_max = -1", "gates.batch_difference_max = -1: allowed is 0..1"),
+        ("c11", "vigil.toml", "[gates]\nrun_ms_max = true", "wrong type"),
+        ("c12", "vigil.toml", "[gates]\nrun_ms_max = 0.0001", "its largest batch takes"),
+        ("c13", "vigil.toml", "[gates]\nwarmup_budget_s = 0", "not warm within 0"),
     ):
         (product.models / name).mkdir()
         (product.models / name / file).write_text(text)
@@ -191,6 +196,18 @@ def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
         assert said in refused(stub, 1, name)
         with pytest.raises(grpc.RpcError, match="has no available versions"):
             factor(stub, name)
+
+
+def test_contract_change_is_a_gate_of_the_model(product: Product, stub: Stub) -> None:
+    """A version with another contract is refused, unless the model's own gates allow it."""
+    for name, allowed in (("strict", "false"), ("loose", "true")):
+        (product.models / name).mkdir()
+        (product.models / name / "vigil.toml").write_text(f"[gates]\nallow_contract_change = {allowed}\nrun_ms_max = 60000\n")
+        graphs.scale(1.0, product.models / name / "1" / "model.onnx")
+        wait_for(lambda n=name: n in stub.models() and stub.models()[n].serving_version == 1, 10, name)
+        graphs.other_contract(product.models / name / "2" / "model.onnx")
+    wait_for(lambda: stub.models()["loose"].serving_version == 2, 10, "the other contract")
+    assert "contract differs from version 1" in refused(stub, 2, "strict")
 
 
 def test_odd_repository_entries(product: Product, stub: Stub) -> None:

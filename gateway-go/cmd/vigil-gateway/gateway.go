@@ -98,6 +98,13 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.client = link.New(linkConfig(s, instance), g.service)
 	g.service.AttachLink(g.client)
 	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(g.service.InFlight()) })
+	metrics.Limits(map[string]float64{
+		"limits.message_bytes_max": float64(s.LimitsMessageBytesMax), "limits.calls_in_flight_max": float64(s.LimitsCallsInFlightMax),
+		"limits.bytes_in_flight_max": float64(s.LimitsBytesInFlightMax), "limits.watchers_max": float64(s.LimitsWatchersMax),
+		"limits.streams_per_connection_max": float64(s.LimitsStreamsPerConnectionMax), "limits.header_bytes_max": float64(s.LimitsHeaderBytesMax),
+		"limits.keepalive_min_s": float64(s.LimitsKeepaliveMinS), "limits.connection_idle_s": float64(s.LimitsConnectionIdleS),
+		"limits.connections_max": float64(s.LimitsConnectionsMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
+	})
 	g.listenWith(metrics)
 	return g, nil
 }

@@ -47,6 +47,17 @@ func (m *Metrics) Gauge(name, help string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read))
 }
 
+// Limits shows the limits that are set, by the same names as their hits. Those
+// of the transports (header size, keepalive, streams of a connection) are
+// enforced where no hit can be counted.
+func (m *Metrics) Limits(limits map[string]float64) {
+	gauge := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "vigil_limit", Help: "Limits that are set."}, []string{"limit"})
+	for name, value := range limits {
+		gauge.WithLabelValues(name).Set(value)
+	}
+	m.registry.MustRegister(gauge)
+}
+
 // Request counts a finished call, with its trace as exemplar.
 func (m *Metrics) Request(model, version, method, code, quality string, took time.Duration, trace *Trace) {
 	m.requests.WithLabelValues(model, version, method, code, quality).Inc()

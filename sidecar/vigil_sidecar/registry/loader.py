@@ -12,13 +12,24 @@ from pathlib import Path
 from vigil_safety import events_gen as events
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.engine.staging import StagedFile, stage
-from vigil_sidecar.engine.warmup import warm_up
+from vigil_sidecar.engine.warmup import Warmth, warm_up
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Loader"]
+
+
+def _check_gates(options: ModelOptions, warmth: Warmth) -> None:
+    """The gates of the model's own vigil.toml."""
+    if options.run_ms_max is not None and warmth.run_s * 1000 > options.run_ms_max:
+        raise CandidateRefused(f"its largest batch takes {warmth.run_s * 1000:.3g} ms, gates.run_ms_max is {options.run_ms_max:g}")
+    if options.batch_difference_max is not None and warmth.batch_difference > options.batch_difference_max:
+        raise CandidateRefused(
+            f"a row alone and in a batch differ by {warmth.batch_difference:.3g}, "
+            f"gates.batch_difference_max is {options.batch_difference_max:g}"
+        )
 
 
 class Loader:
@@ -47,7 +58,9 @@ class Loader:
                 difference = session.contract.difference(serving.session.contract)
                 if difference is not None:
                     raise CandidateRefused(f"contract differs from version {serving.number}: {difference}")
-            warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, s.models_warmup_budget_s)
+            budget_s = s.models_warmup_budget_s if options.warmup_budget_s is None else options.warmup_budget_s
+            warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, budget_s)
+            _check_gates(options, warmth)
             version = LoadedVersion(
                 model, number, staged.digest, staged.size, session, options,
                 warmth.max_batch_size, warmth.run_s, warmth.batch_difference, self._closed,

@@ -29,7 +29,11 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of one model; ``max_batch_size`` is None where config.pbtxt does not decide."""
+    """Options of one model; ``max_batch_size`` is None where config.pbtxt does not decide.
+
+    The last of them are gates: what a candidate must pass beside those that every
+    model has. None leaves a gate out, or to the settings.
+    """
 
     max_batch_size: int | None = None
     policy: VersionPolicy = VersionPolicy()
@@ -41,4 +45,7 @@ class ModelOptions:
     output_min: float | None = None
     output_max: float | None = None
     allow_contract_change: bool = False
+    warmup_budget_s: float | None = None
+    run_ms_max: float | None = None
+    batch_difference_max: float | None = None
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

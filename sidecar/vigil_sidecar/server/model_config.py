@@ -25,8 +25,13 @@ _SUPPORTED = {
 }  # fmt: skip
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
     "pipeline": dict, "finite_inputs": bool, "output_min": (int, float), "output_max": (int, float),
-    "allow_contract_change": bool, "providers": list, "intra_op_threads": int,
+    "gates": dict, "providers": list, "intra_op_threads": int,
 }  # fmt: skip
+_GATES: dict[str, tuple[type | tuple[type, ...], float]] = {
+    "allow_contract_change": (bool, 1), "warmup_budget_s": ((int, float), 3600),
+    "run_ms_max": ((int, float), 3_600_000), "batch_difference_max": ((int, float), 1.0),
+}  # fmt: skip
+"""Type and largest value of each gate."""
 
 
 def _read(path: Path) -> str | None:
@@ -90,6 +95,19 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
     return out
 
 
+def _gates(table: dict[str, Any]) -> dict[str, Any]:
+    value: Any
+    for key, value in table.items():
+        if key not in _GATES:
+            raise CandidateRefused(f"vigil.toml: unknown key 'gates.{key}'; known are {', '.join(_GATES)}")
+        kind, most = _GATES[key]
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise CandidateRefused(f"vigil.toml: gates.{key} = {value!r} has the wrong type")
+        if not 0 <= value <= most:
+            raise CandidateRefused(f"vigil.toml: gates.{key} = {value!r}: allowed is 0..{most:g}")
+    return table
+
+
 def _toml(text: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(text)
@@ -100,7 +118,8 @@ def _toml(text: str) -> dict[str, Any]:
             raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
         if not isinstance(value, _TOML_KEYS[key]):
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
-    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers")}
+    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates")}
+    out |= _gates(content.get("gates", {}))
     if "providers" in content:
         unknown = [p for p in content["providers"] if not isinstance(p, str) or p not in PROVIDER_NAMES]
         if unknown:
