@@ -96,14 +96,14 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
 
 
 def _gates(table: dict[str, Any]) -> dict[str, Any]:
-    value: Any
     for key, value in table.items():
         if key not in _GATES:
             raise CandidateRefused(f"vigil.toml: unknown key 'gates.{key}'; known are {', '.join(_GATES)}")
         kind, most = _GATES[key]
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise CandidateRefused(f"vigil.toml: gates.{key} = {value!r} has the wrong type")
-        if not 0 <= value <= most:
+        number: Any = value
+        if not 0 <= number <= most:
             raise CandidateRefused(f"vigil.toml: gates.{key} = {value!r}: allowed is 0..{most:g}")
     return table
 
