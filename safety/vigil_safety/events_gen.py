@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "ccc42895a84348c77ef60ea974761c3c5fcbbe0ce6bac647640e1919bca907fd"
+CATALOGUE_DIGEST = "64e6bfb129e7c728f96efcc1c795b10887a7001e0cb6ff13a51c6720556f1cfa"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -42,6 +42,9 @@ LINK_CORRUPTION = 4006
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
+CHECKPOINT = 5004
+ANCHORED = 5005
+KEY_ROTATED = 5006
 
 NAMES: dict[int, str] = {
     1001: "answer",
@@ -79,6 +82,9 @@ NAMES: dict[int, str] = {
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
+    5004: "checkpoint",
+    5005: "anchored",
+    5006: "key_rotated",
 }
 
 CLASSES: dict[int, str] = {
@@ -117,4 +123,7 @@ CLASSES: dict[int, str] = {
     5001: "audit",
     5002: "audit",
     5003: "audit",
+    5004: "audit",
+    5005: "audit",
+    5006: "audit",
 }

@@ -17,6 +17,7 @@ from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
+from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation
@@ -66,7 +67,8 @@ class Sidecar:
         self.audit = AuditWriter(
             data / "audit" / "sidecar", "sidecar", durability=settings.audit_durability,
             sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
-            describe=system_payload,
+            describe=system_payload, keys=KeyFile(data / "keys", "sidecar"),
+            checkpoint_records=settings.audit_checkpoint_records, checkpoint_interval_s=settings.audit_checkpoint_interval_s,
         )  # fmt: skip
         self.audit.enabled = settings.audit_enabled
         self.metrics.count_records(lambda: self.audit.records_total)

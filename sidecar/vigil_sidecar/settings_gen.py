@@ -72,6 +72,8 @@ class Settings:
     audit_enabled: bool = True
     audit_durability: str = 'interval'
     audit_sync_interval_ms: int = 100
+    audit_checkpoint_records: int = 4096
+    audit_checkpoint_interval_s: float = 10.0
     audit_segment_bytes: int = 16777216
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
@@ -221,6 +223,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.sync_interval_ms', 'audit_sync_interval_ms', 'int', 100, 1, 60000,
          (), None,
          'Time between forced writes with interval.'),
+    Spec('audit.checkpoint_records', 'audit_checkpoint_records', 'int', 4096, 1, 1000000,
+         (), None,
+         'A checkpoint is signed after this many records.'),
+    Spec('audit.checkpoint_interval_s', 'audit_checkpoint_interval_s', 'float', 10.0, 0.05, 86400,
+         (), None,
+         'A checkpoint is signed at least this often, even when idle, and at every change of state, new segment and the end.'),
     Spec('audit.segment_bytes', 'audit_segment_bytes', 'int', 16777216, 1048576, 1073741824,
          (), None,
          'Size of one preallocated segment.'),

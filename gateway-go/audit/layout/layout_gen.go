@@ -5,14 +5,14 @@ package layout
 
 // Layout of a record.
 const (
-	Version        = 1
+	Version        = 2
 	Magic          = "VGLA"
 	HeaderBytes    = 336
 	RecordBytesMax = 65535
-	Digest         = "cf06288fe4c510f488931fc838e8b03c81dffce3f47eeecefe171f838c875e3d"
+	Digest         = "33e575dbdc6d45bcda9e753011a36c1d1ff12fd7cb620b74a23b3d42ed53656c"
 	// ASCII VGLA.
 	OffMagic = 0
-	// Layout version, 1.
+	// Layout version, 2.
 	OffVersion = 4
 	// Bytes of the whole record, header and payload.
 	OffLength = 6
@@ -76,16 +76,16 @@ const (
 
 // Layout of a segment's header.
 const (
-	SegmentVersion     = 1
+	SegmentVersion     = 2
 	SegmentMagic       = "VGLSEG1\x00"
-	SegmentHeaderBytes = 512
+	SegmentHeaderBytes = 4096
 	// ASCII VGLSEG1 and a zero byte.
 	SegOffMagic = 0
 	// Segment version, 1.
 	SegOffVersion = 8
 	// Layout version of the records.
 	SegOffRecordVersion = 10
-	// 512: where the first record starts.
+	// 4096: where the first record starts.
 	SegOffHeaderBytes = 12
 	// As in every record.
 	SegOffInstance = 16
@@ -97,8 +97,10 @@ const (
 	SegOffCreatedNs = 72
 	// UTF-8, padded with zeros.
 	SegOffLogName = 80
+	// Compact range of all leaves before: roots of the perfect subtrees, largest first, padded with zeros; as many as first_sequence - 1 has binary ones.
+	SegOffTreeRange = 112
 	// CRC-32C of the bytes before.
-	SegOffCrc32c = 112
+	SegOffCrc32c = 2160
 )
 
 // Kinds of records.
@@ -113,7 +115,13 @@ const (
 	KindState uint16 = 4
 	// KindSystem: An event of the process or of the log.
 	KindSystem uint16 = 5
+	// KindCheckpoint: The writer's own checkpoint of all records before it.
+	KindCheckpoint uint16 = 6
+	// KindAnchor: The latest checkpoint of the other log, as it came.
+	KindAnchor uint16 = 7
+	// KindKey: The writer signs with another key from here on; signed by both.
+	KindKey uint16 = 8
 )
 
 // KindNames by number.
-var KindNames = map[uint16]string{1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system"}
+var KindNames = map[uint16]string{1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key"}

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "ccc42895a84348c77ef60ea974761c3c5fcbbe0ce6bac647640e1919bca907fd"
+const CatalogueDigest = "64e6bfb129e7c728f96efcc1c795b10887a7001e0cb6ff13a51c6720556f1cfa"
 
 // Ids of events.
 const (
@@ -78,6 +78,12 @@ const (
 	LogRecovered uint32 = 5002
 	// LogClosed: The writer stopped in order.
 	LogClosed uint32 = 5003
+	// Checkpoint: The writer signed a checkpoint of all records before.
+	Checkpoint uint32 = 5004
+	// Anchored: The other log's checkpoint was put into this one.
+	Anchored uint32 = 5005
+	// KeyRotated: The writer signs with another key from here on.
+	KeyRotated uint32 = 5006
 )
 
 // Names of events by id.
@@ -117,6 +123,9 @@ var Names = map[uint32]string{
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
+	5004: "checkpoint",
+	5005: "anchored",
+	5006: "key_rotated",
 }
 
 // Classes of events by id.
@@ -156,4 +165,7 @@ var Classes = map[uint32]string{
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",
+	5004: "audit",
+	5005: "audit",
+	5006: "audit",
 }

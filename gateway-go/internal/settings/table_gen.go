@@ -96,6 +96,10 @@ type Settings struct {
 	AuditDurability string
 	// AuditSyncIntervalMs is audit.sync_interval_ms. Time between forced writes with interval.
 	AuditSyncIntervalMs int64
+	// AuditCheckpointRecords is audit.checkpoint_records. A checkpoint is signed after this many records.
+	AuditCheckpointRecords int64
+	// AuditCheckpointIntervalS is audit.checkpoint_interval_s. A checkpoint is signed at least this often, even when idle, and at every change of state, new segment and the end.
+	AuditCheckpointIntervalS float64
 	// AuditSegmentBytes is audit.segment_bytes. Size of one preallocated segment.
 	AuditSegmentBytes int64
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
@@ -161,6 +165,8 @@ var table = []Spec{
 	{Key: "audit.enabled", Type: "bool", Default: "true", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Off only to measure what the log costs; shown in every state report.", field: func(s *Settings) any { return &s.AuditEnabled }},
 	{Key: "audit.durability", Type: "string", Default: "interval", Min: 0, Max: 0, Allowed: []string{"process", "interval", "power"}, Flag: "", Doc: "process survives any kill; interval is forced to disk at least every audit.sync_interval_ms; power waits for the disk before the answer leaves.", field: func(s *Settings) any { return &s.AuditDurability }},
 	{Key: "audit.sync_interval_ms", Type: "int", Default: "100", Min: 1, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Time between forced writes with interval.", field: func(s *Settings) any { return &s.AuditSyncIntervalMs }},
+	{Key: "audit.checkpoint_records", Type: "int", Default: "4096", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed after this many records.", field: func(s *Settings) any { return &s.AuditCheckpointRecords }},
+	{Key: "audit.checkpoint_interval_s", Type: "float", Default: "10.0", Min: 0.05, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed at least this often, even when idle, and at every change of state, new segment and the end.", field: func(s *Settings) any { return &s.AuditCheckpointIntervalS }},
 	{Key: "audit.segment_bytes", Type: "int", Default: "16777216", Min: 1048576, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Size of one preallocated segment.", field: func(s *Settings) any { return &s.AuditSegmentBytes }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-VERSION = 1
+VERSION = 2
 MAGIC = b'VGLA'
 HEADER_BYTES = 336
 CRC_OFFSET = 332
 RECORD_BYTES_MAX = 65535
 RECORD_FORMAT = "<4sHHHHI16s16sQQQQBBBBI16s8sQII32s32s32sQ32s32s32sII"
-LAYOUT_DIGEST = "cf06288fe4c510f488931fc838e8b03c81dffce3f47eeecefe171f838c875e3d"
-SEGMENT_VERSION = 1
+LAYOUT_DIGEST = "33e575dbdc6d45bcda9e753011a36c1d1ff12fd7cb620b74a23b3d42ed53656c"
+SEGMENT_VERSION = 2
 SEGMENT_MAGIC = b'VGLSEG1'
-SEGMENT_HEADER_BYTES = 512
-SEGMENT_FORMAT = "<8sHHI16sQ32sQ32sI"
-SEGMENT_CRC_OFFSET = 112
+SEGMENT_HEADER_BYTES = 4096
+SEGMENT_FORMAT = "<8sHHI16sQ32sQ32s2048sI"
+SEGMENT_CRC_OFFSET = 2160
 KIND_ANSWER = 1
 KIND_REFUSAL = 2
 KIND_MODEL = 3
 KIND_STATE = 4
 KIND_SYSTEM = 5
-KIND_NAMES: dict[int, str] = {1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system"}
+KIND_CHECKPOINT = 6
+KIND_ANCHOR = 7
+KIND_KEY = 8
+KIND_NAMES: dict[int, str] = {1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key"}
 
 
 class RecordHeader(NamedTuple):
@@ -75,4 +78,5 @@ class SegmentHeader(NamedTuple):
     previous_leaf_hash: bytes
     created_ns: int
     log_name: bytes
+    tree_range: bytes
     crc32c: int

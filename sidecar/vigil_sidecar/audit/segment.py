@@ -11,8 +11,9 @@ from typing import NamedTuple
 import google_crc32c
 
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.tree import CompactRange
 
-__all__ = ["LogEnd", "create_segment", "find_end", "leaf_hash", "list_segments", "record_crc", "segment_name"]
+__all__ = ["LogEnd", "create_segment", "find_end", "last_key_note", "leaf_hash", "list_segments", "record_crc", "segment_name"]
 
 _HEADER = struct.Struct(layout.SEGMENT_FORMAT)
 _LENGTH = struct.Struct("<4sHH")
@@ -25,9 +26,12 @@ class LogEnd(NamedTuple):
     offset: int
     next_sequence: int
     leaf: bytes
+    tree: CompactRange
     instance: bytes
     torn_bytes: int
     last_event: int
+    key_note: bytes
+    """Payload of the segment's last key record."""
     damaged: bool
     """Whether whole records stand behind the end: then the log was changed, not torn."""
 
@@ -64,14 +68,14 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def create_segment(folder: Path, size: int, log_name: str, instance: bytes, first_sequence: int, leaf: bytes, created_ns: int) -> int:
+def create_segment(folder: Path, size: int, log_name: str, instance: bytes, tree: CompactRange, leaf: bytes, created_ns: int) -> int:
     """Create, preallocate and sync a segment; returns its descriptor. The name appears only when it is whole."""
     body = _HEADER.pack(
         layout.SEGMENT_MAGIC, layout.SEGMENT_VERSION, layout.VERSION, layout.SEGMENT_HEADER_BYTES, instance,
-        first_sequence, leaf, created_ns, log_name.encode(), 0,
+        tree.size + 1, leaf, created_ns, log_name.encode(), tree.encode(), 0,
     )[: layout.SEGMENT_CRC_OFFSET]  # fmt: skip
     header = body + struct.pack("<I", google_crc32c.value(body))
-    final = folder / segment_name(first_sequence)
+    final = folder / segment_name(tree.size + 1)
     partial = final.with_suffix(".partial")
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     try:
@@ -105,6 +109,11 @@ def find_end(segment: Path) -> LogEnd | None:
         return None
     view = memoryview(data)
     at, sequence, leaf, event = layout.SEGMENT_HEADER_BYTES, header.first_sequence, header.previous_leaf_hash, 0
+    try:
+        tree = CompactRange.decode(sequence - 1, header.tree_range)
+    except ValueError:
+        return None
+    key_note = b""
     while at + layout.HEADER_BYTES <= len(data):
         magic, version, length = _LENGTH.unpack_from(data, at)
         if magic != layout.MAGIC or version != layout.VERSION:
@@ -116,8 +125,20 @@ def find_end(segment: Path) -> LogEnd | None:
         if fields.crc32c != record_crc(record) or fields.sequence != sequence or fields.previous_leaf_hash != leaf:
             break
         leaf, sequence, event, at = leaf_hash(record), sequence + 1, fields.event_id, at + length
+        tree.append(leaf)
+        if fields.kind == layout.KIND_KEY:
+            key_note = bytes(record[layout.HEADER_BYTES :])
     torn = len(data[at:].rstrip(b"\0"))
-    return LogEnd(segment, at, sequence, leaf, header.instance, torn, event, _record_follows(data, at + 1))
+    return LogEnd(segment, at, sequence, leaf, tree, header.instance, torn, event, key_note, _record_follows(data, at + 1))
+
+
+def last_key_note(folder: Path) -> bytes:
+    """Payload of the log's last key record; empty without one."""
+    for segment in reversed(list_segments(folder)):
+        end = find_end(segment)
+        if end is not None and end.key_note:
+            return end.key_note
+    return b""
 
 
 def _record_follows(data: bytes, start: int) -> bool:

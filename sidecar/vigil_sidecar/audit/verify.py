@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -13,12 +14,16 @@ import google_crc32c
 
 from vigil_safety.events_gen import NAMES
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, origin_of, parse_checkpoint
+from vigil_sidecar.audit.tree import CompactRange
+from vigil_sidecar.audit.trust import Anchor, Forged, Seals
 
-__all__ = ["Damage", "LogDamaged", "Record", "Report", "read_records", "verify_folder"]
+__all__ = ["Damage", "LogDamaged", "Record", "Report", "read_records", "verify_folder", "verify_folders"]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
 _CHUNK_BYTES = 1 << 20
+EXIT_VERIFIED, EXIT_UNREADABLE, EXIT_UNSEALED, EXIT_FORGED, EXIT_NO_LOG, EXIT_NO_KEY = 0, 1, 3, 4, 5, 6
 
 
 class Damage(NamedTuple):
@@ -42,21 +47,34 @@ class Record(NamedTuple):
 
 @dataclass
 class Report:
-    """What a verification found. ``intact`` says that every record is whole and chained.
+    """What a verification found.
 
-    No signature covers a log of this format version yet, so nothing here says
-    more than that: whoever can write the folder can rewrite the whole chain.
+    ``intact`` says that every record is whole and chained, which anybody who can
+    write the folder can bring about. Only ``sealed`` records are covered by the
+    signature of a trusted key; ``exit_code`` is the verdict (docs/audit-format.md).
     """
 
     folder: str
     intact: bool = False
+    exit_code: int = EXIT_FORGED
+    verdict: str = ""
+    log: str = ""
     records: int = 0
     first_sequence: int = 0
     last_sequence: int = 0
+    sealed: int = 0
+    unsealed: int = 0
+    unsealed_s: float = 0.0
+    witnessed: int = 0
+    unwitnessed_s: float = -1.0
+    checkpoints: int = 0
+    rotations: int = 0
+    torn_bytes: int = 0
     boots: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     segments: int = 0
     head: str = ""
+    root: str = ""
     damage: Damage | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -88,11 +106,13 @@ def _segment_header(file: BinaryIO, name: str, sequence: int) -> layout.SegmentH
     return header
 
 
+def _crc(head: bytes, payload: bytes) -> int:
+    crc: int = google_crc32c.extend(google_crc32c.value(head), payload)
+    return crc
+
+
 def _check(head: bytes, payload: bytes, fields: layout.RecordHeader) -> str | None:
-    crc = google_crc32c.value(head[: layout.CRC_OFFSET])
-    if payload:
-        crc = google_crc32c.extend(crc, payload)
-    if crc != fields.crc32c:
+    if _crc(head[: layout.CRC_OFFSET], payload) != fields.crc32c:
         return "CRC-32C does not match: the record was changed"
     if fields.event_id not in NAMES:
         return f"event {fields.event_id} is not in the catalogue"
@@ -134,43 +154,202 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         at, sequence = at + fields.length, sequence + 1
 
 
-def read_records(folder: Path) -> Iterator[Record]:
-    """Every record of the log in order; raises ``LogDamaged`` at the first fault."""
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("segment-*.vlog"))
+
+
+def _follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iterator[Record]:
     leaf, sequence, instance = bytes(32), 1, None
-    for path in sorted(folder.glob("segment-*.vlog")):
+    for path in _segments(folder):
         with path.open("rb") as file:
             header = _segment_header(file, path.name, sequence)
             if header.first_sequence != sequence or path.name != f"segment-{sequence:020d}.vlog":
                 raise LogDamaged(path.name, 0, sequence, f"segment starts at {header.first_sequence}, expected {sequence}")
             if header.previous_leaf_hash != leaf or instance not in (None, header.instance):
                 raise LogDamaged(path.name, 0, sequence, "segment does not continue the one before")
+            try:
+                opened(header)
+            except Forged as forged:
+                raise LogDamaged(path.name, 0, sequence, str(forged)) from None
             instance = header.instance
             for record in _records(file, path.name, header, leaf):
                 yield record
                 leaf, sequence = record.leaf, record.header.sequence + 1
 
 
-def verify_folder(folder: Path) -> Report:
-    """Check every record, the sequence and the chain of one log folder.
+def read_records(folder: Path) -> Iterator[Record]:
+    """Every record of the log in order; raises ``LogDamaged`` at the first fault."""
+    return _follow(folder, lambda header: None)
+
+
+def _torn(folder: Path, damage: Damage) -> int:
+    """Bytes of a torn tail at the place of damage; 0 when it is none.
+
+    A crash tears the end of the last segment only, and leaves no whole record
+    behind the place: else somebody changed the log.
+    """
+    path = _segments(folder)[-1]
+    if path.name != damage.file or damage.offset < layout.SEGMENT_HEADER_BYTES:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(layout.MAGIC, damage.offset + 1)
+        while at >= 0:
+            if at + layout.HEADER_BYTES <= len(data):
+                fields = layout.RecordHeader(*_RECORD.unpack_from(data, at))
+                whole = layout.HEADER_BYTES <= fields.length <= len(data) - at
+                if whole and _crc(data[at : at + layout.CRC_OFFSET], data[at + layout.HEADER_BYTES : at + fields.length]) == fields.crc32c:
+                    return 0
+            at = data.find(layout.MAGIC, at + 1)
+        end = len(data)
+        while end > damage.offset:
+            start = max(damage.offset, end - _CHUNK_BYTES)
+            used = data[start:end].rstrip(b"\0")
+            if used:
+                return start + len(used) - damage.offset
+            end = start
+    return 0
+
+
+class _Log:
+    """One log on its way through verification."""
+
+    def __init__(self, folder: Path, trusted: Sequence[Verifier], wanted: Collection[int] = ()) -> None:
+        self.report, self.folder = Report(str(folder)), folder
+        self._trusted, self._wanted = trusted, wanted
+        self.seals: Seals | None = None
+        self.last_time_ns = 0
+        self._boots: set[bytes] = set()
+        self._boot, self._monotonic_ns = b"", 0
+
+    def _opened(self, header: layout.SegmentHeader) -> None:
+        name = header.log_name.rstrip(b"\0").decode("utf-8", "replace")
+        if self.seals is None:
+            self.report.log = origin_of(name, header.instance)
+            self.seals = Seals(self.report.log, self._trusted, CompactRange(), self._wanted)
+        if origin_of(name, header.instance) != self.report.log:
+            raise Forged("a segment of another log")
+        try:
+            tree = CompactRange.decode(header.first_sequence - 1, header.tree_range)
+        except ValueError as error:
+            raise Forged(str(error)) from None
+        if tree.root() != self.seals.root():
+            raise Forged("the segment's tree is not that of the records before it")
+
+    def _record(self, record: Record) -> None:
+        h, report = record.header, self.report
+        if h.boot_id != self._boot:
+            if h.boot_id in self._boots:
+                raise Forged("a run goes on after another one began")
+            self._boots.add(h.boot_id)
+            self._boot, self._monotonic_ns = h.boot_id, 0
+        if h.monotonic_ns < self._monotonic_ns:
+            raise Forged("monotonic time runs backwards within a run")
+        self._monotonic_ns, self.last_time_ns = h.monotonic_ns, h.time_ns
+        assert self.seals is not None
+        self.seals.record(h.kind, h.sequence, h.time_ns, record.payload, record.leaf)
+        report.first_sequence = report.first_sequence or h.sequence
+        report.last_sequence, report.records, report.head = h.sequence, report.records + 1, record.leaf.hex()
+        kind = layout.KIND_NAMES[h.kind]
+        report.kinds[kind] = report.kinds.get(kind, 0) + 1
+
+    def run(self) -> None:
+        """Read all records; the report then says what was found."""
+        report = self.report
+        report.segments = len(_segments(self.folder))
+        try:
+            for record in _follow(self.folder, self._opened):
+                try:
+                    self._record(record)
+                except Forged as forged:
+                    raise LogDamaged(record.file, record.offset, record.header.sequence, str(forged)) from None
+            report.intact = True
+        except LogDamaged as broken:
+            report.torn_bytes = _torn(self.folder, broken.damage)
+            report.intact = report.torn_bytes > 0
+            report.damage = None if report.intact else broken.damage
+        report.boots = len(self._boots)
+        if self.seals is not None:
+            report.checkpoints, report.rotations = self.seals.checkpoints, self.seals.rotations
+            report.sealed, report.root = self.seals.sealed, self.seals.root().hex()
+            report.unsealed = report.records - report.sealed - (1 if self.seals.ends_with_seal and report.sealed else 0)
+            report.unsealed_s = max(0, self.last_time_ns - self.seals.sealed_time_ns) / 1e9 if report.sealed else -1.0
+
+    def damaged(self, sequence: int, reason: str) -> None:
+        """Note what only another log shows."""
+        if self.report.damage is None:
+            self.report.intact, self.report.damage = False, Damage("", 0, sequence, reason)
+
+    def judge(self) -> None:
+        """The verdict in words and as an exit code."""
+        report = self.report
+        if not report.intact:
+            report.exit_code, report.verdict = EXIT_FORGED, "FORGED OR DAMAGED"
+        elif not report.sealed:
+            report.exit_code, report.verdict = EXIT_NO_KEY, "intact, but no signature by a trusted key"
+        elif report.unsealed or report.torn_bytes:
+            torn = f" and {report.torn_bytes} torn bytes" if report.torn_bytes else ""
+            report.exit_code = EXIT_UNSEALED
+            report.verdict = f"verified but for an unsealed tail of {report.unsealed} records ({report.unsealed_s:.1f} s){torn}"
+        else:
+            report.exit_code, report.verdict = EXIT_VERIFIED, "verified"
+
+
+def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier]) -> None:
+    """Compare each log with what others anchored of it."""
+    by_origin = {log.report.log: log for log in logs if log.seals is not None}
+    found: dict[str, list[tuple[Checkpoint, Anchor, str]]] = {}
+    for log in logs:
+        for anchor in log.seals.anchors if log.seals is not None else ():
+            origin = anchor.note.split(b"\n", 1)[0].decode("utf-8", "replace")
+            other = by_origin.get(origin)
+            if other is None or other is log or other.seals is None:
+                continue
+            try:
+                text, signed = open_note(anchor.note, [*trusted, *other.seals.known])
+                head = parse_checkpoint(text)
+            except NoteError as error:
+                log.damaged(anchor.sequence, f"anchor: {error}")
+                continue
+            if signed:
+                found.setdefault(origin, []).append((head, anchor, log.report.log))
+    for origin, anchors in found.items():
+        log = by_origin[origin]
+        report, most = log.report, max(anchors, key=lambda a: a[0].size)
+        if most[0].size > report.records and not (report.damage and report.damage.sequence <= most[0].size):
+            reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.records} are here: the end was cut off"
+            log.damaged(report.last_sequence + 1, reason)
+            continue
+        again = _Log(log.folder, trusted, {head.size for head, _, _ in anchors})
+        again.run()
+        for head, _, other_name in anchors:
+            root = again.seals.roots.get(head.size) if again.seals is not None else None
+            if root is not None and root != head.root:
+                log.damaged(head.size, f"{other_name} holds another root at {head.size} records")
+        report.witnessed = most[0].size
+        report.unwitnessed_s = max(0, log.last_time_ns - most[1].time_ns) / 1e9
+
+
+def verify_folders(folders: Sequence[Path], trusted: Sequence[Verifier] = ()) -> list[Report]:
+    """Check logs, each by itself and against what the others anchored of it.
+
+    Streams, in bounded memory. Keys that lie inside a log are never trusted.
 
     Raises:
-        FileNotFoundError: there is no segment in the folder.
+        FileNotFoundError: there is no segment in a folder.
     """
-    report, boots = Report(str(folder)), set()
-    segments = sorted(folder.glob("segment-*.vlog"))
-    if not segments:
-        raise FileNotFoundError(f"{folder} holds no audit log (segment-*.vlog)")
-    report.segments = len(segments)
-    try:
-        for record in read_records(folder):
-            h = record.header
-            report.first_sequence = report.first_sequence or h.sequence
-            report.last_sequence, report.records, report.head = h.sequence, report.records + 1, record.leaf.hex()
-            boots.add(h.boot_id)
-            kind = layout.KIND_NAMES[h.kind]
-            report.kinds[kind] = report.kinds.get(kind, 0) + 1
-        report.intact = True
-    except LogDamaged as broken:
-        report.damage = broken.damage
-    report.boots = len(boots)
-    return report
+    logs = []
+    for folder in folders:
+        if not _segments(folder):
+            raise FileNotFoundError(f"{folder} holds no audit log (segment-*.vlog)")
+        log = _Log(folder, trusted)
+        log.run()
+        logs.append(log)
+    _cross_check(logs, trusted)
+    for log in logs:
+        log.judge()
+    return [log.report for log in logs]
+
+
+def verify_folder(folder: Path, trusted: Sequence[Verifier] = ()) -> Report:
+    """Check one log; see ``verify_folders``."""
+    return verify_folders([folder], trusted)[0]

@@ -17,7 +17,11 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader
 from vigil_sidecar.audit.entry import ZERO32, Entry
-from vigil_sidecar.audit.segment import create_segment, find_end, list_segments, segment_name
+from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, origin_of
+from vigil_sidecar.audit.sealer import Sealer
+from vigil_sidecar.audit.segment import create_segment, find_end, last_key_note, list_segments, segment_name
+from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.errors import AuditError
 
 __all__ = ["AuditWriter"]
@@ -25,6 +29,7 @@ __all__ = ["AuditWriter"]
 _PACK = struct.Struct(layout.RECORD_FORMAT[:-1]).pack
 """Packs a header but for its last field, the CRC-32C over what is packed here and the payload."""
 _CRC = struct.Struct("<I").pack
+_FORCED = frozenset({layout.KIND_MODEL, layout.KIND_STATE, layout.KIND_SYSTEM, layout.KIND_KEY})
 _PAYLOAD_BYTES_MAX = layout.RECORD_BYTES_MAX - layout.HEADER_BYTES
 
 
@@ -44,9 +49,14 @@ class AuditWriter:
         durability: str = "interval",
         sync_interval_ms: int = 100,
         segment_bytes: int = 16 << 20,
+        keys: KeyFile | None = None,
+        checkpoint_records: int = 4096,
+        checkpoint_interval_s: float = 10.0,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
     ) -> None:
         """Open or create the log; after a crash its end is found and a torn tail cut.
+
+        With ``keys`` checkpoints are signed; a log without them can only be found intact.
 
         Raises:
             AuditError: the folder cannot be used, or another writer has it.
@@ -63,6 +73,10 @@ class AuditWriter:
         self.failure: str | None = None
         self._sync_failed = False
         self._placed_s = 0.0
+        self._tree, self._leaves = CompactRange(), list[bytes]()
+        self._checkpoint_records = checkpoint_records
+        self._anchored = b""
+        self.sealer: Sealer | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -72,6 +86,9 @@ class AuditWriter:
             raise AuditError(f"audit log {folder}: another process writes it; give --data-dir another folder") from None
         except OSError as error:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
+        if keys is not None:
+            keys.settle(origin_of(log_name, self.instance), lambda: last_key_note(folder))
+            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s)
         if durability == "interval":
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
@@ -91,7 +108,7 @@ class AuditWriter:
                 f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged and others follow it; "
                 "keep the folder as evidence, and move it away to start a new log"
             )
-        self.instance, self._sequence, self._leaf = end.instance, end.next_sequence, end.leaf
+        self.instance, self._sequence, self._leaf, self._tree = end.instance, end.next_sequence, end.leaf, end.tree
         self._path = end.segment
         self._fd = os.open(end.segment, os.O_RDWR | os.O_CLOEXEC)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
@@ -104,11 +121,34 @@ class AuditWriter:
         self._system(events.LOG_OPENED, "log continued", {})
 
     def _new_segment(self) -> None:
-        self._fd = create_segment(
-            self._folder, self._segment_bytes, self.log_name, self.instance, self._sequence, self._leaf, time.time_ns()
-        )
+        self._fd = create_segment(self._folder, self._segment_bytes, self.log_name, self.instance, self._fold(), self._leaf, time.time_ns())
         self._path = self._folder / segment_name(self._sequence)
         self._offset, self._size = layout.SEGMENT_HEADER_BYTES, self._segment_bytes
+
+    def _fold(self) -> CompactRange:
+        """The tree of all records written so far. The lock is held."""
+        self._tree.extend(self._leaves)
+        self._leaves.clear()
+        return self._tree
+
+    def head(self) -> tuple[int, bytes, int]:
+        """Number of records, root hash, and a new descriptor of the file that ends them; raises ``AuditError``."""
+        with self._lock:
+            if self._closed:
+                raise AuditError("the audit log is closed")
+            tree = self._fold()
+            return tree.size, tree.root(), os.dup(self._fd)
+
+    def anchor(self, note: bytes) -> None:
+        """Put the other log's latest checkpoint into this one, once; raises ``AuditError``."""
+        if note and note != self._anchored and len(note) <= NOTE_BYTES_MAX:
+            self._anchored = note
+            self.append([Entry(layout.KIND_ANCHOR, events.ANCHORED, payload=note)])
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The latest signed checkpoint; empty before the first."""
+        return self.sealer.latest if self.sealer is not None else b""
 
     def _system(self, event: int, text: str, fields: dict[str, str]) -> None:
         self.append([Entry(layout.KIND_SYSTEM, event, payload=self._describe(text, fields))])
@@ -148,12 +188,18 @@ class AuditWriter:
                     raise AuditError(f"the audit log cannot be forced to disk: {error.strerror}") from error
         if not forced:
             self._dirty.set()
+        if self.sealer is not None and (len(self._leaves) >= self._checkpoint_records or self._sealed_at_once(entries)):
+            self.sealer.wake()
         return sequences
 
     @staticmethod
     def _promised(entries: Sequence[Entry]) -> bool:
         """Whether an entry is of a kind that is forced to disk at once (docs/audit-format.md)."""
-        return any(e.kind > layout.KIND_REFUSAL for e in entries)
+        return any(e.kind in _FORCED for e in entries)
+
+    @staticmethod
+    def _sealed_at_once(entries: Sequence[Entry]) -> bool:
+        return any(e.kind in (layout.KIND_STATE, layout.KIND_KEY) for e in entries)
 
     def _check_place(self) -> None:
         """At most once a second: the file that is written must still be the one that readers find."""
@@ -173,13 +219,14 @@ class AuditWriter:
         time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()
         sequence, leaf, size = self._sequence, self._leaf, 0
         parts: list[bytes] = []
+        leaves: list[bytes] = []
         sha256, crc_value = hashlib.sha256, google_crc32c.value
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]
             length = layout.HEADER_BYTES + len(payload)
             if self._offset + size + length > self._size:
-                self._commit(b"".join(parts), sequence, leaf)
-                parts, size = [], 0
+                self._commit(b"".join(parts), sequence, leaf, leaves)
+                parts, leaves, size = [], [], 0
                 self._rotate()  # on failure the records before are committed; callers hear of none of them
             head = _PACK(
                 layout.MAGIC, layout.VERSION, length, e.kind, 0, e.event_id, self.instance, self.boot_id,
@@ -191,19 +238,21 @@ class AuditWriter:
             record = head + _CRC(crc_value(head + payload)) + payload
             leaf = sha256(b"\0" + record).digest()
             parts.append(record)
+            leaves.append(leaf)
             size += length
             sequence += 1
         first = sequence - len(entries)
-        self._commit(b"".join(parts), sequence, leaf)
+        self._commit(b"".join(parts), sequence, leaf, leaves)
         return range(first, sequence)
 
-    def _commit(self, data: bytes, next_sequence: int, leaf: bytes) -> None:
+    def _commit(self, data: bytes, next_sequence: int, leaf: bytes, leaves: list[bytes]) -> None:
         done = 0
         while done < len(data):
             done += os.pwrite(self._fd, data[done:] if done else data, self._offset + done)
         self.records_total += next_sequence - self._sequence
         self._offset += len(data)
         self._sequence, self._leaf = next_sequence, leaf
+        self._leaves += leaves
 
     def _rotate(self) -> None:
         with self._sync_lock:
@@ -211,6 +260,8 @@ class AuditWriter:
             old = self._fd
             self._new_segment()
             os.close(old)
+        if self.sealer is not None:
+            self.sealer.wake()
 
     def _sync_loop(self, interval_s: float) -> None:
         while not self._closed:
@@ -226,9 +277,11 @@ class AuditWriter:
             time.sleep(interval_s)
 
     def close(self) -> None:
-        """Write the closing record and force everything to disk."""
+        """Write the closing record and the last checkpoint, and force everything to disk."""
         if not self._closed:
             self._system(events.LOG_CLOSED, "closed", {})
+            if self.sealer is not None:
+                self.sealer.stop()
             with self._lock, self._sync_lock:
                 self._closed = True
                 self._dirty.set()

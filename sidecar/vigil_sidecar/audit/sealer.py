@@ -1,0 +1,116 @@
+"""Checkpoints of a log: signed when due, published only when everything under them is on disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.entry import Entry
+from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.notes import ROTATION, Signer, checkpoint_text, sign_note
+from vigil_sidecar.errors import AuditError
+
+__all__ = ["Sealer"]
+
+_GAP_S = 0.05
+"""Between two checkpoints that events ask for: a flurry of them gets one."""
+
+
+class Log(Protocol):
+    """What the sealer needs of a writer."""
+
+    def head(self) -> tuple[int, bytes, int]:
+        """Number of records, root hash, and a new descriptor of the file that ends them."""
+
+    def append(self, entries: Sequence[Entry]) -> range:
+        """Write entries as one group."""
+
+
+class Sealer:
+    """Signs checkpoints of one log in a thread of its own. Any thread may call.
+
+    A checkpoint is signed over a tree whose records were forced to disk before,
+    and ``latest`` is what may leave the process: so no power cut can make an
+    honest log contradict what others were given.
+    """
+
+    def __init__(self, log: Log, keys: KeyFile, origin: str, interval_s: float, fdatasync: Callable[[int], None] = os.fdatasync) -> None:
+        """Publish the public key and start."""
+        self._log, self._keys, self._origin, self._interval_s = log, keys, origin, interval_s
+        self._fdatasync = fdatasync
+        self._signer = Signer(origin, keys.key)
+        keys.publish(self._signer)
+        self._lock = threading.Lock()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self.latest = b""
+        self._wake.set()
+        self._thread = threading.Thread(target=self._run, name="audit-seal", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Ask for a checkpoint soon."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.seal()
+            except (AuditError, OSError):
+                pass  # the writer says so, and the next turn tries again
+            self._stopping.wait(_GAP_S)
+
+    def _forced_head(self) -> tuple[int, bytes]:
+        size, root, fd = self._log.head()
+        try:
+            self._fdatasync(fd)  # segments before this one were forced when they were left
+        finally:
+            os.close(fd)
+        return size, root
+
+    def seal(self) -> bytes:
+        """Sign a checkpoint of all records, put it into the log, and publish it; raises ``AuditError`` or ``OSError``."""
+        with self._lock:
+            size, root = self._forced_head()
+            note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
+            self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
+            self.latest = note
+            return note
+
+    def rotate(self) -> str:
+        """Take a new key: a record signed by the old and the new one, then checkpoints by the new one.
+
+        Returns the new verifier key. Raises ``AuditError`` or ``OSError``; then the old key stays.
+        """
+        with self._lock:
+            new = Ed25519PrivateKey.generate()
+            signer = Signer(self._origin, new)
+            size, root = self._forced_head()
+            text = f"{ROTATION}\n{checkpoint_text(self._origin, size, root)}{signer.verifier_key}\n"
+            self._keys.publish(signer)
+            self._keys.stage(new)
+            self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
+            self._forced_head()
+            self._keys.switch(new)
+            self._signer = signer
+        self.seal()
+        return signer.verifier_key
+
+    def stop(self) -> None:
+        """Sign the last checkpoint and end the thread."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(5)
+        try:
+            self.seal()
+        except (AuditError, OSError):
+            pass

@@ -1,0 +1,149 @@
+"""What signatures say about a log as its records go by: checkpoints, key rotations, anchors. Part of the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.notes import ROTATION, Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.tree import CompactRange
+
+__all__ = ["LAG_MAX", "Anchor", "Forged", "Seals"]
+
+LAG_MAX = 1 << 20
+"""A checkpoint's record comes at most this many records behind the tree that it signs (docs/audit-format.md)."""
+
+
+class Forged(Exception):
+    """A record that an honest writer does not write; the text says why."""
+
+
+class Anchor(NamedTuple):
+    """Another log's checkpoint in this one."""
+
+    sequence: int
+    time_ns: int
+    note: bytes
+
+
+class Seals:
+    """Follows one log. Feed every record in order; ``tree`` then covers them all.
+
+    A checkpoint counts when a trusted key signed it. From the first one on, each
+    must be signed by a key that is trusted then: a rotation, signed by both keys,
+    hands trust from the old to the new one and takes it from the old one.
+    """
+
+    def __init__(self, origin: str, trusted: Sequence[Verifier], tree: CompactRange, wanted: Collection[int] = ()) -> None:
+        """``wanted`` are sizes whose roots are kept in ``roots``."""
+        self.origin, self._active, self._retired = origin, [k for k in trusted if k.name == origin], list[Verifier]()
+        self._base, self._leaves = tree, list[bytes]()
+        self._wanted, self.roots = frozenset(wanted), dict[int, bytes]()
+        self.sealed, self.sealed_time_ns = 0, 0
+        self.checkpoints, self.last_size, self.rotations = 0, 0, 0
+        self.strangers: set[str] = set()
+        self.anchors: list[Anchor] = []
+        self.signers: set[str] = set()
+        self.ends_with_seal = False
+
+    @property
+    def size(self) -> int:
+        """Number of records fed."""
+        return self._base.size + len(self._leaves)
+
+    @property
+    def known(self) -> list[Verifier]:
+        """Keys that are or were trusted for this log."""
+        return [*self._active, *self._retired]
+
+    def record(self, kind: int, sequence: int, time_ns: int, payload: bytes, leaf: bytes) -> None:
+        """The next record; raises ``Forged``."""
+        self.ends_with_seal = False
+        if kind == layout.KIND_CHECKPOINT:
+            self._checkpoint(payload, time_ns)
+        elif kind == layout.KIND_KEY:
+            self._rotation(payload)
+        elif kind == layout.KIND_ANCHOR:
+            self.anchors.append(Anchor(sequence, time_ns, payload))
+        self._leaves.append(leaf)
+        if len(self._leaves) > 2 * LAG_MAX:
+            self._fold(self._base.size + LAG_MAX)
+        if self.size in self._wanted:
+            self.roots[self.size] = self.root()
+
+    def _fold(self, size: int) -> None:
+        count = size - self._base.size
+        if self._wanted:
+            for leaf in self._leaves[:count]:
+                self._base.append(leaf)
+        else:
+            self._base.extend(self._leaves[:count])
+        del self._leaves[:count]
+
+    def root(self) -> bytes:
+        """Root of all records fed."""
+        whole = CompactRange(self._base.size, self._base.hashes)
+        whole.extend(self._leaves)
+        return whole.root()
+
+    def _open(self, payload: bytes, keys: Sequence[Verifier]) -> tuple[str, list[Verifier]]:
+        try:
+            text, signed = open_note(payload, keys)
+        except NoteError as error:
+            raise Forged(f"{error}") from None
+        for line in payload.decode().split("\n\n")[-1].splitlines():
+            self.signers.add(line.split(" ")[1])
+        return text, signed
+
+    def _head(self, text: str) -> Checkpoint:
+        """The tree head that a note states, checked against the tree of the chain's own records."""
+        try:
+            head = parse_checkpoint(text)
+        except NoteError as error:
+            raise Forged(f"{error}") from None
+        if head.origin != self.origin:
+            raise Forged(f"a checkpoint of {head.origin} in the log {self.origin}")
+        if head.size > self.size:
+            raise Forged(f"the checkpoint covers {head.size} records, {self.size} stand before it: records were taken out")
+        if head.size <= self.last_size and self.last_size:
+            raise Forged(f"the checkpoint of {head.size} records comes after one of {self.last_size}: an old one was put in again")
+        if head.size < self._base.size:
+            raise Forged(f"the checkpoint of {head.size} records comes more than {LAG_MAX} records late")
+        self._fold(head.size)
+        if self._base.root() != head.root:
+            raise Forged(f"the records are not those that were signed: another root at {head.size} records")
+        self.last_size = head.size
+        return head
+
+    def _checkpoint(self, payload: bytes, time_ns: int) -> None:
+        text, signed = self._open(payload, [*self._active, *self._retired])
+        head = self._head(text)
+        self.checkpoints += 1
+        self.ends_with_seal = head.size == self.size
+        if any(k in self._active for k in signed):
+            self.sealed, self.sealed_time_ns = head.size, time_ns
+        elif signed:
+            raise Forged("a checkpoint is signed by a key that was rotated away")
+        elif self.sealed:
+            raise Forged("a checkpoint is not signed by the key that signed the one before")
+        else:
+            self.strangers.add(text.split("\n", 1)[0])
+
+    def _rotation(self, payload: bytes) -> None:
+        try:
+            new = Verifier(payload.decode().split("\n")[4])
+        except (NoteError, IndexError, UnicodeDecodeError):
+            raise Forged("a key record that names no key") from None
+        if new.name != self.origin:
+            raise Forged(f"a key record for {new.name} in the log {self.origin}")
+        text, signed = self._open(payload, [*self._active, *self._retired, new])
+        title, _, body = text.partition("\n")
+        if title != ROTATION or new not in signed:
+            raise Forged("a key record that its new key did not sign")
+        self._head("\n".join(body.split("\n")[:3]) + "\n")
+        if any(k in self._active for k in signed if k is not new):
+            self._retired, self._active = [*self._retired, *self._active], [new]
+        elif self.sealed:
+            raise Forged("a key record that the key before did not sign")
+        self.rotations += 1
