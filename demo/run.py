@@ -19,7 +19,9 @@ from demo.swaps import Swapper
 from tests.harness import graphs
 from tests.harness.load import Load
 from tests.harness.product import ROOT, Product, wait_for
-from vigil_sidecar.audit.verify import verify_folder
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.notes import Verifier
+from vigil_sidecar.audit.verify import verify_folder, verify_folders
 from vigil_sidecar.pipelines.text_detection import TextDetection
 
 OUT = ROOT / "build" / "demo"
@@ -193,10 +195,13 @@ def timeline(product: Product, since: float) -> None:
 def audit(product: Product, lines: Lines, answers: int) -> None:
     lines.step("audit: verify, count, and flip one byte in a copy")
     folders = [product.data / "audit" / n for n in ("gateway", "sidecar")]
-    python = [verify_folder(f) for f in folders]
+    keys = [Verifier(x) for f in sorted((product.data / "keys").glob("*.pub")) for x in f.read_text().split()]
+    python = verify_folders(folders, keys)
     go = product.auditverify()
     lines.check(
-        "both logs are intact, says vigil audit verify", all(r.intact for r in python), ", ".join(f"{r.records} records" for r in python)
+        "both logs verify with their keys, says vigil audit verify",
+        all(r.intact and r.sealed for r in python),
+        "; ".join(f"{r.records} records, {r.sealed} sealed" for r in python),
     )
     lines.check(
         "and so does auditverify (Go)",
@@ -212,9 +217,9 @@ def audit(product: Product, lines: Lines, answers: int) -> None:
     shutil.copytree(folders[1], copy)
     victim = sorted(copy.glob("segment-*.vlog"))[0]
     data = bytearray(victim.read_bytes())
-    data[512 + 20 * 400 + 17] ^= 1
+    data[layout.SEGMENT_HEADER_BYTES + 20 * 400 + 17] ^= 1
     victim.write_bytes(data)
-    found = verify_folder(copy)
+    found = verify_folder(copy, keys)
     d = found.damage
     lines.check(
         "a flipped byte is found and named",

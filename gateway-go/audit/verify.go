@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -36,19 +35,42 @@ func (d *Damage) Error() string {
 	return fmt.Sprintf("record %d (%s, byte %d): %s", d.Sequence, d.File, d.Offset, d.Reason)
 }
 
+// Exit codes of a verification.
+const (
+	ExitVerified   = 0
+	ExitUnreadable = 1
+	ExitUnsealed   = 3
+	ExitForged     = 4
+	ExitNoLog      = 5
+	ExitNoKey      = 6
+)
+
 // Report is what a verification found. Intact says that every record is whole
-// and chained. No signature covers a log of this format version yet: whoever
-// can write the folder can rewrite the whole chain.
+// and chained, which anybody who can write the folder can bring about. Only
+// Sealed records are covered by the signature of a trusted key; ExitCode is the
+// verdict (docs/audit-format.md).
 type Report struct {
 	Folder        string            `json:"folder"`
 	Intact        bool              `json:"intact"`
+	ExitCode      int               `json:"exit_code"`
+	Verdict       string            `json:"verdict"`
+	Log           string            `json:"log"`
 	Records       uint64            `json:"records"`
 	FirstSequence uint64            `json:"first_sequence"`
 	LastSequence  uint64            `json:"last_sequence"`
+	Sealed        uint64            `json:"sealed"`
+	Unsealed      uint64            `json:"unsealed"`
+	UnsealedS     float64           `json:"unsealed_s"`
+	Witnessed     uint64            `json:"witnessed"`
+	UnwitnessedS  float64           `json:"unwitnessed_s"`
+	Checkpoints   uint64            `json:"checkpoints"`
+	Rotations     uint64            `json:"rotations"`
+	TornBytes     int64             `json:"torn_bytes"`
 	Boots         int               `json:"boots"`
 	Kinds         map[string]uint64 `json:"kinds"`
 	Segments      int               `json:"segments"`
 	Head          string            `json:"head"`
+	Root          string            `json:"root"`
 	Damage        *Damage           `json:"damage"`
 }
 
@@ -68,6 +90,7 @@ type reader struct {
 	next     uint64
 	leaf     [32]byte
 	instance []byte
+	opened   func(header []byte) error
 	visit    func(*Record) error
 	buffer   [layout.RecordBytesMax]byte
 }
@@ -103,6 +126,9 @@ func (r *reader) header(name string, in io.Reader) error {
 		return r.damage(name, 0, "segment does not continue the one before")
 	}
 	r.instance = bytes.Clone(instance)
+	if err := r.opened(b); err != nil {
+		return r.damage(name, 0, "%v", err)
+	}
 	return nil
 }
 
@@ -186,57 +212,38 @@ func (r *reader) segment(path string) error {
 		h.Write(r.buffer[:length])
 		h.Sum(r.leaf[:0])
 		if err := r.visit(&Record{name, at, r.next, head, payload, r.leaf}); err != nil {
-			return err
+			return r.damage(name, at, "%v", err)
 		}
 		r.next++
 		at += int64(length)
 	}
 }
 
-// Read visits every record of a log in order. A fault of the log is a *Damage.
+// Read visits every record of a log in order. A fault of the log, or what visit
+// objects to, is a *Damage.
 func Read(folder string, visit func(*Record) error) (segments int, err error) {
+	return read(folder, func([]byte) error { return nil }, visit)
+}
+
+func listSegments(folder string) ([]string, error) {
 	paths, err := filepath.Glob(filepath.Join(folder, "segment-*.vlog"))
+	slices.Sort(paths)
+	return paths, err
+}
+
+func read(folder string, opened func(header []byte) error, visit func(*Record) error) (segments int, err error) {
+	paths, err := listSegments(folder)
 	if err != nil {
 		return 0, err
 	}
 	if len(paths) == 0 {
 		return 0, fmt.Errorf("%s: %w", folder, ErrNoLog)
 	}
-	slices.Sort(paths)
-	r := &reader{next: 1, visit: visit}
+	r := &reader{next: 1, opened: opened, visit: visit}
 	for _, path := range paths {
 		if err := r.segment(path); err != nil {
 			return len(paths), err
 		}
 	}
 	return len(paths), nil
-}
-
-// Verify checks every record, the sequence and the chain of one log folder.
-// Damage is in the report; the error is about reading.
-func Verify(folder string) (*Report, error) {
-	report := &Report{Folder: folder, Kinds: map[string]uint64{}}
-	boots := map[string]bool{}
-	segments, err := Read(folder, func(r *Record) error {
-		if report.Records == 0 {
-			report.FirstSequence = r.Sequence
-		}
-		report.Records++
-		report.LastSequence = r.Sequence
-		report.Head = hex.EncodeToString(r.Leaf[:])
-		report.Kinds[layout.KindNames[binary.LittleEndian.Uint16(r.Header[layout.OffKind:])]]++
-		boots[string(r.Header[layout.OffBootID:layout.OffBootID+16])] = true
-		return nil
-	})
-	report.Segments, report.Boots = segments, len(boots)
-	var damage *Damage
-	if errors.As(err, &damage) {
-		report.Damage = damage
-		return report, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	report.Intact = true
-	return report, nil
 }

@@ -37,7 +37,7 @@ from vigil_sidecar.server.payloads import model_payload, state_payload, system_p
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import Processor
 from vigil_sidecar.server.revalidation import Revalidation
-from vigil_sidecar.server.services import Metadata, Models, SafetyReports, transition_message
+from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, transition_message
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import SourceOrder, WatchHub
 from vigil_sidecar.telemetry.log import get_logger
@@ -92,7 +92,7 @@ class Sidecar:
             data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
         )  # fmt: skip
-        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice)
+        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole,
@@ -108,6 +108,7 @@ class Sidecar:
             Metadata(self.registry, self.ready),
             Models(root, s, self.registry, self.reconciler, self.monitor),
             SafetyReports(self.monitor, self._hub),
+            AuditReports(self.audit),
         )
         batch = batch_methods(parts)
         processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state)
@@ -240,13 +241,19 @@ class Sidecar:
         self.log.warning("link " + what, reason=text)
 
     def _heartbeat(self, beat: link.Heartbeat) -> None:
-        beat.ready = self.ready()
+        beat.ready, beat.checkpoint = self.ready(), self.audit.checkpoint
         for subject, status in self.monitor.all().items():
             beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us)
         beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
         with self._pending_lock:
             pending, self._pending = self._pending, []
         beat.transitions.extend(transition_message(c) for c in pending)
+
+    def _anchor(self, note: bytes) -> None:
+        try:
+            self.audit.anchor(note)
+        except AuditError as error:
+            self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
 
     # BatchObserver.
 

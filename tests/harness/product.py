@@ -17,6 +17,8 @@ import grpc
 __all__ = ["ROOT", "Product", "wait_for"]
 
 ROOT = Path(__file__).resolve().parents[2]
+TARGETED = {("safety", "status"), ("audit", "checkpoint"), ("audit", "rotate-key")}
+"""Verbs that ask a running gateway, beside whole groups of them."""
 VIGIL = [sys.executable, "-m", "vigil_sidecar.cli.main"]
 
 
@@ -89,7 +91,7 @@ class Product:
     def vigil(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command-line tool against this product."""
         command = [*VIGIL, *arguments]
-        if arguments[0] in ("models", "infer", "detect") or arguments[:2] == ("safety", "status"):
+        if arguments[0] in ("models", "infer", "detect") or arguments[:2] in TARGETED:
             command += ["--target", f"127.0.0.1:{self.ports['grpc']}"]
         else:
             command += ["--data-dir", str(self.data)]
@@ -103,9 +105,8 @@ class Product:
         return {"name": model, "serving_version": 0, "versions": []}
 
     def auditverify(self) -> list[dict[str, Any]]:
-        """Reports of the Go verifier on both logs."""
-        done = subprocess.run(
-            [str(ROOT / "bin" / "auditverify"), "--json", str(self.data / "audit" / "gateway"), str(self.data / "audit" / "sidecar")],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        """Reports of the Go verifier on both logs, with both public keys trusted."""
+        keys = [x for log in ("gateway", "sidecar") for x in ("--key", str(self.data / "keys" / f"audit-{log}.pub"))]
+        folders = [str(self.data / "audit" / "gateway"), str(self.data / "audit" / "sidecar")]
+        done = subprocess.run([str(ROOT / "bin" / "auditverify"), "--json", *keys, *folders], capture_output=True, text=True)
         return [json.loads(line) for line in done.stdout.splitlines()]

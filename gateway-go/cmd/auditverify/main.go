@@ -1,6 +1,4 @@
-// Command auditverify checks audit logs offline.
-//
-// Exit codes: 0 intact, 1 could not read, 2 usage, 4 damaged, 5 not a log.
+// Command auditverify checks audit logs and proofs offline.
 package main
 
 import (
@@ -8,60 +6,141 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"vigil/gateway/audit"
 )
 
-const usage = `usage: auditverify [--json] DIR...
+const usage = `usage: auditverify [--key FILE]... [--json] DIR...
+       auditverify proof FILE --key FILE... [--json]
 
-Checks every record, the sequence and the chain of audit logs (each DIR holds
-segment-*.vlog). "intact" means whole and chained; it does not mean signed.
-Exit codes: 0 intact, 1 could not read, 2 usage, 4 damaged, 5 not a log.
+Checks audit logs (each DIR holds segment-*.vlog): every record, the chain, the
+tree, the signed checkpoints, and each log against the checkpoints that the
+others hold of it. Or checks one proof of inclusion (C2SP tlog-proof).
+
+--key FILE holds note verifier keys that you trust, one a line. Keys that lie
+inside a log are never trusted: without --key nothing is called verified.
+
+Exit codes: 0 verified, 1 could not read, 2 usage, 3 verified but for an
+unsealed tail, 4 forged or damaged, 5 not a log, 6 no signature by a trusted key.
+Of several logs the worst counts, in the order 0, 3, 6, 5, 1, 4.
 `
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-func run(args []string) int {
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+// parse takes flags before and after the other arguments.
+func parse(args []string) (rest, keys []string, asJSON bool, code int) {
 	flags := flag.NewFlagSet("auditverify", flag.ContinueOnError)
+	flags.SetOutput(os.Stderr)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	asJSON := flags.Bool("json", false, "print one JSON report a line")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
+	var files list
+	flags.Var(&files, "key", "")
+	flags.BoolVar(&asJSON, "json", false, "")
+	for {
+		if err := flags.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, nil, false, 0
+			}
+			return nil, nil, false, 2
 		}
+		if flags.NArg() == 0 {
+			break
+		}
+		rest = append(rest, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+	if len(rest) == 0 {
+		flags.Usage()
+		return nil, nil, false, 2
+	}
+	return rest, files, asJSON, -1
+}
+
+func run(args []string) int {
+	rest, files, asJSON, code := parse(args)
+	if code >= 0 {
+		return code
+	}
+	keys, err := audit.ReadKeys(files)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "auditverify: --key:", err)
 		return 2
 	}
-	if flags.NArg() == 0 {
-		flags.Usage()
-		return 2
+	if rest[0] == "proof" {
+		return proofs(rest[1:], keys, asJSON)
+	}
+	reports, err := audit.VerifyAll(rest, keys)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "auditverify:", err)
+		if errors.Is(err, audit.ErrNoLog) {
+			return audit.ExitNoLog
+		}
+		return audit.ExitUnreadable
 	}
 	worst := 0
-	for _, dir := range flags.Args() {
-		worst = max(worst, verify(dir, *asJSON))
+	for _, r := range reports {
+		if rank(r.ExitCode) > rank(worst) {
+			worst = r.ExitCode
+		}
+		if asJSON {
+			_ = json.NewEncoder(os.Stdout).Encode(r)
+		} else {
+			show(os.Stdout, r)
+		}
 	}
 	return worst
 }
 
-func verify(dir string, asJSON bool) int {
-	report, err := audit.Verify(dir)
+func rank(code int) int { return strings.IndexByte("036514", byte('0'+code)) }
+
+func show(out io.Writer, r *audit.Report) {
+	if r.Damage != nil {
+		fmt.Fprintf(out, "%s: %s at %v; the %d records before it are intact\n", r.Folder, r.Verdict, r.Damage, r.Records)
+		return
+	}
+	fmt.Fprintf(out, "%s: %s\n", r.Folder, r.Verdict)
+	fmt.Fprintf(out, "  %s: %d records (%d..%d) in %d segments of %d runs, %d checkpoints\n",
+		r.Log, r.Records, r.FirstSequence, r.LastSequence, r.Segments, r.Boots, r.Checkpoints)
+	if r.Witnessed > 0 {
+		fmt.Fprintf(out, "  %d records are witnessed by the other log; the last %d (%.1f s) are not\n",
+			r.Witnessed, r.Records-r.Witnessed, r.UnwitnessedS)
+	} else {
+		fmt.Fprintf(out, "  no other log given here witnesses it: a cut-off end would not be seen\n")
+	}
+}
+
+func proofs(files []string, keys []audit.Key, asJSON bool) int {
+	if len(files) != 1 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	data, err := os.ReadFile(files[0])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "auditverify:", err)
-		if errors.Is(err, audit.ErrNoLog) {
-			return 5
-		}
-		return 1
+		return audit.ExitUnreadable
 	}
-	if asJSON {
-		json.NewEncoder(os.Stdout).Encode(report)
-	} else if report.Intact {
-		fmt.Printf("%s: intact, %d records (%d..%d) in %d segments of %d runs; not signed; head %s\n",
-			dir, report.Records, report.FirstSequence, report.LastSequence, report.Segments, report.Boots, report.Head)
+	p, err := audit.CheckProof(data, keys)
+	code := audit.ExitVerified
+	switch {
+	case errors.Is(err, audit.ErrNoTrustedKey):
+		code = audit.ExitNoKey
+	case err != nil:
+		code = audit.ExitForged
+	}
+	if asJSON && err == nil {
+		_ = json.NewEncoder(os.Stdout).Encode(p)
+	} else if err == nil {
+		fmt.Printf("%s: verified: record %d of %s, event %d, is one of the %d records that %s signed\n",
+			files[0], p.Sequence, p.Log, p.EventID, p.TreeSize, p.SignedBy)
 	} else {
-		fmt.Printf("%s: DAMAGED at %v; the %d records before it are intact\n", dir, report.Damage, report.Records)
+		fmt.Fprintf(os.Stderr, "auditverify: %s: %v\n", files[0], err)
 	}
-	if report.Intact {
-		return 0
-	}
-	return 4
+	return code
 }

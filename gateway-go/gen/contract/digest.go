@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "0a081ff2c9c9154e69fab3eb2219fb13da88a18ebec7d0e3ed75a9bd1526c29b"
+const Digest = "2b1f5ff9368a9173f78eca6756321d21e96dbef7631c05e48b4c7d187e9fc373"

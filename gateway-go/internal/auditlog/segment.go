@@ -45,6 +45,7 @@ type segmentHead struct {
 	previous  [32]byte
 	createdNs uint64
 	log       string
+	tree      []byte // compact range of the leaves before
 }
 
 func (h *segmentHead) encode() []byte {
@@ -58,7 +59,8 @@ func (h *segmentHead) encode() []byte {
 	le.PutUint64(b[layout.SegOffFirstSequence:], h.first)
 	copy(b[layout.SegOffPreviousLeafHash:], h.previous[:])
 	le.PutUint64(b[layout.SegOffCreatedNs:], h.createdNs)
-	copy(b[layout.SegOffLogName:layout.SegOffCrc32c], h.log)
+	copy(b[layout.SegOffLogName:layout.SegOffTreeRange], h.log)
+	copy(b[layout.SegOffTreeRange:layout.SegOffCrc32c], h.tree)
 	le.PutUint32(b[layout.SegOffCrc32c:], crc32.Checksum(b[:layout.SegOffCrc32c], castagnoli))
 	return b
 }
@@ -99,10 +101,15 @@ type logEnd struct {
 	offset    int64
 	next      uint64
 	leaf      [32]byte
+	tree      *tree
+	keyNote   []byte // payload of the segment's last key record
 	torn      int
 	lastEvent uint32
-	// damaged: whole records stand behind the end, so the log was changed, not torn.
-	damaged bool
+	// followers: whole records behind the end; a power cut may lose one that was
+	// not forced to disk, and keep a later one. laterNotes: the notes of the
+	// checkpoints among them; what these cover was on disk.
+	followers  int
+	laterNotes [][]byte
 }
 
 func findEnd(path string) (*logEnd, error) {
@@ -118,6 +125,9 @@ func findEnd(path string) (*logEnd, error) {
 	end := &logEnd{offset: layout.SegmentHeaderBytes, next: le.Uint64(data[layout.SegOffFirstSequence:])}
 	copy(end.head.instance[:], data[layout.SegOffInstance:])
 	copy(end.leaf[:], data[layout.SegOffPreviousLeafHash:])
+	if end.tree, err = decodeTree(end.next-1, data[layout.SegOffTreeRange:layout.SegOffCrc32c]); err != nil {
+		return nil, fmt.Errorf("%s: %w; move the folder away to start a new log", filepath.Base(path), err)
+	}
 	for int(end.offset)+layout.HeaderBytes <= len(data) {
 		r := data[end.offset:]
 		length := int(le.Uint16(r[layout.OffLength:]))
@@ -132,33 +142,56 @@ func findEnd(path string) (*logEnd, error) {
 			break
 		}
 		end.leaf, end.lastEvent = leafHash(r), le.Uint32(r[layout.OffEventID:])
+		end.tree.append(end.leaf)
+		if le.Uint16(r[layout.OffKind:]) == layout.KindKey {
+			end.keyNote = bytes.Clone(r[layout.HeaderBytes:])
+		}
 		end.next++
 		end.offset += int64(length)
 	}
 	end.torn = len(bytes.TrimRight(data[end.offset:], "\x00"))
-	end.damaged = recordFollows(data[end.offset+1:])
+	end.findFollowers(data[min(end.offset+1, int64(len(data))):])
 	return end, nil
 }
 
-// recordFollows says whether a record with a valid CRC stands anywhere in data.
-// A torn write is the last thing in a segment, so it has none behind it.
-func recordFollows(data []byte) bool {
+// lastKeyNote is the payload of the log's last key record.
+func lastKeyNote(folder string) ([]byte, error) {
+	segments, err := listSegments(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range slices.Backward(segments) {
+		end, err := findEnd(path)
+		if err != nil || end.keyNote != nil {
+			return end.keyNote, err
+		}
+	}
+	return nil, nil
+}
+
+// findFollowers looks for whole records anywhere in data.
+func (end *logEnd) findFollowers(data []byte) {
 	le := binary.LittleEndian
 	for {
 		at := bytes.Index(data, []byte(layout.Magic))
 		if at < 0 {
-			return false
+			return
 		}
 		data = data[at:]
+		after := 1
 		if len(data) >= layout.HeaderBytes {
 			length := int(le.Uint16(data[layout.OffLength:]))
 			if length >= layout.HeaderBytes && length <= len(data) {
 				crc := crc32.Update(0, castagnoli, data[:layout.OffCrc32c])
 				if crc32.Update(crc, castagnoli, data[layout.HeaderBytes:length]) == le.Uint32(data[layout.OffCrc32c:]) {
-					return true
+					end.followers++
+					after = length
+					if le.Uint16(data[layout.OffKind:]) == layout.KindCheckpoint {
+						end.laterNotes = append(end.laterNotes, bytes.Clone(data[layout.HeaderBytes:length]))
+					}
 				}
 			}
 		}
-		data = data[1:]
+		data = data[after:]
 	}
 }

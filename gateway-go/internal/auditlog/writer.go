@@ -23,6 +23,10 @@ type Options struct {
 	Durability   string // process, interval, power
 	SyncInterval time.Duration
 	SegmentBytes int64
+	// KeyFolder holds the signing key; empty leaves the log unsigned.
+	KeyFolder          string
+	CheckpointRecords  uint64
+	CheckpointInterval time.Duration
 	// Describe encodes the payload of the log's own events.
 	Describe func(text string, fields map[string]string) []byte
 }
@@ -40,8 +44,14 @@ type Writer struct {
 	size    int64
 	next    uint64
 	leaf    [32]byte
-	clockAt time.Time
-	closed  bool
+	tree    *tree
+	// sealedAt: records when a checkpoint was last asked for.
+	sealedAt uint64
+	anchored string
+	seal     *sealer
+	keys     *keyFile
+	clockAt  time.Time
+	closed   bool
 	// path of the segment that is written; placedAt: when it was last seen there.
 	path     string
 	placedAt time.Time
@@ -69,9 +79,19 @@ func Open(o Options) (*Writer, error) {
 	}
 	w.lock = lock
 	rand.Read(w.s.boot[:])
+	if o.KeyFolder != "" {
+		if w.keys, err = openKey(o.KeyFolder, o.Log); err != nil {
+			lock.Close()
+			return nil, err
+		}
+	}
 	if err := w.open(); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("audit log: %w", err)
+	}
+	if err := w.startSealing(); err != nil {
+		lock.Close()
+		return nil, err
 	}
 	if o.Durability == "interval" {
 		go w.syncLoop()
@@ -81,6 +101,26 @@ func Open(o Options) (*Writer, error) {
 	return w, nil
 }
 
+func (w *Writer) startSealing() error {
+	if w.keys == nil {
+		return nil
+	}
+	origin := originOf(w.o.Log, w.s.instance)
+	if err := w.keys.settle(origin, func() ([]byte, error) { return lastKeyNote(w.o.Folder) }); err != nil {
+		return err
+	}
+	seal, err := newSealer(w, w.keys, origin)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.seal = seal
+	w.mu.Unlock()
+	seal.wake()
+	go seal.run(w.o.CheckpointInterval)
+	return nil
+}
+
 func (w *Writer) open() error {
 	segments, err := listSegments(w.o.Folder)
 	if err != nil {
@@ -88,7 +128,7 @@ func (w *Writer) open() error {
 	}
 	if len(segments) == 0 {
 		rand.Read(w.s.instance[:])
-		w.next = 1
+		w.next, w.tree = 1, newTree()
 		if err := w.newSegment(); err != nil {
 			return err
 		}
@@ -99,9 +139,9 @@ func (w *Writer) open() error {
 	if err != nil {
 		return err
 	}
-	if end.damaged {
-		return fmt.Errorf("%s: record %d (byte %d) is damaged and others follow it; keep the folder as evidence, and move it away to start a new log",
-			filepath.Base(last), end.next, end.offset)
+	if end.followers > 0 && w.wasOnDisk(end) {
+		return fmt.Errorf("%s: record %d (byte %d) is damaged, although it was on disk before later ones; "+
+			"keep the folder as evidence, and move it away to start a new log", filepath.Base(last), end.next, end.offset)
 	}
 	if w.f, err = os.OpenFile(last, os.O_RDWR, 0); err != nil {
 		return err
@@ -111,7 +151,7 @@ func (w *Writer) open() error {
 	if err != nil {
 		return err
 	}
-	w.s.instance, w.offset, w.size, w.next, w.leaf = end.head.instance, end.offset, info.Size(), end.next, end.leaf
+	w.s.instance, w.offset, w.size, w.next, w.leaf, w.tree = end.head.instance, end.offset, info.Size(), end.next, end.leaf, end.tree
 	if end.torn > 0 {
 		if _, err := w.f.WriteAt(make([]byte, end.torn), end.offset); err != nil {
 			return err
@@ -120,6 +160,7 @@ func (w *Writer) open() error {
 	if end.torn > 0 || end.lastEvent != events.LogClosed {
 		fields := map[string]string{
 			"segment": filepath.Base(last), "torn_bytes": fmt.Sprint(end.torn), "last_sequence": fmt.Sprint(end.next - 1),
+			"records_dropped": fmt.Sprint(end.followers),
 		}
 		if err := w.system(events.LogRecovered, "the writer before did not close the log", fields); err != nil {
 			return err
@@ -135,7 +176,7 @@ func (w *Writer) newSegment() error {
 		}
 	}
 	f, err := createSegment(w.o.Folder, w.o.SegmentBytes, &segmentHead{
-		w.s.instance, w.next, w.leaf, uint64(time.Now().UnixNano()), w.o.Log,
+		w.s.instance, w.next, w.leaf, uint64(time.Now().UnixNano()), w.o.Log, w.tree.encode(),
 	})
 	if err != nil {
 		return err
@@ -145,6 +186,9 @@ func (w *Writer) newSegment() error {
 	}
 	w.path = filepath.Join(w.o.Folder, segmentName(w.next))
 	w.f, w.offset, w.size = f, layout.SegmentHeaderBytes, w.o.SegmentBytes
+	if w.seal != nil {
+		w.seal.wake()
+	}
 	return nil
 }
 
@@ -194,8 +238,13 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 	sequence := w.next
 	w.offset += int64(len(w.buffer))
 	w.leaf = leafHash(w.buffer)
+	w.tree.append(w.leaf)
 	w.next++
-	if w.o.Durability == "power" || (w.o.Durability == "interval" && e.Kind > layout.KindRefusal) {
+	if w.seal != nil && (w.next-w.sealedAt >= w.o.CheckpointRecords || e.Kind == layout.KindState) {
+		w.sealedAt = w.next
+		w.seal.wake()
+	}
+	if w.o.Durability == "power" || (w.o.Durability == "interval" && forced(e.Kind)) {
 		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
 			return 0, errors.Join(ErrFailed, err)
 		}
@@ -206,6 +255,11 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		}
 	}
 	return sequence, nil
+}
+
+// forced says whether records of a kind are forced to disk at once.
+func forced(kind uint16) bool {
+	return kind == layout.KindModel || kind == layout.KindState || kind == layout.KindSystem || kind == layout.KindKey
 }
 
 // checkPlace asks at most once a second whether the file that is written is
@@ -267,6 +321,9 @@ func (w *Writer) syncLoop() {
 // Close writes the closing record and forces everything to disk.
 func (w *Writer) Close() error {
 	err := w.system(events.LogClosed, "closed", nil)
+	if w.seal != nil {
+		w.seal.close()
+	}
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()

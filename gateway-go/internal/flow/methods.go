@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"vigil/gateway/gen/inference"
+	auditv1 "vigil/gateway/gen/vigil/audit/v1"
 	modelsv1 "vigil/gateway/gen/vigil/models/v1"
 	perceptionv1 "vigil/gateway/gen/vigil/perception/v1"
 	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
@@ -42,6 +43,7 @@ var controlMethods = map[string]bool{
 	"/vigil.models.v1.ModelsService/ReloadModel":                 true,
 	"/inference.GRPCInferenceService/RepositoryModelLoad":        true,
 	"/inference.GRPCInferenceService/RepositoryModelUnload":      true,
+	"/vigil.audit.v1.AuditService/RotateKey":                     true,
 	"/inference.GRPCInferenceService/TraceSetting":               true,
 	"/inference.GRPCInferenceService/LogSettings":                true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,
@@ -52,6 +54,7 @@ func Methods() []*Method {
 	files := []protoreflect.FileDescriptor{
 		inference.File_inference_grpc_service_proto, modelsv1.File_vigil_models_v1_models_proto,
 		perceptionv1.File_vigil_perception_v1_perception_proto, safetyv1.File_vigil_safety_v1_safety_proto,
+		auditv1.File_vigil_audit_v1_service_proto,
 	}
 	var out []*Method
 	for _, file := range files {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -176,11 +177,13 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	}
 	if c.method.local != nil {
 		reply, err := c.method.local(s, request)
-		if err != nil {
+		if err == nil {
+			data, err := proto.Marshal(reply)
+			return &Answer{Message: data, SafetyState: s.Whole()}, err
+		}
+		if !errors.Is(err, errNotHere) {
 			return nil, err
 		}
-		data, err := proto.Marshal(reply)
-		return &Answer{Message: data, SafetyState: s.Whole()}, err
 	}
 	if c.method.model != nil {
 		c.model, c.requestID = c.method.model(request)

@@ -1,10 +1,12 @@
 package flow
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"vigil/gateway/gen/inference"
@@ -15,6 +17,7 @@ import (
 	"vigil/gateway/audit/layout"
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/rules"
 	"vigil/gateway/internal/safety"
 )
 
@@ -37,6 +40,36 @@ var localAnswers = map[string]func(*Service, proto.Message) (proto.Message, erro
 	"/vigil.safety.v1.SafetyService/Get": func(s *Service, _ proto.Message) (proto.Message, error) {
 		return &safetyv1.GetResponse{State: s.system()}, nil
 	},
+	"/vigil.audit.v1.AuditService/Checkpoint": func(s *Service, m proto.Message) (proto.Message, error) {
+		if err := s.ownLog(m.(*auditv1.CheckpointRequest).Log); err != nil {
+			return nil, err
+		}
+		return &auditv1.CheckpointResponse{Note: string(s.audit.Checkpoint())}, nil
+	},
+	"/vigil.audit.v1.AuditService/RotateKey": func(s *Service, m proto.Message) (proto.Message, error) {
+		if err := s.ownLog(m.(*auditv1.RotateKeyRequest).Log); err != nil {
+			return nil, err
+		}
+		key, err := s.audit.RotateKey()
+		return &auditv1.RotateKeyResponse{VerifierKey: key}, err
+	},
+}
+
+// errNotHere says that a local method is the sidecar's for this request.
+var errNotHere = errors.New("the sidecar answers this")
+
+// ownLog says whether a request is about the gateway's own log.
+func (s *Service) ownLog(log auditv1.Log) error {
+	switch {
+	case log == auditv1.Log_LOG_SIDECAR:
+		return errNotHere
+	case log != auditv1.Log_LOG_GATEWAY:
+		return &CallError{Code: codes.InvalidArgument, Event: events.SemanticViolation, Reason: "SEMANTIC_VIOLATION",
+			Text: "log is not set; allowed are LOG_GATEWAY and LOG_SIDECAR", Violations: []rules.Violation{{Field: "log", Description: "not set"}}}
+	case s.audit == nil:
+		return &CallError{Code: codes.FailedPrecondition, Event: events.Unavailable, Reason: "AUDIT_OFF", Text: "the audit log is switched off (audit.enabled)"}
+	}
+	return nil
 }
 
 var localStreams = map[string]func(*Service, *streamCall) error{
@@ -209,8 +242,21 @@ func (s *Service) LinkSilent(silence time.Duration) {
 	s.monitor.Event(sidecarSubject, "fault", text)
 }
 
+// Checkpoint implements link.Observer.
+func (s *Service) Checkpoint() []byte {
+	if s.audit == nil {
+		return nil
+	}
+	return s.audit.Checkpoint()
+}
+
 // LinkHeartbeat implements link.Observer.
 func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
+	if len(h.Checkpoint) > 0 && s.audit != nil {
+		if err := s.audit.Anchor(h.Checkpoint); err != nil {
+			s.log.Error("the sidecar's checkpoint was not recorded", "error", err.Error())
+		}
+	}
 	models := make(map[string]bool, len(h.Models))
 	for _, m := range h.Models {
 		models[m] = true

@@ -39,6 +39,8 @@ type Observer interface {
 	LinkSilent(silence time.Duration)
 	// LinkHeartbeat: a sound heartbeat came.
 	LinkHeartbeat(h *linkv1.Heartbeat)
+	// Checkpoint gives our own log's latest checkpoint, for the sidecar.
+	Checkpoint() []byte
 }
 
 // Client keeps one link open and carries calls over it. Call and Stream may be
@@ -187,7 +189,7 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 func (c *Client) beat(ctx context.Context, cn *conn) {
 	tick := time.NewTicker(c.config.HeartbeatInterval)
 	defer tick.Stop()
-	told, failed := false, false
+	told, failed, sent := false, false, ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -199,6 +201,9 @@ func (c *Client) beat(ctx context.Context, cn *conn) {
 		cn.beats++
 		h := &linkv1.Heartbeat{Count: cn.beats, MonotonicNs: uint64(mono.Nano()), Ready: true}
 		h.Crc = heartbeatCRC(h)
+		if note := c.observer.Checkpoint(); string(note) != sent {
+			h.Checkpoint, sent = note, string(note)
+		}
 		_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}, true)
 		silence := cn.silence()
 		if silence <= c.config.HeartbeatTimeout {

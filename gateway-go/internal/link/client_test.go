@@ -38,6 +38,7 @@ type heard struct {
 }
 
 func (h *heard) LinkUp(*linkv1.Welcome) {}
+func (h *heard) Checkpoint() []byte     { return nil }
 func (h *heard) LinkDown(reason string, damage bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from vigil_sidecar.audit.notes import Signer
+from vigil_sidecar.audit.notes import NoteError, Signer, Verifier
 from vigil_sidecar.errors import AuditError
 
 __all__ = ["KeyFile"]
@@ -75,6 +75,16 @@ class KeyFile:
                 self._next.unlink()
         except OSError as error:
             raise AuditError(f"audit key {self._next}: {error.strerror}") from None
+
+    def verifiers(self, origin: str) -> list[Verifier]:
+        """The log's keys, present and published."""
+        keys = [Verifier(Signer(origin, self.key).verifier_key)]
+        try:
+            for line in self._public.read_text().splitlines():
+                keys.append(Verifier(line))
+        except (OSError, UnicodeDecodeError, NoteError):
+            pass  # the present key is enough for what the file adds
+        return keys
 
     def publish(self, signer: Signer) -> None:
         """Add the verifier key to the public file, unless it is there; older keys stay, for older logs."""

@@ -32,8 +32,10 @@ class LogEnd(NamedTuple):
     last_event: int
     key_note: bytes
     """Payload of the segment's last key record."""
-    damaged: bool
-    """Whether whole records stand behind the end: then the log was changed, not torn."""
+    followers: int
+    """Whole records behind the end: a power cut may lose one that was not forced to disk, and keep a later one."""
+    later_notes: tuple[bytes, ...]
+    """Payloads of the checkpoints among them: what these cover was on disk, so no crash lost it."""
 
 
 def segment_name(first_sequence: int) -> str:
@@ -129,7 +131,7 @@ def find_end(segment: Path) -> LogEnd | None:
         if fields.kind == layout.KIND_KEY:
             key_note = bytes(record[layout.HEADER_BYTES :])
     torn = len(data[at:].rstrip(b"\0"))
-    return LogEnd(segment, at, sequence, leaf, tree, header.instance, torn, event, key_note, _record_follows(data, at + 1))
+    return LogEnd(segment, at, sequence, leaf, tree, header.instance, torn, event, key_note, *_followers(data, at + 1))
 
 
 def last_key_note(folder: Path) -> bytes:
@@ -141,20 +143,20 @@ def last_key_note(folder: Path) -> bytes:
     return b""
 
 
-def _record_follows(data: bytes, start: int) -> bool:
-    """Whether a record with a valid CRC stands anywhere behind ``start``.
-
-    A torn write is the last thing in a segment: the writer appends, and never
-    writes behind a place that it has not filled.
-    """
+def _followers(data: bytes, start: int) -> tuple[int, tuple[bytes, ...]]:
+    """How many whole records stand anywhere behind ``start``, and the notes of the checkpoints among them."""
+    count, notes = 0, list[bytes]()
     at = data.find(layout.MAGIC, start)
     while at >= 0:
+        after = at + 1
         if at + layout.HEADER_BYTES <= len(data):
             _, version, length = _LENGTH.unpack_from(data, at)
             if version == layout.VERSION and layout.HEADER_BYTES <= length <= len(data) - at:
                 record = memoryview(data)[at : at + length]
-                (crc,) = struct.unpack_from("<I", record, layout.CRC_OFFSET)
-                if crc == record_crc(record):
-                    return True
-        at = data.find(layout.MAGIC, at + 1)
-    return False
+                fields = layout.RecordHeader(*struct.unpack_from(layout.RECORD_FORMAT, record))
+                if fields.crc32c == record_crc(record):
+                    count, after = count + 1, at + length
+                    if fields.kind == layout.KIND_CHECKPOINT:
+                        notes.append(bytes(record[layout.HEADER_BYTES :]))
+        at = data.find(layout.MAGIC, after)
+    return count, tuple(notes)

@@ -186,13 +186,13 @@ def _torn(folder: Path, damage: Damage) -> int:
     """Bytes of a torn tail at the place of damage; 0 when it is none.
 
     A crash tears the end of the last segment only, and leaves no whole record
-    behind the place: else somebody changed the log.
+    at or behind the place: else somebody changed the log.
     """
     path = _segments(folder)[-1]
     if path.name != damage.file or damage.offset < layout.SEGMENT_HEADER_BYTES:
         return 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(layout.MAGIC, damage.offset + 1)
+        at = data.find(layout.MAGIC, damage.offset)
         while at >= 0:
             if at + layout.HEADER_BYTES <= len(data):
                 fields = layout.RecordHeader(*_RECORD.unpack_from(data, at))
@@ -305,13 +305,13 @@ def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier]) -> None:
             if other is None or other is log or other.seals is None:
                 continue
             try:
-                text, signed = open_note(anchor.note, [*trusted, *other.seals.known])
-                head = parse_checkpoint(text)
+                head = parse_checkpoint(open_note(anchor.note, [*trusted, *other.seals.known])[0])
             except NoteError as error:
                 log.damaged(anchor.sequence, f"anchor: {error}")
                 continue
-            if signed:
-                found.setdefault(origin, []).append((head, anchor, log.report.log))
+            # Whoever signed it: the log that holds it vouches for what it was given, and a log that
+            # was cut off before a rotation does not name the key any more.
+            found.setdefault(origin, []).append((head, anchor, log.report.log))
     for origin, anchors in found.items():
         log = by_origin[origin]
         report, most = log.report, max(anchors, key=lambda a: a[0].size)

@@ -18,9 +18,9 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader
 from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.keys import KeyFile
-from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, origin_of
+from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, NoteError, open_note, origin_of, parse_checkpoint
 from vigil_sidecar.audit.sealer import Sealer
-from vigil_sidecar.audit.segment import create_segment, find_end, last_key_note, list_segments, segment_name
+from vigil_sidecar.audit.segment import LogEnd, create_segment, find_end, last_key_note, list_segments, segment_name
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.errors import AuditError
 
@@ -81,7 +81,7 @@ class AuditWriter:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._open()
+            self._open(keys)
         except BlockingIOError:
             raise AuditError(f"audit log {folder}: another process writes it; give --data-dir another folder") from None
         except OSError as error:
@@ -93,7 +93,7 @@ class AuditWriter:
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
 
-    def _open(self) -> None:
+    def _open(self, keys: KeyFile | None) -> None:
         segments = list_segments(self._folder)
         if not segments:
             self.instance, self._sequence, self._leaf = os.urandom(16), 1, ZERO32
@@ -103,10 +103,10 @@ class AuditWriter:
         end = find_end(segments[-1])
         if end is None:
             raise AuditError(f"audit log {segments[-1].name}: no valid segment header; move the folder away to start a new log")
-        if end.damaged:
+        if end.followers and self._was_on_disk(end, keys):
             raise AuditError(
-                f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged and others follow it; "
-                "keep the folder as evidence, and move it away to start a new log"
+                f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged, although it was on disk "
+                "before later ones; keep the folder as evidence, and move it away to start a new log"
             )
         self.instance, self._sequence, self._leaf, self._tree = end.instance, end.next_sequence, end.leaf, end.tree
         self._path = end.segment
@@ -116,9 +116,29 @@ class AuditWriter:
             os.pwrite(self._fd, bytes(end.torn_bytes), end.offset)
             os.fdatasync(self._fd)
         if end.torn_bytes or end.last_event != events.LOG_CLOSED:
-            found = {"segment": end.segment.name, "torn_bytes": str(end.torn_bytes), "last_sequence": str(end.next_sequence - 1)}
+            found = {
+                "segment": end.segment.name, "torn_bytes": str(end.torn_bytes), "last_sequence": str(end.next_sequence - 1),
+                "records_dropped": str(end.followers),
+            }  # fmt: skip
             self._system(events.LOG_RECOVERED, "the writer before did not close the log", found)
         self._system(events.LOG_OPENED, "log continued", {})
+
+    def _was_on_disk(self, end: LogEnd, keys: KeyFile | None) -> bool:
+        """Whether the damaged record was forced to disk: then no crash damaged it.
+
+        So it is when a checkpoint behind it covers it. Without keys nothing can be told, and every hole counts.
+        """
+        if keys is None:
+            return True
+        origin = origin_of(self.log_name, end.instance)
+        for note in end.later_notes:
+            try:
+                text, signed = open_note(note, keys.verifiers(origin))
+                if signed and parse_checkpoint(text).size >= end.next_sequence:
+                    return True
+            except NoteError:
+                continue
+        return False
 
     def _new_segment(self) -> None:
         self._fd = create_segment(self._folder, self._segment_bytes, self.log_name, self.instance, self._fold(), self._leaf, time.time_ns())

@@ -1,4 +1,4 @@
-"""Verbs that need no gateway: settings, audit logs, doctor."""
+"""Verbs that need no gateway: settings and doctor."""
 
 from __future__ import annotations
 
@@ -9,27 +9,14 @@ import shutil
 import socket
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from vigil.audit.v1 import audit_pb2
-
-from vigil_safety.events_gen import NAMES
-from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.verify import LogDamaged, Record, read_records, verify_folder
 from vigil_sidecar.cli.client import CommandFailed
 from vigil_sidecar.cli.options import read_settings
 from vigil_sidecar.cli.supervisor import gateway_binary
 from vigil_sidecar.settings_gen import SPECS
 
-__all__ = ["audit_tail", "audit_verify", "config_show", "doctor", "explain"]
-
-_PAYLOADS: dict[int, Any] = {
-    layout.KIND_ANSWER: audit_pb2.CallPayload, layout.KIND_REFUSAL: audit_pb2.CallPayload,
-    layout.KIND_MODEL: audit_pb2.ModelPayload, layout.KIND_STATE: audit_pb2.StatePayload,
-    layout.KIND_SYSTEM: audit_pb2.SystemPayload,
-}  # fmt: skip
+__all__ = ["config_show", "doctor"]
 
 
 def config_show(args: argparse.Namespace) -> int:
@@ -41,94 +28,6 @@ def config_show(args: argparse.Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['key']:36} {json.dumps(row['value']):24} {row['origin']}")
-    return 0
-
-
-def _folders(args: argparse.Namespace) -> list[Path]:
-    if args.dir:
-        root = Path(args.dir)
-        inner = [root / n for n in ("gateway", "sidecar") if (root / n).is_dir()]
-        return inner or [root]
-    settings, _ = read_settings(args)
-    return [Path(settings.data_dir) / "audit" / n for n in ("gateway", "sidecar")]
-
-
-def audit_verify(args: argparse.Namespace) -> int:
-    """vigil audit verify [DIR]: 0 intact, 1 could not read, 4 damaged, 5 not a log"""
-    worst = 0
-    reports = []
-    for folder in _folders(args):
-        try:
-            report = verify_folder(folder)
-        except FileNotFoundError as error:
-            print(f"vigil: {error}; give the folder of a log", file=sys.stderr)
-            worst = max(worst, 5)
-            continue
-        except OSError as error:
-            print(f"vigil: {folder}: {error.strerror}", file=sys.stderr)
-            worst = max(worst, 1)
-            continue
-        reports.append(report.to_json())
-        if not report.intact:
-            worst = max(worst, 4)
-        if args.json:
-            continue
-        if report.damage is None:
-            kinds = ", ".join(f"{n} {k}" for k, n in sorted(report.kinds.items()))
-            print(
-                f"{folder}: intact, {report.records} records ({report.first_sequence}..{report.last_sequence}; {kinds}) "
-                f"of {report.boots} runs; not signed; head {report.head}"
-            )
-        else:
-            d = report.damage
-            print(f"{folder}: DAMAGED at record {d.sequence} ({d.file}, byte {d.offset}): {d.reason}")
-    if args.json:
-        print(json.dumps(reports))
-    return worst
-
-
-def explain(record: Record, log: str) -> dict[str, Any]:
-    """One record in words."""
-    h = record.header
-    payload = _PAYLOADS[h.kind].FromString(record.payload)
-    fields = {f.name: getattr(payload, f.name) for f, _ in payload.ListFields() if f.name not in ("violations", "fields")}
-    if h.kind in (layout.KIND_ANSWER, layout.KIND_REFUSAL) and payload.violations:
-        fields["violations"] = [v.field for v in payload.violations]
-    if h.kind == layout.KIND_SYSTEM:
-        fields |= dict(payload.fields)
-    return {
-        "position": f"{log}/{h.boot_id.hex()}/{h.sequence}",
-        "time": datetime.fromtimestamp(h.time_ns / 1e9, UTC).isoformat(timespec="microseconds"),
-        "kind": layout.KIND_NAMES[h.kind], "event": f"DIA-{h.event_id}", "name": NAMES[h.event_id],
-        "trace_id": h.trace_id.hex() if any(h.trace_id) else "", "status_code": h.status_code,
-        "model_version": h.model_version, "model_digest": h.model_digest.hex() if any(h.model_digest) else "",
-        "input_hash": h.input_hash.hex() if any(h.input_hash) else "", "output_hash": h.output_hash.hex() if any(h.output_hash) else "",
-        "batch_size": h.batch_size, "batch_row": h.batch_row, "latency_us": h.latency_ns // 1000, **fields,
-    }  # fmt: skip
-
-
-def audit_tail(args: argparse.Namespace) -> int:
-    """vigil audit tail"""
-    for folder in _folders(args):
-        last: list[Record] = []
-        try:
-            for record in read_records(folder):
-                if args.trace and record.header.trace_id.hex() != args.trace:
-                    continue
-                last.append(record)
-                if len(last) > args.lines:
-                    last.pop(0)
-        except OSError as error:
-            raise CommandFailed(f"{folder}: {error.strerror or error}; give the folder of a log") from None
-        except LogDamaged as damaged:
-            print(f"vigil: {folder}: {damaged}; `vigil audit verify` says more", file=sys.stderr)
-        for record in last:
-            shown = explain(record, folder.name)
-            if args.json:
-                print(json.dumps(shown))
-            else:
-                rest = "  ".join(f"{k}={v}" for k, v in list(shown.items())[5:] if v not in ("", 0))
-                print(f"{shown['time']} {folder.name}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The ``vigil`` command. Exit codes: 0 fine, 1 the thing asked for failed, 2 usage; audit verify also 4 damaged, 5 not a log."""
+"""The ``vigil`` command. Exit codes: 0 fine, 1 the thing asked for failed, 2 usage; audit verify: docs/audit-format.md."""
 
 from __future__ import annotations
 
@@ -107,17 +107,39 @@ def _calls(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    audit = verbs.add_parser("audit", help="verify and read the audit log").add_subparsers(dest="sub", required=True)
-    verify = audit.add_parser("verify", help="check every record and the chain")
+    audit = verbs.add_parser("audit", help="verify, read and prove the audit logs").add_subparsers(dest="sub", required=True)
+    verify = audit.add_parser("verify", help="check records, chain, tree, signatures and cross-anchors")
     verify.add_argument("dir", metavar="DIR", nargs="?")
+    verify.add_argument("--key", metavar="FILE", action="append", type=Path, default=[], help="trusted note verifier keys, one a line")
     _common(verify, target=False)
-    verify.set_defaults(run=_lazy("local", "audit_verify"))
+    verify.set_defaults(run=_lazy("auditing", "audit_verify"))
     tail = audit.add_parser("tail", help="the last records in words")
     tail.add_argument("dir", metavar="DIR", nargs="?")
     tail.add_argument("-n", "--lines", type=int, default=10)
     tail.add_argument("--trace", metavar="ID", help="only records of this trace id")
     _common(tail, target=False)
-    tail.set_defaults(run=_lazy("local", "audit_tail"))
+    tail.set_defaults(run=_lazy("auditing", "audit_tail"))
+    prove = audit.add_parser("prove", help="write a proof that a record is in the signed log (C2SP tlog-proof)")
+    prove.add_argument("sequence", metavar="SEQ", type=int)
+    prove.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
+    prove.add_argument("--dir", metavar="DIR")
+    prove.add_argument("--log", choices=("gateway", "sidecar"), default="sidecar")
+    _common(prove, target=False)
+    prove.set_defaults(run=_lazy("auditing", "audit_prove"))
+    proof = audit.add_parser("proof", help="check a proof")
+    proof.add_argument("file", metavar="FILE", type=Path)
+    proof.add_argument("--key", metavar="FILE", action="append", type=Path, default=[], help="trusted note verifier keys, one a line")
+    _common(proof, target=False)
+    proof.set_defaults(run=_lazy("auditing", "audit_proof"))
+    checkpoint = audit.add_parser("checkpoint", help="the latest signed checkpoint, for a witness")
+    checkpoint.add_argument("--log", choices=("gateway", "sidecar"), default="sidecar")
+    _common(checkpoint, target=True)
+    checkpoint.set_defaults(run=_lazy("auditing", "audit_checkpoint"))
+    rotate = audit.add_parser("rotate-key", help="sign with a new key from now on; prints the new verifier keys")
+    rotate.add_argument("--log", choices=("gateway", "sidecar"), help="only this log (default: both)")
+    rotate.add_argument("--reason", default="", help="why, for the record")
+    _common(rotate, target=True)
+    rotate.set_defaults(run=_lazy("auditing", "audit_rotate_key"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -57,6 +57,7 @@ class _Connection:
         self.last_heard = time.monotonic()
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
+        self.checkpoint_sent = b""
         self._stream = 0
 
     def heard(self) -> None:
@@ -114,11 +115,11 @@ class LinkServer:
 
     def __init__(
         self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
-        notice: Callable[[str, str], None],
+        notice: Callable[[str, str], None], anchor: Callable[[bytes], None],
     ) -> None:  # fmt: skip
-        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``."""
+        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints."""
         self._config, self._dispatcher = config, dispatcher
-        self._heartbeat, self._notice = heartbeat, notice
+        self._heartbeat, self._notice, self._anchor = heartbeat, notice, anchor
         self._methods = dispatcher.methods
         self._connection: _Connection | None = None
         self._stopping = threading.Event()
@@ -229,7 +230,10 @@ class LinkServer:
                     call = connection.calls.get(call_id)
                     if call is not None:
                         call.cancel()
-            elif body != "heartbeat":
+            elif body == "heartbeat":
+                if frame.heartbeat.checkpoint:
+                    self._anchor(frame.heartbeat.checkpoint)
+            else:
                 raise LinkDamage(f"unexpected frame {body}")
 
     def _take(self, connection: _Connection, calls: link.Calls) -> None:
@@ -295,5 +299,9 @@ class LinkServer:
             except Exception as error:  # a beat that cannot be made must not end the heart
                 self._notice("damage", f"heartbeat: {error}")
                 continue
+            if beat.checkpoint == connection.checkpoint_sent:
+                beat.ClearField("checkpoint")
+            else:
+                connection.checkpoint_sent = beat.checkpoint
             beat.crc = google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
             connection.send_first(link.Frame(heartbeat=beat).SerializeToString())

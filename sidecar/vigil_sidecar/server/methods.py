@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from inference import grpc_service_pb2 as oip
+from vigil.audit.v1 import service_pb2 as audit
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
 from vigil.safety.v1 import safety_pb2 as safety
@@ -13,13 +14,14 @@ from vigil_sidecar.server.dispatch import StreamMethod, UnaryMethod
 from vigil_sidecar.server.forms import InferForms
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import BatchMethod
-from vigil_sidecar.server.services import Metadata, Models, SafetyReports
+from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports
 
 __all__ = ["Parts", "batch_methods", "missing_methods", "stream_methods", "unary_methods"]
 
 _OIP = "/inference.GRPCInferenceService/"
 _PERCEPTION = "/vigil.perception.v1.PerceptionService/"
 _MODELS = "/vigil.models.v1.ModelsService/"
+_AUDIT = "/vigil.audit.v1.AuditService/"
 _SAFETY = "/vigil.safety.v1.SafetyService/"
 
 
@@ -30,6 +32,7 @@ class Parts(NamedTuple):
     metadata: Metadata
     models: Models
     safety: SafetyReports
+    audit: AuditReports
 
 
 def batch_methods(parts: Parts) -> dict[str, BatchMethod]:
@@ -63,6 +66,8 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True),
         _MODELS + "ReloadModel": UnaryMethod(models.ReloadModelRequest, mod.reload, control=True),
         _SAFETY + "Get": UnaryMethod(safety.GetRequest, parts.safety.get),
+        _AUDIT + "Checkpoint": UnaryMethod(audit.CheckpointRequest, parts.audit.checkpoint),
+        _AUDIT + "RotateKey": UnaryMethod(audit.RotateKeyRequest, parts.audit.rotate_key, control=True),
     }
 
 

@@ -8,12 +8,14 @@ from importlib import metadata
 from pathlib import Path
 
 from inference import grpc_service_pb2 as oip
+from vigil.audit.v1 import service_pb2 as audit_pb2
 from vigil.models.v1 import models_pb2 as models
 from vigil.safety.v1 import safety_pb2 as safety
 
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
-from vigil_sidecar.errors import Forbidden, SemanticViolation, Unavailable, UnknownModel
+from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.errors import AuditError, Forbidden, SemanticViolation, Unavailable, UnknownModel
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.repository import read_latest, restore_latest, write_latest
@@ -22,7 +24,7 @@ from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import WatchHub
 
-__all__ = ["Metadata", "Models", "SafetyReports", "system_state", "transition_message"]
+__all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "system_state", "transition_message"]
 
 _ACTIVATE_WAIT_S = 60.0
 _WAIT_S = 0.25
@@ -229,3 +231,32 @@ class SafetyReports:
                 call.reply(call, Reply(message=news.SerializeToString(), more=True))
         finally:
             self._hub.unsubscribe("safety", subscription)
+
+
+class AuditReports:
+    """AuditService for the sidecar's log. Any thread may call."""
+
+    def __init__(self, log: AuditWriter) -> None:
+        self._log = log
+
+    @staticmethod
+    def _own(log: int) -> None:
+        if log != audit_pb2.LOG_SIDECAR:
+            text = "the sidecar answers for LOG_SIDECAR; ask the gateway for LOG_GATEWAY"
+            raise SemanticViolation(text, [("log", text)])
+
+    def checkpoint(self, request: audit_pb2.CheckpointRequest, call: Call) -> audit_pb2.CheckpointResponse:
+        """The latest signed checkpoint."""
+        self._own(request.log)
+        return audit_pb2.CheckpointResponse(note=self._log.checkpoint.decode())
+
+    def rotate_key(self, request: audit_pb2.RotateKeyRequest, call: Call) -> audit_pb2.RotateKeyResponse:
+        """Take a new signing key."""
+        self._own(request.log)
+        call.reason = request.reason
+        if self._log.sealer is None:
+            raise Unavailable("the log is not signed")
+        try:
+            return audit_pb2.RotateKeyResponse(verifier_key=self._log.sealer.rotate())
+        except (AuditError, OSError) as error:
+            raise Unavailable(f"the key was not rotated: {error}") from None

@@ -446,7 +446,9 @@ type Heartbeat struct {
 	// Changes of state since the last heartbeat.
 	Transitions []*v1.Transition `protobuf:"bytes,6,rep,name=transitions,proto3" json:"transitions,omitempty"`
 	// CRC-32C of the fields above, encoded as in docs/link.md.
-	Crc           uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
+	Crc uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
+	// The sender's latest signed audit checkpoint, when it changed since the last heartbeat.
+	Checkpoint    []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -528,6 +530,13 @@ func (x *Heartbeat) GetCrc() uint32 {
 		return x.Crc
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
 }
 
 // Context is what a call brings along.
@@ -1081,7 +1090,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n" +
 	"\amethods\x18\a \x03(\tR\amethods\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xfe\x01\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xa8\x02\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1089,7 +1098,10 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\bsubjects\x18\x04 \x03(\v2\x1d.vigil.safety.v1.SubjectStateR\bsubjects\x12\x16\n" +
 	"\x06models\x18\x05 \x03(\tR\x06models\x12=\n" +
 	"\vtransitions\x18\x06 \x03(\v2\x1b.vigil.safety.v1.TransitionR\vtransitions\x12\x10\n" +
-	"\x03crc\x18\a \x01(\aR\x03crc\"\xa8\x01\n" +
+	"\x03crc\x18\a \x01(\aR\x03crc\x12(\n" +
+	"\n" +
+	"checkpoint\x18\b \x01(\fB\b\xfaB\x05z\x03\x18\x80@R\n" +
+	"checkpoint\"\xa8\x01\n" +
 	"\aContext\x12\x19\n" +
 	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
 	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x18\n" +

@@ -902,6 +902,17 @@ func (m *Heartbeat) validate(all bool) error {
 
 	// no validation rules for Crc
 
+	if len(m.GetCheckpoint()) > 8192 {
+		err := HeartbeatValidationError{
+			field:  "Checkpoint",
+			reason: "value length must be at most 8192 bytes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}

@@ -69,7 +69,7 @@ class Reject(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc")
+    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class Heartbeat(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     CRC_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     count: int
     monotonic_ns: int
     ready: bool
@@ -84,7 +85,8 @@ class Heartbeat(_message.Message):
     models: _containers.RepeatedScalarFieldContainer[str]
     transitions: _containers.RepeatedCompositeFieldContainer[_safety_pb2.Transition]
     crc: int
-    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ...) -> None: ...
+    checkpoint: bytes
+    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
 
 class Context(_message.Message):
     __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control")

@@ -1,0 +1,286 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"vigil/gateway/audit/layout"
+)
+
+// log is one log on its way through verification.
+type log struct {
+	report  *Report
+	trusted []Key
+	wanted  map[uint64]bool
+	seals   *seals
+	boots   map[string]bool
+	boot    string
+	monoNs  uint64
+	lastNs  uint64
+}
+
+func (l *log) opened(b []byte) error {
+	le := binary.LittleEndian
+	name := string(bytes.TrimRight(b[layout.SegOffLogName:layout.SegOffTreeRange], "\x00"))
+	origin := "vigil/" + name + "/" + hex.EncodeToString(b[layout.SegOffInstance:layout.SegOffInstance+16])
+	if l.seals == nil {
+		l.report.Log = origin
+		l.seals = newSeals(origin, l.trusted, l.wanted)
+	}
+	if origin != l.report.Log {
+		return errors.New("a segment of another log")
+	}
+	size, data := le.Uint64(b[layout.SegOffFirstSequence:])-1, b[layout.SegOffTreeRange:layout.SegOffCrc32c]
+	count := bits.OnesCount64(size)
+	hashes := make([][]byte, count)
+	for i := range hashes {
+		hashes[i] = data[32*i : 32*i+32]
+	}
+	r, err := ranges.NewRange(0, size, hashes)
+	if err != nil || !zero(data[32*count:]) {
+		return errors.New("the compact range does not fit its size")
+	}
+	if rootOf(r) != l.seals.root() {
+		return errors.New("the segment's tree is not that of the records before it")
+	}
+	return nil
+}
+
+func (l *log) record(r *Record) error {
+	le, report := binary.LittleEndian, l.report
+	if boot := string(r.Header[layout.OffBootID : layout.OffBootID+16]); boot != l.boot {
+		if l.boots[boot] {
+			return errors.New("a run goes on after another one began")
+		}
+		l.boots[boot] = true
+		l.boot, l.monoNs = boot, 0
+	}
+	mono, timeNs := le.Uint64(r.Header[layout.OffMonotonicNs:]), le.Uint64(r.Header[layout.OffTimeNs:])
+	if mono < l.monoNs {
+		return errors.New("monotonic time runs backwards within a run")
+	}
+	l.monoNs, l.lastNs = mono, timeNs
+	kind := le.Uint16(r.Header[layout.OffKind:])
+	if err := l.seals.record(kind, r.Sequence, timeNs, r.Payload, r.Leaf); err != nil {
+		return err
+	}
+	if report.Records == 0 {
+		report.FirstSequence = r.Sequence
+	}
+	report.Records++
+	report.LastSequence, report.Head = r.Sequence, hex.EncodeToString(r.Leaf[:])
+	report.Kinds[layout.KindNames[kind]]++
+	return nil
+}
+
+func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
+	l := &log{report: &Report{Folder: folder, Kinds: map[string]uint64{}, UnsealedS: -1, UnwitnessedS: -1},
+		trusted: trusted, wanted: wanted, boots: map[string]bool{}}
+	segments, err := read(folder, l.opened, l.record)
+	l.report.Segments, l.report.Boots = segments, len(l.boots)
+	var damage *Damage
+	switch {
+	case errors.As(err, &damage):
+		torn, err := tornBytes(folder, damage)
+		if err != nil {
+			return nil, err
+		}
+		l.report.TornBytes, l.report.Intact = torn, torn > 0
+		if torn == 0 {
+			l.report.Damage = damage
+		}
+	case err != nil:
+		return nil, err
+	default:
+		l.report.Intact = true
+	}
+	if s := l.seals; s != nil {
+		l.report.Checkpoints, l.report.Rotations, l.report.Sealed = s.checkpoints, s.rotations, s.sealed
+		l.report.Root = hex.EncodeToString([]byte(s.root()))
+		l.report.Unsealed = l.report.Records - s.sealed
+		if s.sealed > 0 {
+			if s.endsWithSeal {
+				l.report.Unsealed--
+			}
+			l.report.UnsealedS = seconds(s.sealedNs, l.lastNs)
+		}
+	}
+	return l, nil
+}
+
+func seconds(from, to uint64) float64 {
+	if to < from {
+		return 0
+	}
+	return float64(to-from) / 1e9
+}
+
+// tornBytes is the length of a torn tail at the place of damage, 0 when it is
+// none: a crash tears the end of the last segment only, and leaves no whole
+// record at or behind the place.
+func tornBytes(folder string, d *Damage) (int64, error) {
+	paths, err := listSegments(folder)
+	if err != nil {
+		return 0, err
+	}
+	last := paths[len(paths)-1]
+	if filepath.Base(last) != d.File || d.Offset < layout.SegmentHeaderBytes {
+		return 0, nil
+	}
+	data, err := os.ReadFile(last) // one segment: its size is bounded by the writer's settings
+	if err != nil {
+		return 0, err
+	}
+	le := binary.LittleEndian
+	for rest := data[min(d.Offset, int64(len(data))):]; ; {
+		at := bytes.Index(rest, []byte(layout.Magic))
+		if at < 0 {
+			break
+		}
+		rest = rest[at:]
+		if len(rest) >= layout.HeaderBytes {
+			length := int(le.Uint16(rest[layout.OffLength:]))
+			if length >= layout.HeaderBytes && length <= len(rest) {
+				crc := crc32.Update(crc32.Update(0, castagnoli, rest[:layout.OffCrc32c]), castagnoli, rest[layout.HeaderBytes:length])
+				if crc == le.Uint32(rest[layout.OffCrc32c:]) {
+					return 0, nil
+				}
+			}
+		}
+		rest = rest[1:]
+	}
+	return int64(len(bytes.TrimRight(data[d.Offset:], "\x00"))), nil
+}
+
+// damaged notes what only another log shows.
+func (l *log) damaged(sequence uint64, format string, args ...any) {
+	if l.report.Damage == nil {
+		l.report.Intact, l.report.Damage = false, &Damage{Sequence: sequence, Reason: fmt.Sprintf(format, args...)}
+	}
+}
+
+func (l *log) judge() {
+	r := l.report
+	switch {
+	case !r.Intact:
+		r.ExitCode, r.Verdict = ExitForged, "FORGED OR DAMAGED"
+	case r.Sealed == 0:
+		r.ExitCode, r.Verdict = ExitNoKey, "intact, but no signature by a trusted key"
+	case r.Unsealed > 0 || r.TornBytes > 0:
+		r.ExitCode, r.Verdict = ExitUnsealed, fmt.Sprintf("verified but for an unsealed tail of %d records (%.1f s)", r.Unsealed, r.UnsealedS)
+		if r.TornBytes > 0 {
+			r.Verdict += fmt.Sprintf(" and %d torn bytes", r.TornBytes)
+		}
+	default:
+		r.ExitCode, r.Verdict = ExitVerified, "verified"
+	}
+}
+
+type anchored struct {
+	head *treeHead
+	anchor
+	by string
+}
+
+// crossCheck compares each log with what others anchored of it. An anchor counts
+// whoever signed it: the log that holds it vouches for what it was given, and a
+// log that was cut off before a rotation does not name the key any more.
+func crossCheck(logs []*log, trusted []Key) error {
+	byOrigin := map[string]*log{}
+	for _, l := range logs {
+		if l.seals != nil {
+			byOrigin[l.report.Log] = l
+		}
+	}
+	found := map[string][]anchored{}
+	for _, l := range byOrigin {
+		for _, a := range l.seals.anchors {
+			origin, _, _ := strings.Cut(string(a.note), "\n")
+			other := byOrigin[origin]
+			if other == nil || other == l {
+				continue
+			}
+			text, _, err := openNote(a.note, slices.Concat(trusted, other.seals.known()))
+			var head *treeHead
+			if err == nil {
+				head, err = parseHead(text)
+			}
+			if err != nil {
+				l.damaged(a.sequence, "anchor: %v", err)
+			} else {
+				found[origin] = append(found[origin], anchored{head, a, l.report.Log})
+			}
+		}
+	}
+	for origin, anchors := range found {
+		if err := byOrigin[origin].compare(anchors, trusted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *log) compare(anchors []anchored, trusted []Key) error {
+	r := l.report
+	most := slices.MaxFunc(anchors, func(a, b anchored) int { return int(int64(a.head.size) - int64(b.head.size)) })
+	if most.head.size > r.Records && (r.Damage == nil || r.Damage.Sequence > most.head.size) {
+		l.damaged(r.LastSequence+1, "%s holds a checkpoint of %d records, %d are here: the end was cut off", most.by, most.head.size, r.Records)
+		return nil
+	}
+	wanted := map[uint64]bool{}
+	for _, a := range anchors {
+		wanted[a.head.size] = true
+	}
+	again, err := readLog(r.Folder, trusted, wanted)
+	if err != nil {
+		return err
+	}
+	for _, a := range anchors {
+		if root, ok := again.seals.roots[a.head.size]; ok && root != a.head.root {
+			l.damaged(a.head.size, "%s holds another root at %d records", a.by, a.head.size)
+		}
+	}
+	r.Witnessed, r.UnwitnessedS = most.head.size, seconds(most.timeNs, l.lastNs)
+	return nil
+}
+
+// VerifyAll checks logs, each by itself and against what the others anchored of
+// it. What is wrong with a log is in its report; the error is about reading.
+// Keys that lie inside a log are never trusted.
+func VerifyAll(folders []string, trusted []Key) ([]*Report, error) {
+	var logs []*log
+	for _, folder := range folders {
+		l, err := readLog(folder, trusted, nil)
+		if err != nil {
+			return nil, err
+		}
+		logs = append(logs, l)
+	}
+	if err := crossCheck(logs, trusted); err != nil {
+		return nil, err
+	}
+	reports := make([]*Report, len(logs))
+	for i, l := range logs {
+		l.judge()
+		reports[i] = l.report
+	}
+	return reports, nil
+}
+
+// Verify checks one log by itself.
+func Verify(folder string, trusted ...Key) (*Report, error) {
+	reports, err := VerifyAll([]string{folder}, trusted)
+	if err != nil {
+		return nil, err
+	}
+	return reports[0], nil
+}

@@ -1,0 +1,309 @@
+package audit
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"golang.org/x/mod/sumdb/note"
+
+	"vigil/gateway/audit/layout"
+)
+
+const (
+	rotationTitle = "vigil audit key rotation"
+	noteBytesMax  = 8192
+	// LagMax is how many records a checkpoint's record may come behind the tree
+	// that it signs (docs/audit-format.md).
+	LagMax = 1 << 20
+)
+
+var ranges = &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
+
+// Key is a trusted note verifier key.
+type Key struct {
+	note.Verifier
+	Text string
+}
+
+// ParseKeys reads note verifier keys, one a line; empty lines and lines that
+// begin with # are passed over.
+func ParseKeys(data []byte) ([]Key, error) {
+	var keys []Key
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		v, err := note.NewVerifier(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d is no note verifier key (name+id+key): %w", i+1, err)
+		}
+		keys = append(keys, Key{v, line})
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("no key in it")
+	}
+	return keys, nil
+}
+
+// ReadKeys reads the keys of files.
+func ReadKeys(files []string) ([]Key, error) {
+	var keys []Key
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		more, err := ParseKeys(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		keys = append(keys, more...)
+	}
+	return keys, nil
+}
+
+// openNote gives a note's text and those of the trusted keys that signed it.
+func openNote(data []byte, trusted []Key) (string, []Key, error) {
+	if len(data) > noteBytesMax {
+		return "", nil, fmt.Errorf("the note has %d bytes, the limit is %d", len(data), noteBytesMax)
+	}
+	verifiers := make([]note.Verifier, 0, len(trusted))
+	for _, k := range trusted {
+		known := func(v note.Verifier) bool { return v.Name() == k.Name() && v.KeyHash() == k.KeyHash() }
+		if !slices.ContainsFunc(verifiers, known) {
+			verifiers = append(verifiers, k.Verifier)
+		}
+	}
+	n, err := note.Open(data, note.VerifierList(verifiers...))
+	var stranger *note.UnverifiedNoteError
+	if errors.As(err, &stranger) {
+		return stranger.Note.Text, nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	var signed []Key
+	for _, s := range n.Sigs {
+		for _, k := range trusted {
+			if k.Name() == s.Name && k.KeyHash() == s.Hash {
+				signed = append(signed, k)
+			}
+		}
+	}
+	return n.Text, signed, nil
+}
+
+// treeHead is what a checkpoint states (C2SP tlog-checkpoint).
+type treeHead struct {
+	origin string
+	size   uint64
+	root   string
+}
+
+func parseHead(text string) (*treeHead, error) {
+	lines := strings.Split(text, "\n")
+	if len(lines) < 4 || lines[len(lines)-1] != "" || slices.Contains(lines[:len(lines)-1], "") {
+		return nil, errors.New("not a checkpoint: it needs origin, size and root")
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 63)
+	if err != nil || strconv.FormatUint(size, 10) != lines[1] {
+		return nil, errors.New("not a checkpoint: its size is not a plain number")
+	}
+	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	if err != nil || len(root) != 32 {
+		return nil, errors.New("not a checkpoint: its root is not 32 bytes of base64")
+	}
+	return &treeHead{lines[0], size, string(root)}, nil
+}
+
+// anchor is another log's checkpoint in this one.
+type anchor struct {
+	sequence, timeNs uint64
+	note             []byte
+}
+
+// seals follows one log: checkpoints, key rotations, anchors. From the first
+// checkpoint of a trusted key on, each must be signed by a key that is trusted
+// then; a rotation, signed by both keys, hands trust over.
+type seals struct {
+	origin          string
+	active, retired []Key
+	base            *compact.Range
+	leaves          [][32]byte
+	wanted          map[uint64]bool
+	roots           map[uint64]string
+	sealed          uint64
+	sealedNs        uint64
+	lastSize        uint64
+	checkpoints     uint64
+	rotations       uint64
+	anchors         []anchor
+	endsWithSeal    bool
+}
+
+func newSeals(origin string, trusted []Key, wanted map[uint64]bool) *seals {
+	s := &seals{origin: origin, base: ranges.NewEmptyRange(0), wanted: wanted, roots: map[uint64]string{}}
+	for _, k := range trusted {
+		if k.Name() == origin {
+			s.active = append(s.active, k)
+		}
+	}
+	return s
+}
+
+func (s *seals) known() []Key { return slices.Concat(s.active, s.retired) }
+
+func (s *seals) size() uint64 { return s.base.End() + uint64(len(s.leaves)) }
+
+func fold(r *compact.Range, leaves [][32]byte) {
+	for i := range leaves {
+		if err := r.Append(slices.Clone(leaves[i][:]), nil); err != nil {
+			panic(err) // a range that begins at 0 takes every leaf
+		}
+	}
+}
+
+func rootOf(r *compact.Range) string {
+	if r.End() == 0 {
+		return string(rfc6962.DefaultHasher.EmptyRoot())
+	}
+	root, err := r.GetRootHash(nil)
+	if err != nil {
+		panic(err)
+	}
+	return string(root)
+}
+
+// root is the root of all records fed.
+func (s *seals) root() string {
+	whole, err := ranges.NewRange(0, s.base.End(), slices.Clone(s.base.Hashes()))
+	if err != nil {
+		panic(err)
+	}
+	fold(whole, s.leaves)
+	return rootOf(whole)
+}
+
+func (s *seals) foldTo(size uint64) {
+	count := size - s.base.End()
+	fold(s.base, s.leaves[:count])
+	s.leaves = append(s.leaves[:0], s.leaves[count:]...)
+}
+
+// record takes the next record; the error says why it is a forgery.
+func (s *seals) record(kind uint16, sequence, timeNs uint64, payload []byte, leaf [32]byte) error {
+	s.endsWithSeal = false
+	var err error
+	switch kind {
+	case layout.KindCheckpoint:
+		err = s.checkpoint(payload, timeNs)
+	case layout.KindKey:
+		err = s.rotation(payload)
+	case layout.KindAnchor:
+		s.anchors = append(s.anchors, anchor{sequence, timeNs, slices.Clone(payload)})
+	}
+	if err != nil {
+		return err
+	}
+	s.leaves = append(s.leaves, leaf)
+	if len(s.leaves) > 2*LagMax {
+		s.foldTo(s.base.End() + LagMax)
+	}
+	if s.wanted[s.size()] {
+		s.roots[s.size()] = s.root()
+	}
+	return nil
+}
+
+// head is the tree head that a note states, checked against the tree of the
+// chain's own records.
+func (s *seals) head(text string) (*treeHead, error) {
+	h, err := parseHead(text)
+	switch {
+	case err != nil:
+		return nil, err
+	case h.origin != s.origin:
+		return nil, fmt.Errorf("a checkpoint of %s in the log %s", h.origin, s.origin)
+	case h.size > s.size():
+		return nil, fmt.Errorf("the checkpoint covers %d records, %d stand before it: records were taken out", h.size, s.size())
+	case h.size <= s.lastSize && s.lastSize > 0:
+		return nil, fmt.Errorf("the checkpoint of %d records comes after one of %d: an old one was put in again", h.size, s.lastSize)
+	case h.size < s.base.End():
+		return nil, fmt.Errorf("the checkpoint of %d records comes more than %d records late", h.size, LagMax)
+	}
+	s.foldTo(h.size)
+	if rootOf(s.base) != h.root {
+		return nil, fmt.Errorf("the records are not those that were signed: another root at %d records", h.size)
+	}
+	s.lastSize = h.size
+	return h, nil
+}
+
+func holds(keys, some []Key) bool {
+	return slices.ContainsFunc(some, func(k Key) bool {
+		return slices.ContainsFunc(keys, func(o Key) bool { return o.Text == k.Text })
+	})
+}
+
+func (s *seals) checkpoint(payload []byte, timeNs uint64) error {
+	text, signed, err := openNote(payload, s.known())
+	if err != nil {
+		return err
+	}
+	h, err := s.head(text)
+	if err != nil {
+		return err
+	}
+	s.checkpoints++
+	s.endsWithSeal = h.size == s.size()
+	switch {
+	case holds(s.active, signed):
+		s.sealed, s.sealedNs = h.size, timeNs
+	case len(signed) > 0:
+		return errors.New("a checkpoint is signed by a key that was rotated away")
+	case s.sealed > 0:
+		return errors.New("a checkpoint is not signed by the key that signed the one before")
+	}
+	return nil
+}
+
+func (s *seals) rotation(payload []byte) error {
+	lines := strings.Split(string(payload), "\n")
+	if len(lines) < 5 {
+		return errors.New("a key record that names no key")
+	}
+	v, err := note.NewVerifier(lines[4])
+	if err != nil {
+		return errors.New("a key record that names no key")
+	}
+	if v.Name() != s.origin {
+		return fmt.Errorf("a key record for %s in the log %s", v.Name(), s.origin)
+	}
+	next := Key{v, lines[4]}
+	text, signed, err := openNote(payload, append(s.known(), next))
+	if err != nil {
+		return err
+	}
+	title, body, _ := strings.Cut(text, "\n")
+	if title != rotationTitle || !holds(signed, []Key{next}) {
+		return errors.New("a key record that its new key did not sign")
+	}
+	if _, err := s.head(strings.Join(strings.SplitAfter(body, "\n")[:3], "")); err != nil {
+		return err
+	}
+	if holds(s.active, slices.DeleteFunc(signed, func(k Key) bool { return k.Text == next.Text })) {
+		s.retired, s.active = append(s.retired, s.active...), []Key{next}
+	} else if s.sealed > 0 {
+		return errors.New("a key record that the key before did not sign")
+	}
+	s.rotations++
+	return nil
+}

@@ -1,0 +1,174 @@
+package auditlog
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// keyFile is the signing key of one log: audit-NAME.key (PKCS #8, mode 0600)
+// and audit-NAME.pub (note verifier keys, one a line).
+type keyFile struct {
+	private, next, public string
+	key                   ed25519.PrivateKey
+}
+
+// openKey loads the key, or creates it when there is none.
+func openKey(folder, log string) (*keyFile, error) {
+	k := &keyFile{private: filepath.Join(folder, "audit-"+log+".key"), public: filepath.Join(folder, "audit-"+log+".pub")}
+	k.next = k.private + ".next"
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("audit key: %w; give --data-dir a folder that can be written", err)
+	}
+	var err error
+	if k.key, err = loadKey(k.private); !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	if _, k.key, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		return nil, err
+	}
+	return k, writeKey(k.private, k.key)
+}
+
+func loadKey(path string) (ed25519.PrivateKey, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("audit key %s: others may read it; set mode 0600, or rotate the key if they did", path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("audit key %s: not a PKCS #8 key in PEM; put the right file back", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(ed25519.PrivateKey)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("audit key %s: not an Ed25519 key", path)
+	}
+	return key, nil
+}
+
+func writeKey(path string, key ed25519.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// replaceFile puts data in place of a file, whole and forced to disk.
+func replaceFile(path string, data []byte, mode fs.FileMode) error {
+	partial := path + ".partial"
+	if err := os.Remove(partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(partial, path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// publish adds a verifier key to the public file, unless it is there; older
+// keys stay, for older logs.
+func (k *keyFile) publish(s *signer) error {
+	data, err := os.ReadFile(k.public)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	known := strings.Fields(string(data))
+	if slices.Contains(known, s.verifierKey()) {
+		return nil
+	}
+	return replaceFile(k.public, []byte(strings.Join(append(known, s.verifierKey()), "\n")+"\n"), 0o644)
+}
+
+// stage keeps a new key beside the old one until the log has its record.
+func (k *keyFile) stage(key ed25519.PrivateKey) error { return writeKey(k.next, key) }
+
+// change puts the staged key in place of the old one: the log has its record, on disk.
+func (k *keyFile) change(key ed25519.PrivateKey) error {
+	if err := os.Rename(k.next, k.private); err != nil {
+		return err
+	}
+	k.key = key
+	return syncFolder(filepath.Dir(k.private))
+}
+
+// settle ends a rotation that a crash cut off: the staged key is taken if the
+// log's last key record names it, and dropped if not.
+func (k *keyFile) settle(origin string, lastNote func() ([]byte, error)) error {
+	staged, err := loadKey(k.next)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	note, err := lastNote()
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(note, []byte((&signer{origin, staged}).verifierKey())) {
+		return k.change(staged)
+	}
+	return os.Remove(k.next)
+}
+
+// wasOnDisk says whether the damaged record at a log's end was forced to disk
+// before: then no crash damaged it. So it is when a checkpoint behind it, signed
+// by a key of this log, covers it. Without keys every hole counts.
+func (w *Writer) wasOnDisk(end *logEnd) bool {
+	if w.keys == nil {
+		return true
+	}
+	origin := originOf(w.o.Log, end.head.instance)
+	lines := []string{(&signer{origin, w.keys.key}).verifierKey()}
+	if data, err := os.ReadFile(w.keys.public); err == nil {
+		lines = append(lines, strings.Fields(string(data))...)
+	}
+	var verifiers []note.Verifier
+	for _, line := range lines {
+		if v, err := note.NewVerifier(line); err == nil && !slices.ContainsFunc(verifiers, func(o note.Verifier) bool { return o.KeyHash() == v.KeyHash() }) {
+			verifiers = append(verifiers, v)
+		}
+	}
+	for _, data := range end.laterNotes {
+		n, err := note.Open(data, note.VerifierList(verifiers...))
+		if err != nil {
+			continue
+		}
+		if lines := strings.Split(n.Text, "\n"); len(lines) > 2 && lines[0] == origin {
+			if size, err := strconv.ParseUint(lines[1], 10, 63); err == nil && size >= end.next {
+				return true
+			}
+		}
+	}
+	return false
+}

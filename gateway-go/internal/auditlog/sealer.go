@@ -1,0 +1,231 @@
+package auditlog
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/events"
+)
+
+const (
+	// rotationTitle is the first line of the note of a key record.
+	rotationTitle = "vigil audit key rotation"
+	// NoteBytesMax bounds a note that comes from elsewhere.
+	NoteBytesMax = 8192
+	// sealGap lies between two checkpoints that events ask for.
+	sealGap    = 50 * time.Millisecond
+	algEd25519 = 1
+)
+
+// signer signs notes (C2SP signed-note, Ed25519) under one name.
+type signer struct {
+	name string
+	key  ed25519.PrivateKey
+}
+
+func (s *signer) public() []byte {
+	return append([]byte{algEd25519}, s.key.Public().(ed25519.PublicKey)...)
+}
+
+func (s *signer) id() []byte {
+	sum := sha256.Sum256(append([]byte(s.name+"\n"), s.public()...))
+	return sum[:4]
+}
+
+func (s *signer) verifierKey() string {
+	return s.name + "+" + hex.EncodeToString(s.id()) + "+" + base64.StdEncoding.EncodeToString(s.public())
+}
+
+func (s *signer) line(text string) string {
+	packed := append(s.id(), ed25519.Sign(s.key, []byte(text))...)
+	return "\u2014 " + s.name + " " + base64.StdEncoding.EncodeToString(packed) + "\n"
+}
+
+func signNote(text string, signers ...*signer) []byte {
+	note := text + "\n"
+	for _, s := range signers {
+		note += s.line(text)
+	}
+	return []byte(note)
+}
+
+func checkpointText(origin string, size uint64, root []byte) string {
+	return fmt.Sprintf("%s\n%d\n%s\n", origin, size, base64.StdEncoding.EncodeToString(root))
+}
+
+// sealer signs checkpoints of one log. A checkpoint is signed over a tree whose
+// records were forced to disk before, and only what Latest gives may leave the
+// process: so no power cut can make an honest log contradict what others have.
+type sealer struct {
+	w      *Writer
+	keys   *keyFile
+	origin string
+	wakes  chan struct{}
+	stop   chan struct{}
+	done   chan struct{}
+	once   sync.Once
+
+	mu     sync.Mutex // held while a checkpoint is made
+	signer *signer
+
+	latestMu sync.Mutex
+	latest   []byte
+}
+
+func newSealer(w *Writer, keys *keyFile, origin string) (*sealer, error) {
+	s := &sealer{w: w, keys: keys, origin: origin, wakes: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	s.signer = &signer{origin, keys.key}
+	return s, keys.publish(s.signer)
+}
+
+func (s *sealer) wake() {
+	select {
+	case s.wakes <- struct{}{}:
+	default:
+	}
+}
+
+func (s *sealer) run(interval time.Duration) {
+	defer close(s.done)
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.wakes:
+		case <-tick.C:
+		}
+		_ = s.seal() // the writer tells, and the next turn tries again
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(sealGap):
+		}
+	}
+}
+
+// forcedHead is the tree's size and root once all its records are on disk.
+func (s *sealer) forcedHead() (uint64, []byte, error) {
+	size, root, fd, err := s.w.head()
+	if err != nil {
+		return 0, nil, err
+	}
+	err = unix.Fdatasync(fd) // segments before this one were forced when they were left
+	unix.Close(fd)
+	return size, root, err
+}
+
+// seal signs a checkpoint of all records, puts it into the log, and publishes it.
+func (s *sealer) seal() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sealLocked()
+}
+
+func (s *sealer) sealLocked() error {
+	size, root, err := s.forcedHead()
+	if err != nil {
+		return err
+	}
+	note := signNote(checkpointText(s.origin, size, root), s.signer)
+	if _, err := s.w.Append(&Entry{Kind: layout.KindCheckpoint, EventID: events.Checkpoint, Payload: note}); err != nil {
+		return err
+	}
+	s.latestMu.Lock()
+	s.latest = note
+	s.latestMu.Unlock()
+	return nil
+}
+
+// rotate takes a new key: a record signed by the old and the new one, then
+// checkpoints by the new one. On error the old key stays.
+func (s *sealer) rotate() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	next := &signer{s.origin, key}
+	size, root, err := s.forcedHead()
+	if err != nil {
+		return "", err
+	}
+	text := rotationTitle + "\n" + checkpointText(s.origin, size, root) + next.verifierKey() + "\n"
+	if err := s.keys.publish(next); err != nil {
+		return "", err
+	}
+	if err := s.keys.stage(key); err != nil {
+		return "", err
+	}
+	if _, err := s.w.Append(&Entry{Kind: layout.KindKey, EventID: events.KeyRotated, Payload: signNote(text, s.signer, next)}); err != nil {
+		return "", err
+	}
+	if _, _, err := s.forcedHead(); err != nil {
+		return "", err
+	}
+	if err := s.keys.change(key); err != nil {
+		return "", err
+	}
+	s.signer = next
+	return next.verifierKey(), s.sealLocked()
+}
+
+func (s *sealer) close() {
+	s.once.Do(func() {
+		close(s.stop)
+		<-s.done
+		_ = s.seal()
+	})
+}
+
+// Checkpoint is the latest signed checkpoint; nil before the first.
+func (w *Writer) Checkpoint() []byte {
+	if w.seal == nil {
+		return nil
+	}
+	w.seal.latestMu.Lock()
+	defer w.seal.latestMu.Unlock()
+	return w.seal.latest
+}
+
+// RotateKey takes a new signing key and returns its verifier key.
+func (w *Writer) RotateKey() (string, error) { return w.seal.rotate() }
+
+// Anchor puts the other log's latest checkpoint into this one, once.
+func (w *Writer) Anchor(note []byte) error {
+	w.mu.Lock()
+	known := len(note) == 0 || len(note) > NoteBytesMax || string(note) == w.anchored
+	w.anchored = string(note)
+	w.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, err := w.Append(&Entry{Kind: layout.KindAnchor, EventID: events.Anchored, Payload: note})
+	return err
+}
+
+// head is the number of records, their root, and a new descriptor of the file that ends them.
+func (w *Writer) head() (uint64, []byte, int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return 0, nil, 0, fmt.Errorf("%w: it is closed", ErrFailed)
+	}
+	fd, err := unix.FcntlInt(w.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	return w.tree.size(), w.tree.root(), fd, err
+}
+
+func originOf(log string, instance [16]byte) string {
+	return "vigil/" + log + "/" + hex.EncodeToString(instance[:])
+}

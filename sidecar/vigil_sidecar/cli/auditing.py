@@ -1,0 +1,229 @@
+"""The verbs of ``vigil audit``: verify, tail, prove, check a proof, checkpoint, rotate the key."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vigil.audit.v1 import audit_pb2, service_pb2
+
+from vigil_safety.events_gen import NAMES
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.notes import NoteError, Verifier
+from vigil_sidecar.audit.prove import NotProven, check_proof, make_proof
+from vigil_sidecar.audit.verify import (
+    EXIT_FORGED,
+    EXIT_NO_KEY,
+    EXIT_NO_LOG,
+    EXIT_UNREADABLE,
+    LogDamaged,
+    Record,
+    Report,
+    read_records,
+    verify_folders,
+)
+from vigil_sidecar.cli.client import CommandFailed, connect
+from vigil_sidecar.cli.options import read_settings
+
+__all__ = ["audit_checkpoint", "audit_proof", "audit_prove", "audit_rotate_key", "audit_tail", "audit_verify", "explain"]
+
+_SERVICE = "/vigil.audit.v1.AuditService/"
+_LOGS = {"gateway": service_pb2.LOG_GATEWAY, "sidecar": service_pb2.LOG_SIDECAR}
+_SEVERITY = (0, 3, 6, 5, 1, 4)
+"""Exit codes in rising order: of several logs the worst counts."""
+_PAYLOADS: dict[int, Any] = {
+    layout.KIND_ANSWER: audit_pb2.CallPayload, layout.KIND_REFUSAL: audit_pb2.CallPayload,
+    layout.KIND_MODEL: audit_pb2.ModelPayload, layout.KIND_STATE: audit_pb2.StatePayload,
+    layout.KIND_SYSTEM: audit_pb2.SystemPayload,
+}  # fmt: skip
+
+
+def _folders(args: argparse.Namespace) -> list[Path]:
+    if args.dir:
+        root = Path(args.dir)
+        inner = [root / n for n in ("gateway", "sidecar") if (root / n).is_dir()]
+        return inner or [root]
+    settings, _ = read_settings(args)
+    return [Path(settings.data_dir) / "audit" / n for n in ("gateway", "sidecar")]
+
+
+def _keys(files: Sequence[Path]) -> list[Verifier]:
+    keys: list[Verifier] = []
+    for file in files:
+        try:
+            lines = [x.strip() for x in file.read_text().splitlines()]
+            keys += [Verifier(x) for x in lines if x and not x.startswith("#")]
+        except (OSError, UnicodeDecodeError, NoteError) as error:
+            raise CommandFailed(f"--key {file}: {getattr(error, 'strerror', None) or error}") from None
+    return keys
+
+
+def _show(r: Report) -> None:
+    if r.damage is not None:
+        d = r.damage
+        where = f" ({d.file}, byte {d.offset})" if d.file else ""
+        print(f"{r.folder}: {r.verdict} at record {d.sequence}{where}: {d.reason}; the {r.records} records before it are intact")
+        return
+    kinds = ", ".join(f"{n} {k}" for k, n in sorted(r.kinds.items()))
+    print(f"{r.folder}: {r.verdict}")
+    print(f"  {r.log}: {r.records} records ({r.first_sequence}..{r.last_sequence}; {kinds}) in {r.segments} segments of {r.boots} runs")
+    if r.witnessed:
+        print(
+            f"  {r.witnessed} records are witnessed by the other log; the last {r.records - r.witnessed} ({r.unwitnessed_s:.1f} s) are not"
+        )
+    else:
+        print("  no other log given here witnesses it: a cut-off end would not be seen")
+
+
+def audit_verify(args: argparse.Namespace) -> int:
+    """vigil audit verify [DIR] [--key FILE]...: 0, 3, 4, 5, 6, or 1 when it could not be read"""
+    try:
+        reports = verify_folders(_folders(args), _keys(args.key))
+    except FileNotFoundError as error:
+        print(f"vigil: {error}; give the folder of a log", file=sys.stderr)
+        return EXIT_NO_LOG
+    except OSError as error:
+        print(f"vigil: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_UNREADABLE
+    if args.json:
+        print(json.dumps([r.to_json() for r in reports]))
+    else:
+        for report in reports:
+            _show(report)
+    return max((r.exit_code for r in reports), key=_SEVERITY.index)
+
+
+def explain(record: Record, log: str) -> dict[str, Any]:
+    """One record in words."""
+    h = record.header
+    if h.kind in _PAYLOADS:
+        payload = _PAYLOADS[h.kind].FromString(record.payload)
+        fields = {f.name: getattr(payload, f.name) for f, _ in payload.ListFields() if f.name not in ("violations", "fields")}
+        if h.kind in (layout.KIND_ANSWER, layout.KIND_REFUSAL) and payload.violations:
+            fields["violations"] = [v.field for v in payload.violations]
+        if h.kind == layout.KIND_SYSTEM:
+            fields |= dict(payload.fields)
+    else:
+        lines = record.payload.decode("utf-8", "replace").split("\n")
+        fields = {"note": " ".join(x for x in lines if x and not x.startswith("\u2014"))}
+    return {
+        "position": f"{log}/{h.boot_id.hex()}/{h.sequence}",
+        "time": datetime.fromtimestamp(h.time_ns / 1e9, UTC).isoformat(timespec="microseconds"),
+        "kind": layout.KIND_NAMES[h.kind], "event": f"DIA-{h.event_id}", "name": NAMES[h.event_id],
+        "trace_id": h.trace_id.hex() if any(h.trace_id) else "", "status_code": h.status_code,
+        "model_version": h.model_version, "model_digest": h.model_digest.hex() if any(h.model_digest) else "",
+        "input_hash": h.input_hash.hex() if any(h.input_hash) else "", "output_hash": h.output_hash.hex() if any(h.output_hash) else "",
+        "batch_size": h.batch_size, "batch_row": h.batch_row, "latency_us": h.latency_ns // 1000, **fields,
+    }  # fmt: skip
+
+
+def audit_tail(args: argparse.Namespace) -> int:
+    """vigil audit tail"""
+    for folder in _folders(args):
+        last: list[Record] = []
+        try:
+            for record in read_records(folder):
+                if args.trace and record.header.trace_id.hex() != args.trace:
+                    continue
+                last.append(record)
+                if len(last) > args.lines:
+                    last.pop(0)
+        except OSError as error:
+            raise CommandFailed(f"{folder}: {error.strerror or error}; give the folder of a log") from None
+        except LogDamaged as damaged:
+            print(f"vigil: {folder}: {damaged}; `vigil audit verify` says more", file=sys.stderr)
+        for record in last:
+            shown = explain(record, folder.name)
+            if args.json:
+                print(json.dumps(shown))
+            else:
+                rest = "  ".join(f"{k}={v}" for k, v in list(shown.items())[5:] if v not in ("", 0))
+                print(f"{shown['time']} {folder.name}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
+    return 0
+
+
+def _one_folder(args: argparse.Namespace) -> Path:
+    """The folder of --log: below the data folder, or DIR itself."""
+    if args.dir:
+        root = Path(args.dir)
+        return root / args.log if (root / args.log).is_dir() else root
+    settings, _ = read_settings(args)
+    return Path(settings.data_dir, "audit", args.log)
+
+
+def audit_prove(args: argparse.Namespace) -> int:
+    """vigil audit prove SEQ -o FILE"""
+    folder = _one_folder(args)
+    try:
+        proof = make_proof(folder, args.sequence)
+        args.output.write_bytes(proof)
+    except NotProven as error:
+        raise CommandFailed(f"{folder}: {error}") from None
+    except LogDamaged as damaged:
+        raise CommandFailed(f"{folder}: {damaged}; `vigil audit verify` says more") from None
+    except OSError as error:
+        raise CommandFailed(f"{error.filename}: {error.strerror}") from None
+    if args.json:
+        print(json.dumps({"file": str(args.output), "sequence": args.sequence, "bytes": len(proof)}))
+    else:
+        print(
+            f"{args.output}: proof of record {args.sequence}, {len(proof)} bytes; check it with `auditverify proof {args.output} --key FILE`"
+        )
+    return 0
+
+
+def audit_proof(args: argparse.Namespace) -> int:
+    """vigil audit proof FILE --key FILE...: 0 verified, 4 not proven, 6 no signature by a trusted key"""
+    try:
+        header, _, head, trusted = check_proof(args.file.read_bytes(), _keys(args.key))
+    except NotProven as error:
+        print(f"vigil: {args.file}: {error}", file=sys.stderr)
+        return EXIT_FORGED
+    except OSError as error:
+        print(f"vigil: {args.file}: {error.strerror}", file=sys.stderr)
+        return EXIT_UNREADABLE
+    if not trusted:
+        print(f"vigil: {args.file}: no signature by a trusted key", file=sys.stderr)
+        return EXIT_NO_KEY
+    event = f"DIA-{header.event_id} {NAMES.get(header.event_id, '')}"
+    if args.json:
+        print(
+            json.dumps(
+                {"log": head.origin, "sequence": header.sequence, "event": event, "trace_id": header.trace_id.hex(), "size": head.size}
+            )
+        )
+    else:
+        print(
+            f"{args.file}: verified: record {header.sequence} of {head.origin}, {event}, is one of the {head.size} records that were signed"
+        )
+    return 0
+
+
+def audit_checkpoint(args: argparse.Namespace) -> int:
+    """vigil audit checkpoint"""
+    request = service_pb2.CheckpointRequest(log=_LOGS[args.log])
+    reply, _ = connect(args).call(_SERVICE + "Checkpoint", request, service_pb2.CheckpointResponse)
+    if not reply.note:
+        raise CommandFailed("no checkpoint was signed yet; ask again in a moment")
+    print(json.dumps({"note": reply.note}) if args.json else reply.note, end="\n" if args.json else "")
+    return 0
+
+
+def audit_rotate_key(args: argparse.Namespace) -> int:
+    """vigil audit rotate-key"""
+    client, rows = connect(args), []
+    for log in [args.log] if args.log else _LOGS:
+        request = service_pb2.RotateKeyRequest(log=_LOGS[log], reason=args.reason)
+        reply, _ = client.call(_SERVICE + "RotateKey", request, service_pb2.RotateKeyResponse)
+        rows.append({"log": log, "verifier_key": reply.verifier_key})
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(row["verifier_key"])
+    return 0

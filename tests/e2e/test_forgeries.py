@@ -1,0 +1,160 @@
+"""Forged logs: at least forty kinds, made by somebody who may recompute everything but has no key. All are rejected by both verifiers."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.harness import forge, graphs
+from tests.harness.calls import Stub, infer_request
+from tests.harness.forgeries import KINDS, LOGS, Context, Honest, rekey
+from tests.harness.product import ROOT, Product, wait_for
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.notes import Signer, Verifier
+from vigil_sidecar.audit.verify import Report, verify_folders
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
+    folder = tmp_path_factory.mktemp("honest")
+    product = Product(folder, {"audit.segment_bytes": 1 << 20, "audit.checkpoint_interval_s": 0.3, "audit.checkpoint_records": 400})
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    x = np.ones((1, 4), np.float32)
+    with product:
+        stub = Stub(product.channel())
+        for i in range(2600):
+            stub.infer(infer_request("scale", {"x": x * i}, "", f"r{i}"))
+            if i % 5 == 0:
+                with pytest.raises(Exception, match=r"unknown model|id value length"):
+                    stub.infer(infer_request("nope", {"x": x}) if i % 10 else infer_request("scale", {"x": x}, "", "i" * 300))
+        product.vigil("audit", "rotate-key", "--reason", "test")
+    with product:
+        for i in range(50):
+            Stub(product.channel()).infer(infer_request("scale", {"x": x * i}))
+        anchors = {log: json.loads(product.vigil("audit", "checkpoint", "--log", log, "--json").stdout)["note"] for log in LOGS}
+        for log, other in (LOGS, LOGS[::-1]):
+            wait_for(lambda log=log, other=other: held(product.data / "audit" / other, anchors[log]), 10, f"{other} anchors {log}")
+    return Honest(product.data / "audit", product.data / "keys")
+
+
+def held(folder: Path, note: str) -> bool:
+    return any(r.payload == note.encode() for r in forge.load(folder).records if r.header.kind == layout.KIND_ANCHOR)
+
+
+def verdicts(folders: list[Path], trusted: list[Verifier], scratch: Path) -> tuple[list[Report], list[dict[str, Any]], int]:
+    """What both verifiers say; they must agree on everything that is told."""
+    keys = scratch / "trusted.pub"
+    keys.write_text("".join(k.text + "\n" for k in trusted))
+    python = verify_folders(folders, trusted)
+    command = [str(ROOT / "bin" / "auditverify"), "--json", *(["--key", str(keys)] if trusted else []), *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    go = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(go) == len(folders), done.stderr
+    for p, g in zip(python, go, strict=True):
+        mine = p.to_json()
+        assert {k: mine[k] for k in AGREED} == {k: g[k] for k in AGREED}, (p.damage, g["damage"])
+        assert (p.damage is None) == (g["damage"] is None)
+        if p.damage is not None:
+            assert (p.damage.sequence, p.damage.offset, p.damage.file) == (
+                g["damage"]["sequence"],
+                g["damage"]["offset"],
+                g["damage"]["file"],
+            )
+    return python, go, done.returncode
+
+
+AGREED = ("exit_code", "intact", "records", "sealed", "unsealed", "checkpoints", "rotations", "torn_bytes", "witnessed", "segments", "log")
+
+
+def test_honest_logs_verify(honest: Honest, tmp_path: Path) -> None:
+    """Trusting the first keys only, both logs verify over a rotation and a restart, each witnessed by the other."""
+    folders = [honest.audit / log for log in LOGS]
+    reports, _, code = verdicts(folders, honest.trusted(), tmp_path)
+    assert code == 0 and [r.exit_code for r in reports] == [0, 0], reports
+    for r in reports:
+        assert r.rotations == 1 and r.boots == 2 and r.witnessed > 0 and r.checkpoints > 5, r
+    assert reports[1].segments > 1
+    assert verdicts(folders, [], tmp_path)[2] == 6  # keys lie beside the logs; nobody trusts them for that
+    # The newer keys alone verify as well: what they sign covers everything before.
+    newer = [Verifier((honest.keys / f"audit-{log}.pub").read_text().split()[1]) for log in LOGS]
+    assert verdicts(folders, newer, tmp_path)[2] == 0
+
+
+@pytest.mark.parametrize("log", LOGS)
+@pytest.mark.parametrize("name", KINDS)
+def test_forgery_is_rejected(honest: Honest, tmp_path: Path, name: str, log: str) -> None:
+    """Each kind, at random places, in a log of either writer: both verifiers reject it alike, with the right reason."""
+    kind = KINDS[name]
+    for seed in range(3):
+        rng = random.Random(f"{name}{log}{seed}")
+        forged = forge.load(honest.audit / log)
+        context = Context(honest, log, Ed25519PrivateKey.generate())
+        if name == "pruned without proof" and len(forged.counts) == 1:
+            pytest.skip("this log has one segment")
+        kind.make(forged, rng, context)
+        folder = tmp_path / f"{seed}" / log
+        forge.save(forged, folder)
+        reports, _, _ = verdicts([folder, honest.audit / LOGS[1 - LOGS.index(log)]], honest.trusted(), tmp_path)
+        assert reports[0].exit_code in kind.codes, (reports[0].verdict, reports[0].damage)
+        if kind.reason:
+            assert reports[0].damage is not None and re.search(kind.reason, reports[0].damage.reason), reports[0].damage
+        shutil.rmtree(tmp_path / f"{seed}")
+
+
+def test_there_are_enough_kinds() -> None:
+    """The generator's promise."""
+    assert len(KINDS) >= 40
+
+
+def test_own_key_beside_the_log_is_not_trusted(honest: Honest, tmp_path: Path) -> None:
+    """A forger who signs everything anew and slips the own public key into the folder gets no better verdict."""
+    forged = forge.load(honest.audit / "sidecar")
+    stranger = Ed25519PrivateKey.generate()
+    rekey(forged, random.Random(1), Context(honest, "sidecar", stranger))
+    forge.save(forged, tmp_path / "sidecar")
+    keys = KeyFile(tmp_path / "sidecar", "sidecar")
+    keys.publish(Signer(forged.origin, stranger))
+    assert verdicts([tmp_path / "sidecar"], honest.trusted(), tmp_path)[2] == 6
+
+
+def forge_key(records: list[Any]) -> int:
+    """Index of the key record: what comes before is signed by the first key."""
+    return next(i for i, r in enumerate(records) if r.header.kind == layout.KIND_KEY)
+
+
+def test_proofs(honest: Honest, tmp_path: Path) -> None:
+    """A record's proof is checked by both tools with the public key alone, and no changed proof is."""
+    trusted = tmp_path / "trusted.pub"
+    trusted.write_text("".join(k.text + "\n" for k in honest.trusted()))
+    rng = random.Random(5)
+    for log in LOGS:
+        records = forge.load(honest.audit / log).records
+        before = [i for i, r in enumerate(records[: forge_key(records)]) if r.header.kind == layout.KIND_CHECKPOINT]
+        for sequence in (1, 2, rng.randrange(3, before[-2]), before[-2]):
+            file = tmp_path / f"{log}-{sequence}.tlog-proof"
+            vigil = [str(ROOT / ".venv" / "bin" / "vigil"), "audit"]
+            made = [*vigil, "prove", str(sequence), "--log", log, "--dir", str(honest.audit), "-o", str(file)]
+            subprocess.run(made, check=True, capture_output=True)
+            for command in ([str(ROOT / "bin" / "auditverify"), "proof"], [*vigil, "proof"]):
+
+                def check(path: Path, *keys: str, command: list[str] = command) -> int:
+                    return subprocess.run([*command, str(path), *keys], capture_output=True, timeout=60).returncode
+
+                key = ("--key", str(trusted))
+                assert check(file, *key) == 0, (log, sequence)
+                assert check(file) == 6
+                data = file.read_bytes()
+                for place in [*rng.sample(range(len(data) - 100), 3), data.index(b"index ") + 6]:
+                    broken = tmp_path / "broken.tlog-proof"
+                    broken.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+                    assert check(broken, *key) in (4, 6), place
