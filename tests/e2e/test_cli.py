@@ -65,15 +65,19 @@ def test_safety_status(product: Product) -> None:
 
 
 def test_audit_verify(product: Product, tmp_path: Path) -> None:
-    """0 for an intact log, 4 for a damaged one with its record, 5 where there is none; both verifiers agree."""
+    """6 without a key, 3 with it while the log is being written, 4 for a damaged one with its record, 5 where there is none."""
     import shutil
 
-    assert product.vigil("audit", "verify").returncode == 0
+    assert product.vigil("audit", "verify", check=False).returncode == 6
+    keys = [x for log in ("gateway", "sidecar") for x in ("--key", str(product.data / "keys" / f"audit-{log}.pub"))]
+    done = product.vigil("audit", "verify", *keys, check=False)
+    assert done.returncode in (0, 3) and "verified" in done.stdout and "witnessed by the other log" in done.stdout
+    assert product.vigil("audit", "verify", "--key", str(tmp_path / "no.pub"), check=False).returncode == 1
     copy = tmp_path / "copy"
     shutil.copytree(product.data / "audit" / "sidecar", copy)
     segment = next(copy.glob("segment-*.vlog"))
     data = bytearray(segment.read_bytes())
-    data[600] ^= 1
+    data[4096 + 88] ^= 1
     segment.write_bytes(data)
     done = product.vigil("audit", "verify", str(copy), check=False)
     assert done.returncode == 4 and "DAMAGED at record 1" in done.stdout

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.harness.product import ROOT
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import Entry
-from vigil_sidecar.audit.segment import find_end, list_segments
+from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.notes import NoteError, Signer, Verifier, checkpoint_text, open_note, parse_checkpoint, sign_note
+from vigil_sidecar.audit.prove import NotProven, check_proof
+from vigil_sidecar.audit.segment import find_end, leaf_hash, list_segments
 from vigil_sidecar.audit.tensor_hash import frame_hash, tensor_hash
+from vigil_sidecar.audit.tree import CompactRange, inclusion_ranges, root_from_inclusion
 from vigil_sidecar.audit.verify import read_records, verify_folder
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.errors import AuditError
@@ -214,3 +222,136 @@ def test_layout_is_the_documented_one() -> None:
         assert f"| {name} |" in page
     for vector in VECTORS["tensors"]:
         assert vector["sha256"] in page
+
+
+def test_vectors_of_tree_key_and_checkpoint() -> None:
+    """The published roots, compact range, proof, verifier key and signed note, byte for byte."""
+    v = json.loads((ROOT / "tests" / "vectors" / "audit.json").read_text())
+    tree = CompactRange()
+    assert tree.root().hex() == v["roots"][0]
+    leaves = [leaf_hash(r.encode()) for r in v["records"]]
+    for leaf, root in zip(leaves, v["roots"][1:], strict=True):
+        tree.append(leaf)
+        assert tree.root().hex() == root
+    assert [h.hex() for h in tree.hashes] == v["compact_range_of_7"]
+    path = [bytes.fromhex(h) for h in v["inclusion_of_index_4"]]
+    assert root_from_inclusion(leaves[4], 4, 7, path).hex() == v["roots"][7]
+    signer = Signer(v["origin"], Ed25519PrivateKey.from_private_bytes(bytes.fromhex(v["seed"])))
+    assert signer.verifier_key == v["verifier_key"]
+    note = sign_note(checkpoint_text(v["origin"], 7, tree.root()), signer)
+    assert note.decode() == v["checkpoint"]
+    assert len(open_note(note, [Verifier(v["verifier_key"])])[1]) == 1
+    page = (ROOT / "docs" / "audit-format.md").read_text()
+    assert v["checkpoint"] in page and v["verifier_key"] in page and all(r in page for r in v["roots"])
+
+
+@given(st.integers(1, 70), st.data())
+def test_every_leaf_has_its_proof(size: int, data: st.DataObject) -> None:
+    """Proofs of every shape of tree give the root, and those of another leaf, index or size do not."""
+    leaves = [leaf_hash(bytes([i])) for i in range(size)]
+    tree = CompactRange()
+    tree.extend(leaves)
+    index = data.draw(st.integers(0, size - 1))
+    path = []
+    for begin, end in inclusion_ranges(index, size):
+        part = CompactRange()
+        part.extend(leaves[begin:end])
+        path.append(part.root())
+    assert root_from_inclusion(leaves[index], index, size, path) == tree.root()
+    assert root_from_inclusion(bytes(32), index, size, path) != tree.root()
+    if size > 1:
+        assert root_from_inclusion(leaves[index], index, size, [bytes(32), *path[1:]]) != tree.root()
+        with pytest.raises(ValueError, match="hashes"):
+            root_from_inclusion(leaves[index], index, size, path[:-1])
+    with pytest.raises(ValueError, match="is not in a tree"):
+        inclusion_ranges(size, size)
+
+
+@given(st.binary(max_size=400) | st.text(max_size=200).map(str.encode), st.integers(0, 3))
+def test_no_bytes_break_the_readers(data: bytes, where: int) -> None:
+    """Notes, keys, checkpoints and proofs of any bytes are refused in words, never with another exception."""
+    note = sign_note(checkpoint_text("a", 1, bytes(32)), Signer("a", Ed25519PrivateKey.generate()))
+    place = len(note) * where // 3
+    mixed = note[:place] + data + note[place:]
+    for candidate in (data, mixed):
+        with contextlib.suppress(NoteError):
+            parse_checkpoint(open_note(candidate, ())[0])
+        with contextlib.suppress(NotProven):
+            check_proof(candidate, ())
+        with contextlib.suppress(NotProven):
+            check_proof(b"c2sp.org/tlog-proof@v1\nextra AAAA\nindex 0\n\n" + candidate, ())
+        with contextlib.suppress(NoteError):
+            Verifier(candidate.decode("utf-8", "replace"))
+
+
+def test_keys_are_kept_and_private(tmp_path: Path) -> None:
+    """Created with mode 0600, loaded again, refused when others may read it or it is no key; both public keys stay after a rotation."""
+    first = KeyFile(tmp_path / "keys", "sidecar")
+    private = tmp_path / "keys" / "audit-sidecar.key"
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert KeyFile(tmp_path / "keys", "sidecar").key.private_bytes_raw() == first.key.private_bytes_raw()
+    private.chmod(0o644)
+    with pytest.raises(AuditError, match="others may read it"):
+        KeyFile(tmp_path / "keys", "sidecar")
+    private.chmod(0o600)
+    private.write_text("hello")
+    with pytest.raises(AuditError, match="not a PKCS #8 key"):
+        KeyFile(tmp_path / "keys", "sidecar")
+
+
+@pytest.mark.parametrize("crash", ["before the record", "after the record"])
+def test_rotation_survives_a_crash(tmp_path: Path, crash: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash amid a rotation leaves a log that verifies with the first key, whether its record was written or not."""
+    keys = KeyFile(tmp_path / "keys", "sidecar")
+    writer = AuditWriter(tmp_path / "log", "sidecar", keys=keys, checkpoint_interval_s=3600)
+    writer.append([answer()])
+    assert writer.sealer is not None
+    stop = RuntimeError("crash")
+
+    def crashed(*_: object) -> None:
+        raise stop
+
+    if crash == "before the record":
+        monkeypatch.setattr(writer, "append", crashed)
+    else:
+        monkeypatch.setattr(KeyFile, "switch", crashed)
+    with pytest.raises(RuntimeError):
+        writer.sealer.rotate()
+    monkeypatch.undo()
+    assert (tmp_path / "keys" / "audit-sidecar.key.next").exists()
+    os.close(writer._lock_fd)
+    again = AuditWriter(tmp_path / "log", "sidecar", keys=KeyFile(tmp_path / "keys", "sidecar"), checkpoint_interval_s=3600)
+    again.append([answer()])
+    again.close()
+    assert not (tmp_path / "keys" / "audit-sidecar.key.next").exists()
+    first = Verifier((tmp_path / "keys" / "audit-sidecar.pub").read_text().split()[0])
+    report = verify_folder(tmp_path / "log", [first])
+    assert report.exit_code == 0 and report.rotations == (crash == "after the record"), report
+
+
+def test_a_hole_under_a_checkpoint_is_no_crash(tmp_path: Path) -> None:
+    """A record lost by a power cut is cut off; one that a checkpoint behind it covers was on disk, so the log was changed."""
+    for sealed in (False, True):
+        folder = tmp_path / str(sealed)
+        writer = AuditWriter(folder / "log", "sidecar", keys=KeyFile(folder / "keys", "sidecar"), checkpoint_interval_s=3600)
+        assert writer.sealer is not None
+        writer.sealer.seal()
+        writer.append([answer() for _ in range(10)])
+        if sealed:
+            writer.sealer.seal()
+        writer.append([answer()])
+        segment = list_segments(folder / "log")[0]
+        victim = [r for r in read_records(folder / "log") if r.header.kind == layout.KIND_ANSWER][4]
+        data = bytearray(segment.read_bytes())
+        data[victim.offset : victim.offset + victim.header.length] = bytes(victim.header.length)
+        segment.write_bytes(data)
+        os.close(writer._lock_fd)
+        if sealed:
+            with pytest.raises(AuditError, match="keep the folder as evidence"):
+                AuditWriter(folder / "log", "sidecar", keys=KeyFile(folder / "keys", "sidecar"))
+            assert segment.read_bytes() == data
+            continue
+        AuditWriter(folder / "log", "sidecar", keys=KeyFile(folder / "keys", "sidecar")).close()
+        report = verify_folder(folder / "log", [Verifier((folder / "keys" / "audit-sidecar.pub").read_text().split()[0])])
+        assert report.exit_code == 0, report
+        assert report.kinds["answer"] == 4

@@ -320,6 +320,12 @@ func (w *Writer) syncLoop() {
 
 // Close writes the closing record and forces everything to disk.
 func (w *Writer) Close() error {
+	w.mu.Lock()
+	closed := w.closed
+	w.mu.Unlock()
+	if closed {
+		return nil
+	}
 	err := w.system(events.LogClosed, "closed", nil)
 	if w.seal != nil {
 		w.seal.close()

@@ -171,9 +171,7 @@ def audit_prove(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"file": str(args.output), "sequence": args.sequence, "bytes": len(proof)}))
     else:
-        print(
-            f"{args.output}: proof of record {args.sequence}, {len(proof)} bytes; check it with `auditverify proof {args.output} --key FILE`"
-        )
+        print(f"{args.output}: proof of record {args.sequence}; check it with `auditverify proof FILE --key KEYS`")
     return 0
 
 
