@@ -306,6 +306,7 @@ def test_rotation_survives_a_crash(tmp_path: Path, crash: str, monkeypatch: pyte
     writer = AuditWriter(tmp_path / "log", "sidecar", keys=keys, checkpoint_interval_s=3600)
     writer.append([answer()])
     assert writer.sealer is not None
+    writer.sealer.stop()  # checkpoints are made by the test from here on
     stop = RuntimeError("crash")
 
     def crashed(*_: object) -> None:
@@ -335,7 +336,7 @@ def test_a_hole_under_a_checkpoint_is_no_crash(tmp_path: Path) -> None:
         folder = tmp_path / str(sealed)
         writer = AuditWriter(folder / "log", "sidecar", keys=KeyFile(folder / "keys", "sidecar"), checkpoint_interval_s=3600)
         assert writer.sealer is not None
-        writer.sealer.seal()
+        writer.sealer.stop()
         writer.append([answer() for _ in range(10)])
         if sealed:
             writer.sealer.seal()
