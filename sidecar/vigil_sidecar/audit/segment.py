@@ -11,9 +11,10 @@ from typing import NamedTuple
 import google_crc32c
 
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.tree import CompactRange
 
-__all__ = ["LogEnd", "create_segment", "find_end", "last_key_note", "leaf_hash", "list_segments", "record_crc", "segment_name"]
+__all__ = ["LogEnd", "create_segment", "find_end", "last_key_note", "leaf_hash", "list_segments", "record_crc", "segment_name", "write_all"]
 
 _HEADER = struct.Struct(layout.SEGMENT_FORMAT)
 _LENGTH = struct.Struct("<4sHH")
@@ -36,6 +37,13 @@ class LogEnd(NamedTuple):
     """Whole records behind the end: a power cut may lose one that was not forced to disk, and keep a later one."""
     later_notes: tuple[bytes, ...]
     """Payloads of the checkpoints among them: what these cover was on disk, so no crash lost it."""
+
+
+def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
+    """Write all of the data: a disk may take less at a time."""
+    done = 0
+    while done < len(data):
+        done += disk.pwrite(fd, data[done:] if done else data, offset + done)
 
 
 def segment_name(first_sequence: int) -> str:
@@ -61,16 +69,9 @@ def record_crc(record: bytes | memoryview) -> int:
     return crc
 
 
-def sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def create_segment(folder: Path, size: int, log_name: str, instance: bytes, tree: CompactRange, leaf: bytes, created_ns: int) -> int:
+def create_segment(
+    folder: Path, size: int, log_name: str, instance: bytes, tree: CompactRange, leaf: bytes, created_ns: int, disk: Disk = DISK
+) -> int:
     """Create, preallocate and sync a segment; returns its descriptor. The name appears only when it is whole."""
     body = _HEADER.pack(
         layout.SEGMENT_MAGIC, layout.SEGMENT_VERSION, layout.VERSION, layout.SEGMENT_HEADER_BYTES, instance,
@@ -79,16 +80,16 @@ def create_segment(folder: Path, size: int, log_name: str, instance: bytes, tree
     header = body + struct.pack("<I", google_crc32c.value(body))
     final = folder / segment_name(tree.size + 1)
     partial = final.with_suffix(".partial")
-    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    fd = disk.create(partial)
     try:
-        os.posix_fallocate(fd, 0, size)
-        os.pwrite(fd, header, 0)
-        os.fsync(fd)
-        os.rename(partial, final)
-        sync_folder(folder)
+        disk.allocate(fd, size)
+        write_all(disk, fd, header, 0)
+        disk.fsync(fd)
+        disk.rename(partial, final)
+        disk.sync_folder(folder)
     except OSError:
         os.close(fd)
-        partial.unlink(missing_ok=True)
+        disk.unlink(partial)
         raise
     return fd
 

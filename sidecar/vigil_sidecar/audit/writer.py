@@ -16,11 +16,12 @@ import google_crc32c
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader
+from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, NoteError, open_note, origin_of, parse_checkpoint
 from vigil_sidecar.audit.sealer import Sealer
-from vigil_sidecar.audit.segment import LogEnd, create_segment, find_end, last_key_note, list_segments, segment_name
+from vigil_sidecar.audit.segment import LogEnd, create_segment, find_end, last_key_note, list_segments, segment_name, write_all
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.errors import AuditError
 
@@ -52,6 +53,7 @@ class AuditWriter:
         keys: KeyFile | None = None,
         checkpoint_records: int = 4096,
         checkpoint_interval_s: float = 10.0,
+        disk: Disk = DISK,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
     ) -> None:
         """Open or create the log; after a crash its end is found and a torn tail cut.
@@ -63,6 +65,7 @@ class AuditWriter:
         """
         self.log_name, self.boot_id, self.enabled = log_name, os.urandom(16), True
         self.position_prefix = f"{log_name}/{self.boot_id.hex()}/"
+        self._disk = disk
         self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
         self._describe, self._clock = describe, ClockReader()
         self._lock = threading.Lock()
@@ -88,7 +91,7 @@ class AuditWriter:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
         if keys is not None:
             keys.settle(origin_of(log_name, self.instance), lambda: last_key_note(folder))
-            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s)
+            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s, disk.fdatasync)
         if durability == "interval":
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
@@ -110,11 +113,10 @@ class AuditWriter:
             )
         self.instance, self._sequence, self._leaf, self._tree = end.instance, end.next_sequence, end.leaf, end.tree
         self._path = end.segment
-        self._fd = os.open(end.segment, os.O_RDWR | os.O_CLOEXEC)
+        self._fd = self._disk.open(end.segment)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
         if end.torn_bytes:
-            os.pwrite(self._fd, bytes(end.torn_bytes), end.offset)
-            os.fdatasync(self._fd)
+            write_all(self._disk, self._fd, bytes(end.torn_bytes), end.offset)
         if end.torn_bytes or end.last_event != events.LOG_CLOSED:
             found = {
                 "segment": end.segment.name, "torn_bytes": str(end.torn_bytes), "last_sequence": str(end.next_sequence - 1),
@@ -141,7 +143,9 @@ class AuditWriter:
         return False
 
     def _new_segment(self) -> None:
-        self._fd = create_segment(self._folder, self._segment_bytes, self.log_name, self.instance, self._fold(), self._leaf, time.time_ns())
+        self._fd = create_segment(
+            self._folder, self._segment_bytes, self.log_name, self.instance, self._fold(), self._leaf, time.time_ns(), self._disk
+        )
         self._path = self._folder / segment_name(self._sequence)
         self._offset, self._size = layout.SEGMENT_HEADER_BYTES, self._segment_bytes
 
@@ -191,7 +195,7 @@ class AuditWriter:
             try:
                 self._check_place()
                 if self._sync_failed:  # the background could not force what is promised: try before promising more
-                    os.fdatasync(self._fd)
+                    self._disk.fdatasync(self._fd)
                     self._sync_failed = False
                 sequences = self._append(entries)
             except OSError as error:
@@ -202,7 +206,7 @@ class AuditWriter:
             forced = self._durability == "power" or (self._durability == "interval" and self._promised(entries))
             if forced:
                 try:
-                    os.fdatasync(fd)
+                    self._disk.fdatasync(fd)
                 except OSError as error:
                     self.failure = error.strerror
                     raise AuditError(f"the audit log cannot be forced to disk: {error.strerror}") from error
@@ -266,9 +270,7 @@ class AuditWriter:
         return range(first, sequence)
 
     def _commit(self, data: bytes, next_sequence: int, leaf: bytes, leaves: list[bytes]) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._fd, data[done:] if done else data, self._offset + done)
+        write_all(self._disk, self._fd, data, self._offset)
         self.records_total += next_sequence - self._sequence
         self._offset += len(data)
         self._sequence, self._leaf = next_sequence, leaf
@@ -276,7 +278,7 @@ class AuditWriter:
 
     def _rotate(self) -> None:
         with self._sync_lock:
-            os.fdatasync(self._fd)
+            self._disk.fdatasync(self._fd)
             old = self._fd
             self._new_segment()
             os.close(old)
@@ -291,7 +293,7 @@ class AuditWriter:
                 if self._closed:
                     return
                 try:
-                    os.fdatasync(self._fd)
+                    self._disk.fdatasync(self._fd)
                 except OSError as error:
                     self.failure, self._sync_failed = error.strerror, True
             time.sleep(interval_s)
@@ -305,6 +307,6 @@ class AuditWriter:
             with self._lock, self._sync_lock:
                 self._closed = True
                 self._dirty.set()
-                os.fdatasync(self._fd)
+                self._disk.fdatasync(self._fd)
                 os.close(self._fd)
                 os.close(self._lock_fd)

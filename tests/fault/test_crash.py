@@ -1,0 +1,246 @@
+"""Power cuts: every state that the writer's operations allow is opened again, and keeps what was promised."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.harness.crashes import Op, RecordingDisk, State, crash_states, write_state
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.disk import Disk
+from vigil_sidecar.audit.entry import Entry
+from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.notes import Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.segment import find_end, list_segments
+from vigil_sidecar.audit.tree import CompactRange
+from vigil_sidecar.audit.verify import read_records, verify_folder
+from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.errors import AuditError
+
+SEGMENT = 12 << 10
+
+
+@pytest.fixture
+def fast() -> Iterator[Path]:
+    """A folder in memory where there is one: tens of thousands of logs are opened in it."""
+    root = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(dir=root if os.access(root, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@dataclass
+class Promised:
+    """What had left the process when this many operations were done."""
+
+    done: int
+    sequence: int = 0
+    leaf: bytes = b""
+    note: bytes = b""
+    closed: bool = False
+
+
+@dataclass
+class Workload:
+    """One recorded life of a log: operations, promises, and the key files as they were."""
+
+    disk: RecordingDisk
+    promises: list[Promised] = field(default_factory=list)
+    keys: list[tuple[int, dict[str, bytes]]] = field(default_factory=list)
+    first_key: str = ""
+
+
+def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
+    """Answers, events, checkpoints, rotation of segments and of the key, a restart."""
+    disk = RecordingDisk(skip)
+    work = Workload(disk)
+    rng = random.Random(seed)
+
+    def keep_keys() -> None:
+        work.keys.append((len(disk.ops), {p.name: p.read_bytes() for p in (folder / "keys").iterdir()}))
+
+    def opened() -> AuditWriter:
+        keys = KeyFile(folder / "keys", "sidecar")
+        keep_keys()
+        writer = AuditWriter(
+            folder / "log", "sidecar", durability=durability, segment_bytes=SEGMENT, keys=keys, checkpoint_interval_s=3600, disk=disk
+        )
+        assert writer.sealer is not None
+        writer.sealer._stopping.set()  # the test says when checkpoints are made
+        writer.sealer.wake()
+        writer.sealer._thread.join()
+        keep_keys()
+        return writer
+
+    def append(writer: AuditWriter, count: int, kind: int = layout.KIND_ANSWER) -> None:
+        entries = [Entry(kind, events.ANSWER, trace_id=rng.randbytes(16), payload=rng.randbytes(rng.randrange(60))) for _ in range(count)]
+        sequences = writer.append(entries)
+        if durability == "power":
+            leaves = {r.header.sequence: r.leaf for r in read_records(folder / "log")}
+            work.promises += [Promised(len(disk.ops), s, leaves[s]) for s in sequences]
+
+    def seal(writer: AuditWriter) -> None:
+        assert writer.sealer is not None
+        work.promises.append(Promised(len(disk.ops) + 0, note=writer.sealer.seal()))
+        work.promises[-1].done = len(disk.ops)
+
+    writer = opened()
+    work.first_key = (folder / "keys" / "audit-sidecar.pub").read_text().split()[0]
+    append(writer, 3)
+    append(writer, 1, layout.KIND_STATE)
+    seal(writer)
+    for _ in range(5):
+        append(writer, rng.randrange(1, 4))
+    writer.anchor(b"vigil/gateway/0\n1\nAAAA\n\n\xe2\x80\x94 a AAAAAAAA\n")
+    for _ in range(8):
+        append(writer, rng.randrange(1, 5))
+    seal(writer)
+    for _ in range(3):
+        append(writer, rng.randrange(1, 3))
+    assert writer.sealer is not None
+    staged = KeyFile.stage
+
+    def stage(self: KeyFile, key: object) -> None:
+        staged(self, key)  # type: ignore[arg-type]
+        keep_keys()
+
+    KeyFile.stage = stage  # type: ignore[method-assign]
+    try:
+        writer.sealer.rotate()
+    finally:
+        KeyFile.stage = staged  # type: ignore[method-assign]
+    keep_keys()
+    for _ in range(4):
+        append(writer, rng.randrange(1, 4))
+    writer.close()
+    work.promises.append(Promised(len(disk.ops), closed=True))
+    tear(folder / "log", disk)
+    writer = opened()
+    for _ in range(5):
+        append(writer, rng.randrange(1, 4))
+    seal(writer)
+    for _ in range(4):
+        append(writer, 1)
+    writer.close()
+    work.promises.append(Promised(len(disk.ops), closed=True))
+    return work
+
+
+def tear(folder: Path, disk: RecordingDisk) -> None:
+    """A torn tail on disk, as a cut before this run left it: the next opening must cut it off for good."""
+    segment = list_segments(folder)[-1]
+    end = find_end(segment)
+    assert end is not None
+    fd = os.open(segment, os.O_RDWR)
+    disk.pwrite(fd, b"VGLA\x02\x00" + bytes(range(1, 200)) * 9, end.offset)
+    Disk.fdatasync(disk, fd)
+    disk.ops.append(Op("force", os.fstat(fd).st_ino))
+    os.close(fd)
+
+
+def problem(work: Workload, done: int, state: State, folder: Path) -> str:
+    """What a log loses that is opened again after a cut; empty when nothing."""
+    write_state(state, folder / "log")
+    (folder / "keys").mkdir(mode=0o700)
+    for name, data in [k for at, k in work.keys if at <= done][-1].items():
+        (folder / "keys" / name).write_bytes(data)
+        (folder / "keys" / name).chmod(0o600)
+    promised = [p for p in work.promises if p.done <= done]
+    if any(p.closed and p.done == done for p in promised):
+        report = verify_folder(folder / "log", [Verifier(work.first_key)])
+        if report.exit_code != 0:
+            return f"closed in order, and then verdict {report.exit_code}: {report.damage}"
+    try:
+        AuditWriter(
+            folder / "log", "sidecar", durability="process", segment_bytes=SEGMENT,
+            keys=KeyFile(folder / "keys", "sidecar"), checkpoint_interval_s=3600,
+        ).close()  # fmt: skip
+    except AuditError as error:
+        return f"not opened: {error}"
+    known = [Verifier(x) for x in (folder / "keys" / "audit-sidecar.pub").read_text().split()]
+    trusted = [k for k in known if k.text == work.first_key]
+    if not promised and not any(n.endswith(".vlog") for n in state):
+        trusted = known  # the first segment never came to be: this is a new log
+    report = verify_folder(folder / "log", trusted)
+    if report.exit_code != 0 and state:
+        return f"verdict {report.exit_code}: {report.damage}"
+    leaves = [r.leaf for r in read_records(folder / "log")]
+    for p in promised:
+        if p.note:
+            head = parse_checkpoint(open_note(p.note, ())[0])
+            tree = CompactRange()
+            tree.extend(leaves[: head.size])
+            if tree.size != head.size or tree.root() != head.root:
+                return f"contradicts the checkpoint of {head.size} records that was given away"
+        elif p.sequence and (len(leaves) < p.sequence or leaves[p.sequence - 1] != p.leaf):
+            return f"record {p.sequence}, answered with durability power, is gone"
+    return ""
+
+
+def explore(work: Workload, folder: Path, most: int, seed: int = 1) -> tuple[int, list[str]]:
+    """Number of distinct states tried, evenly over the recording, and what went wrong."""
+    states = list(crash_states(work.disk.ops, random.Random(seed)))
+    if len(states) > most:
+        states = random.Random(seed).sample(states, most)
+    wrong = []
+    for i, (done, state) in enumerate(states):
+        found = problem(work, done, state, folder / str(i))
+        shutil.rmtree(folder / str(i))
+        if found:
+            wrong.append(f"after {done} operations: {found}")
+    return len(states), wrong
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_power_cuts(fast: Path, durability: str) -> None:
+    """Whatever a cut leaves: the log opens, verifies with the key it began with, and has what was promised."""
+    count, wrong = explore(recorded(fast / "life", durability), fast / "cuts", 1500)
+    print(f"{count} crash states with durability {durability}")
+    assert not wrong, (len(wrong), wrong[:3])
+
+
+PLACES = [
+    "sealer.py:_forced_head:fdatasync", "segment.py:create_segment:fsync", "segment.py:create_segment:sync_folder",
+    "writer.py:_rotate:fdatasync", "writer.py:append:fdatasync", "writer.py:close:fdatasync",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_forcing_is_needed(fast: Path, place: str) -> None:
+    """A writer without the forcing at one place loses something in some state: the tests above would notice."""
+    for durability in ("process", "power"):
+        work = recorded(fast / durability, durability, place)
+        states = list(crash_states(work.disk.ops, random.Random(1)))
+        random.Random(1).shuffle(states)
+        for i, (done, state) in enumerate(sorted(states[:1500], key=lambda s: s[0] not in {p.done for p in work.promises})):
+            if problem(work, done, state, fast / f"{durability}{i}"):
+                return
+            shutil.rmtree(fast / f"{durability}{i}")
+    pytest.fail(f"without {place} nothing is lost")
+
+
+def test_all_places_are_known(fast: Path) -> None:
+    """The list above is complete, but for what only background threads and failures do."""
+    found = {p for d in ("process", "power") for p in recorded(fast / d, d).disk.places}
+    assert found == set(PLACES)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("durability", ["process", "power"])
+def test_every_power_cut(fast: Path, durability: str) -> None:
+    """The same over every state of several lives."""
+    total = 0
+    for seed in range(3):
+        count, wrong = explore(recorded(fast / f"life{seed}", durability, seed=seed), fast / "cuts", 1 << 30)
+        total += count
+        assert not wrong, (seed, len(wrong), wrong[:3])
+    print(f"{total} crash states with durability {durability}")
+    assert total > (20_000 if durability == "process" else 500)
