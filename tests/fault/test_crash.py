@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.harness.crashes import Op, RecordingDisk, State, crash_states, write_state
+from tests.harness.product import ROOT
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.disk import Disk
@@ -56,6 +60,59 @@ class Workload:
     promises: list[Promised] = field(default_factory=list)
     keys: list[tuple[int, dict[str, bytes]]] = field(default_factory=list)
     first_key: str = ""
+    log: str = "sidecar"
+    reopen: Callable[[Path], str] = lambda folder: reopened(folder)
+    """Opens and closes the log below a folder; the error's text, empty without one."""
+
+
+def reopened(folder: Path) -> str:
+    """The Python writer opens a log after a cut, and closes it."""
+    try:
+        AuditWriter(
+            folder / "log", "sidecar", durability="process", segment_bytes=SEGMENT,
+            keys=KeyFile(folder / "keys", "sidecar"), checkpoint_interval_s=3600,
+        ).close()  # fmt: skip
+    except AuditError as error:
+        return str(error)
+    return ""
+
+
+class GoWriter:
+    """The Go writer's tool: records a life, and opens logs one after another."""
+
+    def __init__(self) -> None:
+        self.tool = ROOT / "build" / "crashtool"
+        subprocess.run(["go", "build", "-o", str(self.tool), "./crashtool"], cwd=ROOT / "gateway-go", check=True)
+        self.process = subprocess.Popen([str(self.tool), "reopen"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def reopen(self, folder: Path) -> str:
+        """Open and close the log below a folder."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        return str(json.loads(self.process.stdout.readline()))
+
+    def record(self, folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
+        """A life of a log, as ``recorded`` does it for the Python writer."""
+        command = [str(self.tool), "record", str(folder), durability, str(seed), skip]
+        life = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+        work = Workload(RecordingDisk(), first_key=life["first_key"], log="gateway", reopen=self.reopen)
+        data = base64.b64decode
+        work.disk.ops = [Op(o["kind"], o["inode"], o["name"], o["target"], o["offset"], data(o["data"] or "")) for o in life["ops"]]
+        work.disk.places = set(life["places"])
+        work.promises = [
+            Promised(p["done"], p["sequence"], data(p["leaf"] or ""), data(p["note"] or ""), p["closed"]) for p in life["promises"]
+        ]
+        work.keys = [(k["done"], {name: data(content) for name, content in k["files"].items()}) for k in life["keys"]]
+        return work
+
+
+@pytest.fixture(scope="module")
+def go() -> Iterator[GoWriter]:
+    writer = GoWriter()
+    yield writer
+    writer.process.kill()
+    writer.process.wait()
 
 
 def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
@@ -158,14 +215,10 @@ def problem(work: Workload, done: int, state: State, folder: Path) -> str:
         report = verify_folder(folder / "log", [Verifier(work.first_key)])
         if report.exit_code != 0:
             return f"closed in order, and then verdict {report.exit_code}: {report.damage}"
-    try:
-        AuditWriter(
-            folder / "log", "sidecar", durability="process", segment_bytes=SEGMENT,
-            keys=KeyFile(folder / "keys", "sidecar"), checkpoint_interval_s=3600,
-        ).close()  # fmt: skip
-    except AuditError as error:
+    error = work.reopen(folder)
+    if error:
         return f"not opened: {error}"
-    known = [Verifier(x) for x in (folder / "keys" / "audit-sidecar.pub").read_text().split()]
+    known = [Verifier(x) for x in (folder / "keys" / f"audit-{work.log}.pub").read_text().split()]
     trusted = [k for k in known if k.text == work.first_key]
     if not promised and not any(n.endswith(".vlog") for n in state):
         trusted = known  # the first segment never came to be: this is a new log
@@ -199,25 +252,35 @@ def explore(work: Workload, folder: Path, most: int, seed: int = 1) -> tuple[int
     return len(states), wrong
 
 
+Record = Callable[..., Workload]
+PYTHON_PLACES = [
+    "sealer.py:_forced_head:fdatasync", "segment.py:create_segment:fsync", "segment.py:create_segment:sync_folder",
+    "writer.py:_rotate:fdatasync", "writer.py:append:fdatasync", "writer.py:close:fdatasync",
+]  # fmt: skip
+GO_PLACES = [
+    "sealer.go:forcedHead:force", "segment.go:createSegment:force", "segment.go:createSegment:folder",
+    "writer.go:newSegment:force", "writer.go:Append:force", "writer.go:Close:force",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["python", "go"])
+def record(request: pytest.FixtureRequest, go: GoWriter) -> Record:
+    return recorded if request.param == "python" else go.record
+
+
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_power_cuts(fast: Path, durability: str) -> None:
+def test_power_cuts(fast: Path, record: Record, durability: str) -> None:
     """Whatever a cut leaves: the log opens, verifies with the key it began with, and has what was promised."""
-    count, wrong = explore(recorded(fast / "life", durability), fast / "cuts", 1500)
+    count, wrong = explore(record(fast / "life", durability), fast / "cuts", 1500)
     print(f"{count} crash states with durability {durability}")
     assert not wrong, (len(wrong), wrong[:3])
 
 
-PLACES = [
-    "sealer.py:_forced_head:fdatasync", "segment.py:create_segment:fsync", "segment.py:create_segment:sync_folder",
-    "writer.py:_rotate:fdatasync", "writer.py:append:fdatasync", "writer.py:close:fdatasync",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_every_forcing_is_needed(fast: Path, place: str) -> None:
+@pytest.mark.parametrize("place", PYTHON_PLACES + GO_PLACES)
+def test_every_forcing_is_needed(fast: Path, go: GoWriter, place: str) -> None:
     """A writer without the forcing at one place loses something in some state: the tests above would notice."""
     for durability in ("process", "power"):
-        work = recorded(fast / durability, durability, place)
+        work = (go.record if ".go:" in place else recorded)(fast / durability, durability, place)
         states = list(crash_states(work.disk.ops, random.Random(1)))
         random.Random(1).shuffle(states)
         for i, (done, state) in enumerate(sorted(states[:1500], key=lambda s: s[0] not in {p.done for p in work.promises})):
@@ -227,19 +290,21 @@ def test_every_forcing_is_needed(fast: Path, place: str) -> None:
     pytest.fail(f"without {place} nothing is lost")
 
 
-def test_all_places_are_known(fast: Path) -> None:
-    """The list above is complete, but for what only background threads and failures do."""
-    found = {p for d in ("process", "power") for p in recorded(fast / d, d).disk.places}
-    assert found == set(PLACES)
+@pytest.mark.parametrize("places", [PYTHON_PLACES, GO_PLACES], ids=["python", "go"])
+def test_all_places_are_known(fast: Path, go: GoWriter, places: list[str]) -> None:
+    """The lists above are complete, but for what only background threads and failures do."""
+    make = go.record if places is GO_PLACES else recorded
+    found = {p for d in ("process", "power") for p in make(fast / d, d).disk.places}
+    assert found == set(places)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_every_power_cut(fast: Path, durability: str) -> None:
+def test_every_power_cut(fast: Path, record: Record, durability: str) -> None:
     """The same over every state of several lives."""
     total = 0
     for seed in range(3):
-        count, wrong = explore(recorded(fast / f"life{seed}", durability, seed=seed), fast / "cuts", 1 << 30)
+        count, wrong = explore(record(fast / f"life{seed}", durability, seed=seed), fast / "cuts", 1 << 30)
         total += count
         assert not wrong, (seed, len(wrong), wrong[:3])
     print(f"{total} crash states with durability {durability}")

@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"vigil/gateway/audit/layout"
 	"vigil/gateway/internal/events"
@@ -116,13 +116,12 @@ func (s *sealer) run(interval time.Duration) {
 
 // forcedHead is the tree's size and root once all its records are on disk.
 func (s *sealer) forcedHead() (uint64, []byte, error) {
-	size, root, fd, err := s.w.head()
+	size, root, f, err := s.w.head()
 	if err != nil {
 		return 0, nil, err
 	}
-	err = unix.Fdatasync(fd) // segments before this one were forced when they were left
-	unix.Close(fd)
-	return size, root, err
+	err = s.w.o.Disk.Datasync(f) // segments before this one were forced when they were left
+	return size, root, errors.Join(err, f.Close())
 }
 
 // seal signs a checkpoint of all records, puts it into the log, and publishes it.
@@ -199,6 +198,12 @@ func (w *Writer) Checkpoint() []byte {
 	return w.seal.latest
 }
 
+// Seal makes a checkpoint now and returns it.
+func (w *Writer) Seal() ([]byte, error) {
+	err := w.seal.seal()
+	return w.Checkpoint(), err
+}
+
 // RotateKey takes a new signing key and returns its verifier key.
 func (w *Writer) RotateKey() (string, error) { return w.seal.rotate() }
 
@@ -215,15 +220,15 @@ func (w *Writer) Anchor(note []byte) error {
 	return err
 }
 
-// head is the number of records, their root, and a new descriptor of the file that ends them.
-func (w *Writer) head() (uint64, []byte, int, error) {
+// head is the number of records, their root, and a second descriptor of the file that ends them.
+func (w *Writer) head() (uint64, []byte, *os.File, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return 0, nil, 0, fmt.Errorf("%w: it is closed", ErrFailed)
+		return 0, nil, nil, fmt.Errorf("%w: it is closed", ErrFailed)
 	}
-	fd, err := unix.FcntlInt(w.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	return w.tree.size(), w.tree.root(), fd, err
+	f, err := duplicate(w.f)
+	return w.tree.size(), w.tree.root(), f, err
 }
 
 func originOf(log string, instance [16]byte) string {

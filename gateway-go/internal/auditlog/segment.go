@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"vigil/gateway/audit/layout"
 )
 
@@ -67,29 +65,29 @@ func (h *segmentHead) encode() []byte {
 
 // createSegment makes a preallocated, synced segment; its name appears only
 // when it is whole.
-func createSegment(folder string, size int64, head *segmentHead) (*os.File, error) {
+func createSegment(disk Disk, folder string, size int64, head *segmentHead) (*os.File, error) {
 	final := filepath.Join(folder, segmentName(head.first))
 	partial := final + ".partial"
-	f, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	f, err := disk.Open(partial, true)
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	err = disk.Allocate(f, size)
 	if err == nil {
-		_, err = f.WriteAt(head.encode(), 0)
+		err = disk.WriteAt(f, head.encode(), 0)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = disk.Sync(f)
 	}
 	if err == nil {
-		err = os.Rename(partial, final)
+		err = disk.Rename(partial, final)
 	}
 	if err == nil {
-		err = syncFolder(folder)
+		err = disk.SyncFolder(folder)
 	}
 	if err != nil {
 		f.Close()
-		os.Remove(partial)
+		_ = disk.Remove(partial)
 		return nil, err
 	}
 	return f, nil

@@ -27,6 +27,8 @@ type Options struct {
 	KeyFolder          string
 	CheckpointRecords  uint64
 	CheckpointInterval time.Duration
+	// Disk is the file system when it is nil.
+	Disk Disk
 	// Describe encodes the payload of the log's own events.
 	Describe func(text string, fields map[string]string) []byte
 }
@@ -65,6 +67,9 @@ type Writer struct {
 // Open opens or creates the log; after a crash its end is found, and a torn
 // tail cut. The error says what to do.
 func Open(o Options) (*Writer, error) {
+	if o.Disk == nil {
+		o.Disk = RealDisk
+	}
 	w := &Writer{o: o, dirty: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := os.MkdirAll(o.Folder, 0o755); err != nil {
 		return nil, fmt.Errorf("audit log: %w; give --data-dir a folder that can be written", err)
@@ -143,7 +148,7 @@ func (w *Writer) open() error {
 		return fmt.Errorf("%s: record %d (byte %d) is damaged, although it was on disk before later ones; "+
 			"keep the folder as evidence, and move it away to start a new log", filepath.Base(last), end.next, end.offset)
 	}
-	if w.f, err = os.OpenFile(last, os.O_RDWR, 0); err != nil {
+	if w.f, err = w.o.Disk.Open(last, false); err != nil {
 		return err
 	}
 	w.path = last
@@ -153,7 +158,7 @@ func (w *Writer) open() error {
 	}
 	w.s.instance, w.offset, w.size, w.next, w.leaf, w.tree = end.head.instance, end.offset, info.Size(), end.next, end.leaf, end.tree
 	if end.torn > 0 {
-		if _, err := w.f.WriteAt(make([]byte, end.torn), end.offset); err != nil {
+		if err := w.o.Disk.WriteAt(w.f, make([]byte, end.torn), end.offset); err != nil {
 			return err
 		}
 	}
@@ -171,11 +176,11 @@ func (w *Writer) open() error {
 
 func (w *Writer) newSegment() error {
 	if w.f != nil { // the old segment is on disk before the new one's name is
-		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+		if err := w.o.Disk.Datasync(w.f); err != nil {
 			return err
 		}
 	}
-	f, err := createSegment(w.o.Folder, w.o.SegmentBytes, &segmentHead{
+	f, err := createSegment(w.o.Disk, w.o.Folder, w.o.SegmentBytes, &segmentHead{
 		w.s.instance, w.next, w.leaf, uint64(time.Now().UnixNano()), w.o.Log, w.tree.encode(),
 	})
 	if err != nil {
@@ -220,7 +225,7 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		return 0, errors.Join(ErrFailed, err)
 	}
 	if w.syncError != nil {
-		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+		if err := w.o.Disk.Datasync(w.f); err != nil {
 			return 0, errors.Join(ErrFailed, err)
 		}
 		w.syncError = nil
@@ -232,7 +237,7 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 			return 0, errors.Join(ErrFailed, err)
 		}
 	}
-	if _, err := w.f.WriteAt(w.buffer, w.offset); err != nil {
+	if err := w.o.Disk.WriteAt(w.f, w.buffer, w.offset); err != nil {
 		return 0, errors.Join(ErrFailed, err)
 	}
 	sequence := w.next
@@ -245,7 +250,7 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		w.seal.wake()
 	}
 	if w.o.Durability == "power" || (w.o.Durability == "interval" && forced(e.Kind)) {
-		if err := unix.Fdatasync(int(w.f.Fd())); err != nil {
+		if err := w.o.Disk.Datasync(w.f); err != nil {
 			return 0, errors.Join(ErrFailed, err)
 		}
 	} else if w.o.Durability == "interval" {
@@ -260,6 +265,16 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 // forced says whether records of a kind are forced to disk at once.
 func forced(kind uint16) bool {
 	return kind == layout.KindModel || kind == layout.KindState || kind == layout.KindSystem || kind == layout.KindKey
+}
+
+// duplicate gives a second descriptor of a file, which may be forced to disk
+// while the first is closed.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // checkPlace asks at most once a second whether the file that is written is
@@ -305,11 +320,10 @@ func (w *Writer) syncLoop() {
 			w.mu.Unlock()
 			return
 		}
-		fd, err := unix.Dup(int(w.f.Fd()))
+		f, err := duplicate(w.f)
 		w.mu.Unlock()
 		if err == nil {
-			err = unix.Fdatasync(fd)
-			unix.Close(fd)
+			err = errors.Join(w.o.Disk.Datasync(f), f.Close())
 		}
 		w.mu.Lock()
 		w.syncError = err
@@ -336,7 +350,7 @@ func (w *Writer) Close() error {
 		return err
 	}
 	w.closed = true
-	err = errors.Join(err, unix.Fdatasync(int(w.f.Fd())), w.f.Close(), w.lock.Close())
+	err = errors.Join(err, w.o.Disk.Datasync(w.f), w.f.Close(), w.lock.Close())
 	close(w.dirty)
 	w.mu.Unlock()
 	<-w.done

@@ -1,0 +1,54 @@
+package auditlog
+
+import (
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Disk is the operations by which a log changes its files: the seam at which
+// tests fail, record and cut them off. All methods may be called at the same time.
+type Disk interface {
+	// Open opens a file for reading and writing; with create a new, empty one.
+	Open(path string, create bool) (*os.File, error)
+	// Allocate makes room, so that later writes need none.
+	Allocate(f *os.File, size int64) error
+	WriteAt(f *os.File, data []byte, offset int64) error
+	// Datasync forces the file's data to disk; Sync its size too.
+	Datasync(f *os.File) error
+	Sync(f *os.File) error
+	Rename(from, to string) error
+	Remove(path string) error
+	// SyncFolder forces the folder's entries to disk.
+	SyncFolder(path string) error
+}
+
+// realDisk is the file system.
+type realDisk struct{}
+
+func (realDisk) Open(path string, create bool) (*os.File, error) {
+	flags, mode := os.O_RDWR, fs.FileMode(0)
+	if create {
+		flags, mode = os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640
+	}
+	return os.OpenFile(path, flags, mode)
+}
+
+func (realDisk) Allocate(f *os.File, size int64) error {
+	return unix.Fallocate(int(f.Fd()), 0, 0, size)
+}
+
+func (realDisk) WriteAt(f *os.File, data []byte, offset int64) error {
+	_, err := f.WriteAt(data, offset)
+	return err
+}
+
+func (realDisk) Datasync(f *os.File) error    { return unix.Fdatasync(int(f.Fd())) }
+func (realDisk) Sync(f *os.File) error        { return f.Sync() }
+func (realDisk) Rename(from, to string) error { return os.Rename(from, to) }
+func (realDisk) Remove(path string) error     { return os.Remove(path) }
+func (realDisk) SyncFolder(path string) error { return syncFolder(path) }
+
+// RealDisk is the file system itself, for those who wrap it.
+var RealDisk Disk = realDisk{}
