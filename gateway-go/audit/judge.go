@@ -2,13 +2,14 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"math/bits"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ type log struct {
 	wanted  map[uint64]bool
 	seals   *seals
 	boots   map[string]bool
+	kinds   map[uint16]uint64
+	head    [32]byte
 	boot    string
 	monoNs  uint64
 	lastNs  uint64
@@ -40,16 +43,11 @@ func (l *log) opened(b []byte) error {
 		return errors.New("a segment of another log")
 	}
 	size, data := le.Uint64(b[layout.SegOffFirstSequence:])-1, b[layout.SegOffTreeRange:layout.SegOffCrc32c]
-	count := bits.OnesCount64(size)
-	hashes := make([][]byte, count)
-	for i := range hashes {
-		hashes[i] = data[32*i : 32*i+32]
+	stated, err := decodeTree(size, data)
+	if err != nil {
+		return err
 	}
-	r, err := ranges.NewRange(0, size, hashes)
-	if err != nil || !zero(data[32*count:]) {
-		return errors.New("the compact range does not fit its size")
-	}
-	if rootOf(r) != l.seals.root() {
+	if stated.root() != l.seals.root() {
 		return errors.New("the segment's tree is not that of the records before it")
 	}
 	return nil
@@ -57,7 +55,8 @@ func (l *log) opened(b []byte) error {
 
 func (l *log) record(r *Record) error {
 	le, report := binary.LittleEndian, l.report
-	if boot := string(r.Header[layout.OffBootID : layout.OffBootID+16]); boot != l.boot {
+	if b := r.Header[layout.OffBootID : layout.OffBootID+16]; string(b) != l.boot { // no allocation: the compiler sees to it
+		boot := string(b)
 		if l.boots[boot] {
 			return errors.New("a run goes on after another one began")
 		}
@@ -77,16 +76,22 @@ func (l *log) record(r *Record) error {
 		report.FirstSequence = r.Sequence
 	}
 	report.Records++
-	report.LastSequence, report.Head = r.Sequence, hex.EncodeToString(r.Leaf[:])
-	report.Kinds[layout.KindNames[kind]]++
+	report.LastSequence, l.head = r.Sequence, r.Leaf
+	l.kinds[kind]++
 	return nil
 }
 
 func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
 	l := &log{report: &Report{Folder: folder, Kinds: map[string]uint64{}, UnsealedS: -1, UnwitnessedS: -1},
-		trusted: trusted, wanted: wanted, boots: map[string]bool{}}
+		trusted: trusted, wanted: wanted, boots: map[string]bool{}, kinds: map[uint16]uint64{}}
 	segments, err := read(folder, l.opened, l.record)
 	l.report.Segments, l.report.Boots = segments, len(l.boots)
+	for kind, count := range l.kinds {
+		l.report.Kinds[layout.KindNames[kind]] = count
+	}
+	if l.report.Records > 0 {
+		l.report.Head = hex.EncodeToString(l.head[:])
+	}
 	var damage *Damage
 	switch {
 	case errors.As(err, &damage):
@@ -192,46 +197,62 @@ type anchored struct {
 }
 
 // crossCheck compares each log with what others anchored of it. An anchor counts
-// whoever signed it: the log that holds it vouches for what it was given, and a
-// log that was cut off before a rotation does not name the key any more.
+// when a trusted checkpoint of the log that holds it covers it, whoever signed
+// the note: that log vouches for what it was given, and one that was cut off
+// before a rotation does not name the later key any more. In the unsealed end
+// anybody may have put an anchor: there it needs the signature of a known key.
 func crossCheck(logs []*log, trusted []Key) error {
-	byOrigin := map[string]*log{}
+	byOrigin, byName := map[string]*log{}, map[string]*log{}
 	for _, l := range logs {
 		if l.seals != nil {
 			byOrigin[l.report.Log] = l
+			byName[path.Dir(l.report.Log)] = l
 		}
 	}
 	found := map[string][]anchored{}
-	for _, l := range byOrigin {
+	for _, l := range logs {
+		if l.seals == nil || byOrigin[l.report.Log] != l {
+			continue
+		}
 		for _, a := range l.seals.anchors {
 			origin, _, _ := strings.Cut(string(a.note), "\n")
-			other := byOrigin[origin]
-			if other == nil || other == l {
-				continue
+			other, keys := byOrigin[origin], trusted
+			if other != nil {
+				keys = slices.Concat(trusted, other.seals.known())
 			}
-			text, _, err := openNote(a.note, slices.Concat(trusted, other.seals.known()))
+			text, signed, err := openNote(a.note, keys)
 			var head *treeHead
 			if err == nil {
 				head, err = parseHead(text)
 			}
-			if err != nil {
+			covered := a.sequence <= l.seals.sealed
+			if err != nil && covered {
 				l.damaged(a.sequence, "anchor: %v", err)
-			} else {
+			}
+			if err == nil && other != l && (covered || len(signed) > 0) {
 				found[origin] = append(found[origin], anchored{head, a, l.report.Log})
 			}
 		}
 	}
 	for origin, anchors := range found {
-		if err := byOrigin[origin].compare(anchors, trusted); err != nil {
-			return err
+		if l := byOrigin[origin]; l != nil {
+			if err := l.compare(anchors, trusted); err != nil {
+				return err
+			}
+		} else if l := byName[path.Dir(origin)]; l != nil {
+			most := slices.MaxFunc(anchors, bySize)
+			l.damaged(0, "%s holds a checkpoint of %d records of %s: that log is not here; give it too, or it was replaced by this one",
+				most.by, most.head.size, origin)
 		}
 	}
 	return nil
 }
 
+func bySize(a, b anchored) int { return cmp.Compare(a.head.size, b.head.size) }
+
 func (l *log) compare(anchors []anchored, trusted []Key) error {
 	r := l.report
-	most := slices.MaxFunc(anchors, func(a, b anchored) int { return int(int64(a.head.size) - int64(b.head.size)) })
+	most := slices.MaxFunc(anchors, bySize)
 	if most.head.size > r.Records && (r.Damage == nil || r.Damage.Sequence > most.head.size) {
 		l.damaged(r.LastSequence+1, "%s holds a checkpoint of %d records, %d are here: the end was cut off", most.by, most.head.size, r.Records)
 		return nil

@@ -82,11 +82,13 @@ func CheckProof(data []byte, trusted []Key) (*Proven, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(signed) == 0 || signed[0].Name() != head.origin {
-		return nil, ErrNoTrustedKey
+	for _, k := range signed { // witnesses may have signed too
+		if k.Name() == head.origin {
+			p.SignedBy = k.Name()
+			return p, nil
+		}
 	}
-	p.SignedBy = signed[0].Name()
-	return p, nil
+	return nil, ErrNoTrustedKey
 }
 
 func provenRecord(r []byte, index uint64, head *treeHead) (*Proven, error) {

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/note"
 
 	"vigil/gateway/audit/layout"
@@ -23,8 +21,6 @@ const (
 	// that it signs (docs/audit-format.md).
 	LagMax = 1 << 20
 )
-
-var ranges = &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 
 // Key is a trusted note verifier key.
 type Key struct {
@@ -136,7 +132,7 @@ type anchor struct {
 type seals struct {
 	origin          string
 	active, retired []Key
-	base            *compact.Range
+	base            tree
 	leaves          [][32]byte
 	wanted          map[uint64]bool
 	roots           map[uint64]string
@@ -150,7 +146,7 @@ type seals struct {
 }
 
 func newSeals(origin string, trusted []Key, wanted map[uint64]bool) *seals {
-	s := &seals{origin: origin, base: ranges.NewEmptyRange(0), wanted: wanted, roots: map[uint64]string{}}
+	s := &seals{origin: origin, wanted: wanted, roots: map[uint64]string{}}
 	for _, k := range trusted {
 		if k.Name() == origin {
 			s.active = append(s.active, k)
@@ -161,40 +157,18 @@ func newSeals(origin string, trusted []Key, wanted map[uint64]bool) *seals {
 
 func (s *seals) known() []Key { return slices.Concat(s.active, s.retired) }
 
-func (s *seals) size() uint64 { return s.base.End() + uint64(len(s.leaves)) }
-
-func fold(r *compact.Range, leaves [][32]byte) {
-	for i := range leaves {
-		if err := r.Append(slices.Clone(leaves[i][:]), nil); err != nil {
-			panic(err) // a range that begins at 0 takes every leaf
-		}
-	}
-}
-
-func rootOf(r *compact.Range) string {
-	if r.End() == 0 {
-		return string(rfc6962.DefaultHasher.EmptyRoot())
-	}
-	root, err := r.GetRootHash(nil)
-	if err != nil {
-		panic(err)
-	}
-	return string(root)
-}
+func (s *seals) size() uint64 { return s.base.size + uint64(len(s.leaves)) }
 
 // root is the root of all records fed.
 func (s *seals) root() string {
-	whole, err := ranges.NewRange(0, s.base.End(), slices.Clone(s.base.Hashes()))
-	if err != nil {
-		panic(err)
-	}
-	fold(whole, s.leaves)
-	return rootOf(whole)
+	whole := tree{s.base.size, slices.Clone(s.base.hashes)}
+	whole.extend(s.leaves)
+	return whole.root()
 }
 
 func (s *seals) foldTo(size uint64) {
-	count := size - s.base.End()
-	fold(s.base, s.leaves[:count])
+	count := size - s.base.size
+	s.base.extend(s.leaves[:count])
 	s.leaves = append(s.leaves[:0], s.leaves[count:]...)
 }
 
@@ -215,7 +189,7 @@ func (s *seals) record(kind uint16, sequence, timeNs uint64, payload []byte, lea
 	}
 	s.leaves = append(s.leaves, leaf)
 	if len(s.leaves) > 2*LagMax {
-		s.foldTo(s.base.End() + LagMax)
+		s.foldTo(s.base.size + LagMax)
 	}
 	if s.wanted[s.size()] {
 		s.roots[s.size()] = s.root()
@@ -236,11 +210,11 @@ func (s *seals) head(text string) (*treeHead, error) {
 		return nil, fmt.Errorf("the checkpoint covers %d records, %d stand before it: records were taken out", h.size, s.size())
 	case h.size <= s.lastSize && s.lastSize > 0:
 		return nil, fmt.Errorf("the checkpoint of %d records comes after one of %d: an old one was put in again", h.size, s.lastSize)
-	case h.size < s.base.End():
+	case h.size < s.base.size:
 		return nil, fmt.Errorf("the checkpoint of %d records comes more than %d records late", h.size, LagMax)
 	}
 	s.foldTo(h.size)
-	if rootOf(s.base) != h.root {
+	if s.base.root() != h.root {
 		return nil, fmt.Errorf("the records are not those that were signed: another root at %d records", h.size)
 	}
 	s.lastSize = h.size

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 )
@@ -38,11 +39,26 @@ func readVectors(t testing.TB) *vectors {
 // transparency-dev/merkle, key and note for x/mod/sumdb/note.
 func TestVectors(t *testing.T) {
 	v := readVectors(t)
-	r := ranges.NewEmptyRange(0)
+	r := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
+	mine := &tree{}
+	rootOf := func(*compact.Range) string {
+		root, err := r.GetRootHash(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if root == nil {
+			root = rfc6962.DefaultHasher.EmptyRoot()
+		}
+		if string(root) != mine.root() {
+			t.Fatalf("our tree of %d leaves has another root than the library's", mine.size)
+		}
+		return string(root)
+	}
 	for i, record := range v.Records {
 		if hex.EncodeToString([]byte(rootOf(r))) != v.Roots[i] {
 			t.Fatalf("root of %d", i)
 		}
+		mine.append([32]byte(rfc6962.DefaultHasher.HashLeaf([]byte(record))))
 		if err := r.Append(rfc6962.DefaultHasher.HashLeaf([]byte(record)), nil); err != nil {
 			t.Fatal(err)
 		}

@@ -11,9 +11,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 
 	"vigil/gateway/audit/layout"
 	"vigil/gateway/internal/events"
@@ -32,6 +33,9 @@ type Damage struct {
 
 // Error lets a Damage travel as an error.
 func (d *Damage) Error() string {
+	if d.File == "" { // what only another log shows has no place in this one
+		return fmt.Sprintf("record %d: %s", d.Sequence, d.Reason)
+	}
 	return fmt.Sprintf("record %d (%s, byte %d): %s", d.Sequence, d.File, d.Offset, d.Reason)
 }
 
@@ -92,7 +96,9 @@ type reader struct {
 	instance []byte
 	opened   func(header []byte) error
 	visit    func(*Record) error
-	buffer   [layout.RecordBytesMax]byte
+	record   Record
+	// buffer is a zero byte and a record behind it: what the leaf hash is taken of.
+	buffer [1 + layout.RecordBytesMax]byte
 }
 
 func (r *reader) damage(file string, offset int64, format string, args ...any) error {
@@ -136,8 +142,8 @@ func zero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
 
 func (r *reader) tail(name string, at int64, in io.Reader) error {
 	for {
-		n, err := in.Read(r.buffer[:])
-		if !zero(r.buffer[:n]) {
+		n, err := in.Read(r.buffer[1:])
+		if !zero(r.buffer[1 : 1+n]) {
 			return r.damage(name, at, "bytes behind the last record")
 		}
 		if err == io.EOF {
@@ -185,9 +191,9 @@ func (r *reader) segment(path string) error {
 	}
 	le, at := binary.LittleEndian, int64(layout.SegmentHeaderBytes)
 	for {
-		head := r.buffer[:layout.HeaderBytes]
+		head := r.buffer[1 : 1+layout.HeaderBytes]
 		n, err := io.ReadFull(in, head)
-		if zero(head[:n]) && (err == nil || err == io.EOF || err == io.ErrUnexpectedEOF) {
+		if (n == 0 || head[0] == 0) && zero(head[:n]) && (err == nil || err == io.EOF || err == io.ErrUnexpectedEOF) {
 			return r.tail(name, at, in)
 		}
 		if err != nil {
@@ -200,18 +206,16 @@ func (r *reader) segment(path string) error {
 		if length < layout.HeaderBytes {
 			return r.damage(name, at, "length %d is shorter than a header", length)
 		}
-		payload := r.buffer[layout.HeaderBytes:length]
+		payload := r.buffer[1+layout.HeaderBytes : 1+length]
 		if _, err := io.ReadFull(in, payload); err != nil {
 			return r.damage(name, at, "record is cut off")
 		}
 		if err := r.check(name, at, head, payload); err != nil {
 			return err
 		}
-		h := sha256.New()
-		h.Write([]byte{0})
-		h.Write(r.buffer[:length])
-		h.Sum(r.leaf[:0])
-		if err := r.visit(&Record{name, at, r.next, head, payload, r.leaf}); err != nil {
+		r.leaf = sha256.Sum256(r.buffer[:1+length])
+		r.record = Record{name, at, r.next, head, payload, r.leaf}
+		if err := r.visit(&r.record); err != nil {
 			return r.damage(name, at, "%v", err)
 		}
 		r.next++
@@ -225,10 +229,28 @@ func Read(folder string, visit func(*Record) error) (segments int, err error) {
 	return read(folder, func([]byte) error { return nil }, visit)
 }
 
+// segmentForm is the name of a segment: its first sequence in 20 digits.
+var segmentForm = regexp.MustCompile(`^segment-[0-9]{20}\.vlog$`)
+
 func listSegments(folder string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(folder, "segment-*.vlog"))
-	slices.Sort(paths)
-	return paths, err
+	entries, err := os.ReadDir(folder) // sorted by name; a pattern would read meaning into the folder's own name
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", folder, ErrNoLog)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if !segmentForm.MatchString(e.Name()) {
+			continue
+		}
+		if !e.Type().IsRegular() {
+			return nil, fmt.Errorf("%s is not a regular file", filepath.Join(folder, e.Name()))
+		}
+		paths = append(paths, filepath.Join(folder, e.Name()))
+	}
+	return paths, nil
 }
 
 func read(folder string, opened func(header []byte) error, visit func(*Record) error) (segments int, err error) {

@@ -72,6 +72,7 @@ class Sidecar:
         )  # fmt: skip
         self.audit.enabled = settings.audit_enabled
         self.metrics.count_records(lambda: self.audit.records_total)
+        self.metrics.checkpoint_age(lambda: self.audit.checkpoint_age_s)
         self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()

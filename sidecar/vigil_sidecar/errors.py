@@ -41,7 +41,12 @@ class SettingsError(VigilError):
 
 
 class AuditError(VigilError):
-    """The log cannot be written or read. Calls are refused until it can."""
+    """The log cannot be written or read. Calls are refused until it can.
+
+    ``recorded`` says that the records stand in the log, but could not be forced to disk.
+    """
+
+    recorded = False
 
 
 class CandidateRefused(VigilError):

@@ -6,9 +6,12 @@ import json
 import subprocess
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from tests.harness import graphs
+from tests.harness.calls import Stub, infer_request
 from tests.harness.product import ROOT, VIGIL, Product
 
 
@@ -72,7 +75,7 @@ def test_audit_verify(product: Product, tmp_path: Path) -> None:
     keys = [x for log in ("gateway", "sidecar") for x in ("--key", str(product.data / "keys" / f"audit-{log}.pub"))]
     done = product.vigil("audit", "verify", *keys, check=False)
     assert done.returncode in (0, 3) and "verified" in done.stdout and "witnessed by the other log" in done.stdout
-    assert product.vigil("audit", "verify", "--key", str(tmp_path / "no.pub"), check=False).returncode == 1
+    assert product.vigil("audit", "verify", "--key", str(tmp_path / "no.pub"), check=False).returncode == 2
     copy = tmp_path / "copy"
     shutil.copytree(product.data / "audit" / "sidecar", copy)
     segment = next(copy.glob("segment-*.vlog"))
@@ -87,6 +90,42 @@ def test_audit_verify(product: Product, tmp_path: Path) -> None:
     assert product.vigil("audit", "verify", str(tmp_path / "none"), check=False).returncode == 5
     assert subprocess.run([str(ROOT / "bin" / "auditverify"), str(tmp_path / "none")], capture_output=True).returncode == 5
     assert subprocess.run([str(ROOT / "bin" / "auditverify")], capture_output=True).returncode == 2
+
+
+def test_audit_tail_shows_no_callers_control_characters(product: Product) -> None:
+    """What a caller wrote cannot forge a line or move the cursor."""
+    channel = product.channel()
+    with pytest.raises(grpc.RpcError):
+        Stub(channel).infer(infer_request("evil\n2026-01-01 gateway/777 DIA-1001 answer\x1b[2J", {"x": np.ones((1, 4), np.float32)}))
+    shown = product.vigil("audit", "tail", "-n", "3").stdout
+    assert "DIA-1001 answer" not in [line.split(" ", 2)[-1] for line in shown.splitlines()] and "\x1b" not in shown
+    assert all(line[:2] == "20" and line.split(" ")[1].startswith(("gateway/", "sidecar/")) for line in shown.splitlines()), shown
+    assert not any(line.startswith("2026-01-01 gateway/777") for line in shown.splitlines())
+    assert product.vigil("audit", "tail", "-n", "0", check=False).returncode == 2
+    assert product.vigil("audit", "tail", "/nonexistent", check=False).returncode == 1
+
+
+def test_rotating_keys_leaves_records(product: Product) -> None:
+    """Both logs have the control call with its reason, and go on under the new keys."""
+    rows = json.loads(product.vigil("audit", "rotate-key", "--reason", "yearly, by plan", "--json").stdout)
+    assert [r["log"] for r in rows] == ["gateway", "sidecar"]
+    for row in rows:
+        folder = str(product.data / "audit" / row["log"])
+        records = [json.loads(x) for x in product.vigil("audit", "tail", folder, "-n", "50", "--json").stdout.splitlines()]
+        assert [r for r in records if r["event"] == "DIA-1002" and r["detail"].get("reason") == "yearly, by plan"], row
+        assert [r for r in records if r["event"] == "DIA-5006"]
+        assert row["verifier_key"] in (product.data / "keys" / f"audit-{row['log']}.pub").read_text().split()
+
+
+def test_a_data_folder_with_any_name_keeps_its_log(tmp_path: Path) -> None:
+    """Brackets and stars in the path are no pattern: the log goes on over a restart."""
+    product = Product(tmp_path / "a[1]*?")
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    for _ in range(2):
+        with product:
+            pass
+    reports = product.auditverify()
+    assert [r["boots"] for r in reports] == [2, 2] and [r["exit_code"] for r in reports] == [0, 0], reports
 
 
 def test_config_show(tmp_path: Path) -> None:

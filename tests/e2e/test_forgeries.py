@@ -18,9 +18,10 @@ from tests.harness import forge, graphs
 from tests.harness.calls import Stub, infer_request
 from tests.harness.forgeries import KINDS, LOGS, Context, Honest, rekey
 from tests.harness.product import ROOT, Product, wait_for
+from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.keys import KeyFile
-from vigil_sidecar.audit.notes import Signer, Verifier
+from vigil_sidecar.audit.notes import Signer, Verifier, checkpoint_text, sign_note
 from vigil_sidecar.audit.verify import Report, verify_folders
 
 
@@ -130,6 +131,20 @@ def test_own_key_beside_the_log_is_not_trusted(honest: Honest, tmp_path: Path) -
 def forge_key(records: list[Any]) -> int:
     """Index of the key record: what comes before is signed by the first key."""
     return next(i for i, r in enumerate(records) if r.header.kind == layout.KIND_KEY)
+
+
+@pytest.mark.parametrize("claim", ["more records", "another root"])
+def test_an_anchor_that_anybody_appends_blames_nobody(honest: Honest, tmp_path: Path, claim: str) -> None:
+    """Without a key somebody puts an anchor at one log's end: that end is unsealed, and the other log stays what it is."""
+    forged, other = forge.load(honest.audit / "sidecar"), forge.load(honest.audit / "gateway")
+    last = forged.records[-1].header
+    size = 10**6 if claim == "more records" else 20
+    note = sign_note(checkpoint_text(other.origin, size, bytes(32)), Signer(other.origin, Ed25519PrivateKey.generate()))
+    header = last._replace(kind=layout.KIND_ANCHOR, event_id=events.ANCHORED, sequence=last.sequence + 1)
+    forged.insert(len(forged.records), forge.Rec(header, note))
+    forge.save(forged, tmp_path / "sidecar")
+    reports, _, code = verdicts([honest.audit / "gateway", tmp_path / "sidecar"], honest.trusted(), tmp_path)
+    assert [r.exit_code for r in reports] == [0, 3] and code == 3, reports
 
 
 def test_proofs(honest: Honest, tmp_path: Path) -> None:

@@ -115,40 +115,12 @@ def go() -> Iterator[GoWriter]:
     writer.process.wait()
 
 
-def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
-    """Answers, events, checkpoints, rotation of segments and of the key, a restart."""
-    disk = RecordingDisk(skip)
-    work = Workload(disk)
-    rng = random.Random(seed)
-
-    def keep_keys() -> None:
-        work.keys.append((len(disk.ops), {p.name: p.read_bytes() for p in (folder / "keys").iterdir()}))
-
-    def opened() -> AuditWriter:
-        keys = KeyFile(folder / "keys", "sidecar")
-        keep_keys()
-        writer = AuditWriter(
-            folder / "log", "sidecar", durability=durability, segment_bytes=SEGMENT, keys=keys, checkpoint_interval_s=3600, disk=disk
-        )
-        assert writer.sealer is not None
-        writer.sealer._stopping.set()  # the test says when checkpoints are made
-        writer.sealer.wake()
-        writer.sealer._thread.join()
-        keep_keys()
-        return writer
-
-    def append(writer: AuditWriter, count: int, kind: int = layout.KIND_ANSWER) -> None:
-        entries = [Entry(kind, events.ANSWER, trace_id=rng.randbytes(16), payload=rng.randbytes(rng.randrange(60))) for _ in range(count)]
-        sequences = writer.append(entries)
-        if durability == "power":
-            leaves = {r.header.sequence: r.leaf for r in read_records(folder / "log")}
-            work.promises += [Promised(len(disk.ops), s, leaves[s]) for s in sequences]
-
-    def seal(writer: AuditWriter) -> None:
-        assert writer.sealer is not None
-        work.promises.append(Promised(len(disk.ops) + 0, note=writer.sealer.seal()))
-        work.promises[-1].done = len(disk.ops)
-
+def live(
+    work: Workload, folder: Path, opened: Callable[[], AuditWriter], append: Callable[..., None], seal: Callable[[AuditWriter], None],
+    rng: random.Random, keep_keys: Callable[[], None],
+) -> None:  # fmt: skip
+    """The life itself, in steps."""
+    disk = work.disk
     writer = opened()
     work.first_key = (folder / "keys" / "audit-sidecar.pub").read_text().split()[0]
     append(writer, 3)
@@ -188,6 +160,43 @@ def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Wo
         append(writer, 1)
     writer.close()
     work.promises.append(Promised(len(disk.ops), closed=True))
+
+
+def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
+    """Answers, events, checkpoints, rotation of segments and of the key, a restart."""
+    disk = RecordingDisk(skip)
+    work = Workload(disk)
+    rng = random.Random(seed)
+
+    def keep_keys() -> None:
+        work.keys.append((len(disk.ops), {p.name: p.read_bytes() for p in (folder / "keys").iterdir()}))
+
+    def opened() -> AuditWriter:
+        keys = KeyFile(folder / "keys", "sidecar")
+        keep_keys()
+        writer = AuditWriter(
+            folder / "log", "sidecar", durability=durability, segment_bytes=SEGMENT, keys=keys, checkpoint_interval_s=3600, disk=disk
+        )
+        assert writer.sealer is not None
+        writer.sealer._stopping.set()  # the test says when checkpoints are made
+        writer.sealer.wake()
+        writer.sealer._thread.join()
+        keep_keys()
+        return writer
+
+    def append(writer: AuditWriter, count: int, kind: int = layout.KIND_ANSWER) -> None:
+        entries = [Entry(kind, events.ANSWER, trace_id=rng.randbytes(16), payload=rng.randbytes(rng.randrange(60))) for _ in range(count)]
+        sequences = writer.append(entries)
+        if durability == "power":
+            leaves = {r.header.sequence: r.leaf for r in read_records(folder / "log")}
+            work.promises += [Promised(len(disk.ops), s, leaves[s]) for s in sequences]
+
+    def seal(writer: AuditWriter) -> None:
+        assert writer.sealer is not None
+        work.promises.append(Promised(len(disk.ops) + 0, note=writer.sealer.seal()))
+        work.promises[-1].done = len(disk.ops)
+
+    live(work, folder, opened, append, seal, rng, keep_keys)
     return work
 
 

@@ -313,6 +313,16 @@ def zeroed(log: Log, rng: random.Random, _: Context) -> None:
     log.edit_bytes = edit
 
 
+def replaced(log: Log, rng: random.Random, context: Context) -> None:
+    """The whole log is replaced by a fresh one of another instance, signed by its own key, which nobody trusts."""
+    instance = rng.randbytes(16)
+    for r in log.records:
+        r.set(instance=instance)
+    log.headers = [h._replace(instance=instance) for h in log.headers]
+    for i in [*log.of_kind(KEY), *log.of_kind(CHECKPOINT)]:
+        log.records[i].set(kind=REFUSAL, event_id=events.LIMIT_HIT)
+
+
 def hash_of(name: str) -> Kind:
     return field(name, lambda old: bytes(a ^ 1 for a in old))
 
@@ -354,5 +364,6 @@ KINDS: dict[str, Kind] = {
     "note with a leading zero": note(lambda log, rng: by_stranger(log, f"{log.origin}\n01\n{'A' * 43}=\n")),
     "checkpoint of the other log": Kind(foreign_checkpoint, {4}, "in the log"),
     "checkpoints taken out": Kind(without_checkpoints, {4, 6}), "note of a later checkpoint": Kind(later_note, {4}, "stand before it"),
+    "replaced by a fresh log": Kind(replaced, {4}, "that log is not here"),
     "zeroed": Kind(zeroed, {4}), "anchor made unreadable": Kind(anchor_cut, {4}),
 }  # fmt: skip

@@ -81,7 +81,7 @@ const (
 	SegmentHeaderBytes = 4096
 	// ASCII VGLSEG1 and a zero byte.
 	SegOffMagic = 0
-	// Segment version, 1.
+	// Segment version, 2.
 	SegOffVersion = 8
 	// Layout version of the records.
 	SegOffRecordVersion = 10

@@ -92,7 +92,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	metrics := telemetry.NewMetrics()
 	g.service, err = flow.New(flow.Limits{
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
-		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax,
+		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 	}, g.audit, metrics, g.tracer, g.log)
 	if err != nil {
 		return nil, err
@@ -100,6 +100,9 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.client = link.New(linkConfig(s, instance), g.service)
 	g.service.AttachLink(g.client)
 	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(g.service.InFlight()) })
+	if g.audit != nil {
+		metrics.Gauge("vigil_audit_checkpoint_age_seconds", "Since the latest signed checkpoint.", func() float64 { return g.audit.CheckpointAge().Seconds() })
+	}
 	metrics.Limits(map[string]float64{
 		"limits.message_bytes_max": float64(s.LimitsMessageBytesMax), "limits.calls_in_flight_max": float64(s.LimitsCallsInFlightMax),
 		"limits.bytes_in_flight_max": float64(s.LimitsBytesInFlightMax), "limits.watchers_max": float64(s.LimitsWatchersMax),

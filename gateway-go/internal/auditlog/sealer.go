@@ -79,11 +79,12 @@ type sealer struct {
 
 	latestMu sync.Mutex
 	latest   []byte
+	latestAt time.Time
 }
 
 func newSealer(w *Writer, keys *keyFile, origin string) (*sealer, error) {
 	s := &sealer{w: w, keys: keys, origin: origin, wakes: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
-	s.signer = &signer{origin, keys.key}
+	s.signer, s.latestAt = &signer{origin, keys.key}, time.Now()
 	return s, keys.publish(s.signer)
 }
 
@@ -105,7 +106,7 @@ func (s *sealer) run(interval time.Duration) {
 		case <-s.wakes:
 		case <-tick.C:
 		}
-		_ = s.seal() // the writer tells, and the next turn tries again
+		_ = s.seal() // the writer was told, and the next turn tries again
 		select {
 		case <-s.stop:
 			return
@@ -120,8 +121,11 @@ func (s *sealer) forcedHead() (uint64, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	err = s.w.o.Disk.Datasync(f) // segments before this one were forced when they were left
-	return size, root, errors.Join(err, f.Close())
+	err = errors.Join(s.w.o.Disk.Datasync(f), f.Close()) // segments before this one were forced when they were left
+	if err != nil {
+		s.w.notForced(err)
+	}
+	return size, root, err
 }
 
 // seal signs a checkpoint of all records, puts it into the log, and publishes it.
@@ -141,7 +145,7 @@ func (s *sealer) sealLocked() error {
 		return err
 	}
 	s.latestMu.Lock()
-	s.latest = note
+	s.latest, s.latestAt = note, time.Now()
 	s.latestMu.Unlock()
 	return nil
 }
@@ -167,17 +171,23 @@ func (s *sealer) rotate() (string, error) {
 	if err := s.keys.stage(key); err != nil {
 		return "", err
 	}
-	if _, err := s.w.Append(&Entry{Kind: layout.KindKey, EventID: events.KeyRotated, Payload: signNote(text, s.signer, next)}); err != nil {
+	sequence, err := s.w.Append(&Entry{Kind: layout.KindKey, EventID: events.KeyRotated, Payload: signNote(text, s.signer, next)})
+	if sequence == 0 {
 		return "", err
 	}
-	if _, _, err := s.forcedHead(); err != nil {
-		return "", err
-	}
-	if err := s.keys.change(key); err != nil {
-		return "", err
-	}
+	// The record stands: whatever fails from here on, the old key signs nothing any more. The
+	// staged key file is taken at the next start if it cannot be now.
 	s.signer = next
-	return next.verifierKey(), s.sealLocked()
+	if err == nil {
+		_, _, err = s.forcedHead()
+	}
+	if err == nil {
+		err = s.keys.change(key)
+	}
+	if err == nil {
+		err = s.sealLocked()
+	}
+	return next.verifierKey(), err
 }
 
 func (s *sealer) close() {
@@ -198,6 +208,16 @@ func (w *Writer) Checkpoint() []byte {
 	return w.seal.latest
 }
 
+// CheckpointAge is the time since the latest checkpoint, or since the start.
+func (w *Writer) CheckpointAge() time.Duration {
+	if w.seal == nil {
+		return 0
+	}
+	w.seal.latestMu.Lock()
+	defer w.seal.latestMu.Unlock()
+	return time.Since(w.seal.latestAt)
+}
+
 // Seal makes a checkpoint now and returns it.
 func (w *Writer) Seal() ([]byte, error) {
 	err := w.seal.seal()
@@ -211,12 +231,16 @@ func (w *Writer) RotateKey() (string, error) { return w.seal.rotate() }
 func (w *Writer) Anchor(note []byte) error {
 	w.mu.Lock()
 	known := len(note) == 0 || len(note) > NoteBytesMax || string(note) == w.anchored
-	w.anchored = string(note)
 	w.mu.Unlock()
 	if known {
 		return nil
 	}
 	_, err := w.Append(&Entry{Kind: layout.KindAnchor, EventID: events.Anchored, Payload: note})
+	if err == nil { // else the next heartbeat brings it again
+		w.mu.Lock()
+		w.anchored = string(note)
+		w.mu.Unlock()
+	}
 	return err
 }
 

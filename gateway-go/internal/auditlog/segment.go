@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"vigil/gateway/audit/layout"
 )
@@ -22,10 +25,20 @@ func leafHash(record []byte) [32]byte {
 
 func segmentName(first uint64) string { return fmt.Sprintf("segment-%020d.vlog", first) }
 
+// listSegments gives the segments in the order of their sequences. A pattern
+// would read meaning into the folder's own name, and find nothing.
 func listSegments(folder string) ([]string, error) {
-	names, err := filepath.Glob(filepath.Join(folder, "segment-*.vlog"))
-	slices.Sort(names)
-	return names, err
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "segment-") && strings.HasSuffix(e.Name(), ".vlog") {
+			paths = append(paths, filepath.Join(folder, e.Name()))
+		}
+	}
+	return paths, nil
 }
 
 func syncFolder(folder string) error {
@@ -68,6 +81,9 @@ func (h *segmentHead) encode() []byte {
 func createSegment(disk Disk, folder string, size int64, head *segmentHead) (*os.File, error) {
 	final := filepath.Join(folder, segmentName(head.first))
 	partial := final + ".partial"
+	if _, err := os.Lstat(final); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is there already: no log is ever written over", filepath.Base(final))
+	}
 	f, err := disk.Open(partial, true)
 	if err != nil {
 		return nil, err

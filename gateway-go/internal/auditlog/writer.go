@@ -177,6 +177,7 @@ func (w *Writer) open() error {
 func (w *Writer) newSegment() error {
 	if w.f != nil { // the old segment is on disk before the new one's name is
 		if err := w.o.Disk.Datasync(w.f); err != nil {
+			w.syncError = err
 			return err
 		}
 	}
@@ -214,7 +215,8 @@ func (w *Writer) Position(sequence uint64) string {
 }
 
 // Append writes one record and returns its sequence. The error is ErrFailed
-// with its cause; the caller must refuse.
+// with its cause; the caller must refuse. With an error and a sequence the
+// record stands, but could not be forced to disk.
 func (w *Writer) Append(e *Entry) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -225,7 +227,7 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		return 0, errors.Join(ErrFailed, err)
 	}
 	if w.syncError != nil {
-		if err := w.o.Disk.Datasync(w.f); err != nil {
+		if err := w.forceAgain(); err != nil {
 			return 0, errors.Join(ErrFailed, err)
 		}
 		w.syncError = nil
@@ -251,7 +253,8 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 	}
 	if w.o.Durability == "power" || (w.o.Durability == "interval" && forced(e.Kind)) {
 		if err := w.o.Disk.Datasync(w.f); err != nil {
-			return 0, errors.Join(ErrFailed, err)
+			w.syncError = err
+			return sequence, errors.Join(ErrFailed, err) // the record stands, but may not be on disk
 		}
 	} else if w.o.Durability == "interval" {
 		select {
@@ -260,6 +263,28 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		}
 	}
 	return sequence, nil
+}
+
+// notForced notes that data could not be forced to disk: the next Append must
+// bring that about before it promises anything.
+func (w *Writer) notForced(err error) {
+	w.mu.Lock()
+	w.syncError = err
+	w.mu.Unlock()
+}
+
+// forceAgain writes the segment's bytes once more and forces them. After a
+// failed force the kernel may call pages clean that never reached the disk, so
+// that forcing alone would succeed and promise nothing.
+func (w *Writer) forceAgain() error {
+	data := make([]byte, w.offset)
+	if _, err := w.f.ReadAt(data, 0); err != nil {
+		return err
+	}
+	if err := w.o.Disk.WriteAt(w.f, data, 0); err != nil {
+		return err
+	}
+	return w.o.Disk.Datasync(w.f)
 }
 
 // forced says whether records of a kind are forced to disk at once.
@@ -325,9 +350,9 @@ func (w *Writer) syncLoop() {
 		if err == nil {
 			err = errors.Join(w.o.Disk.Datasync(f), f.Close())
 		}
-		w.mu.Lock()
-		w.syncError = err
-		w.mu.Unlock()
+		if err != nil {
+			w.notForced(err)
+		}
 		time.Sleep(w.o.SyncInterval)
 	}
 }

@@ -2,7 +2,6 @@ package flow
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -14,10 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
-	auditv1 "vigil/gateway/gen/vigil/audit/v1"
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
 
-	"vigil/gateway/audit/layout"
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/link"
@@ -32,6 +29,7 @@ type Limits struct {
 	CallsInFlightMax int64
 	BytesInFlightMax int64
 	WatchersMax      int64
+	WatchQueueMax    int64
 }
 
 // Caller is what an edge knows of who calls.
@@ -178,8 +176,7 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	if c.method.local != nil {
 		reply, err := c.method.local(s, request)
 		if err == nil {
-			data, err := proto.Marshal(reply)
-			return &Answer{Message: data, SafetyState: s.Whole()}, err
+			return s.local(c, request, reply)
 		}
 		if !errors.Is(err, errNotHere) {
 			return nil, err
@@ -226,74 +223,6 @@ func (s *Service) fromReply(r *linkv1.Reply) (*Answer, error) {
 		detailed = &statuspb.Status{Code: int32(r.Code), Message: r.Text}
 	}
 	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: detailed}
-}
-
-// refuse makes the record of a refusal that the gateway decided.
-func (s *Service) refuse(c *call, e *CallError) *Answer {
-	answer := &Answer{SafetyState: s.Whole()}
-	if limit := e.Metadata["limit"]; limit != "" {
-		s.metrics.LimitHits.WithLabelValues(limit).Inc()
-	}
-	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024)}
-	for _, v := range e.Violations[:min(len(e.Violations), 64)] {
-		payload.Violations = append(payload.Violations,
-			&auditv1.FieldViolation{Field: clip(v.Field, 256), Description: clip(v.Description, 256)})
-	}
-	data, err := proto.Marshal(payload)
-	if err != nil {
-		data = nil
-	}
-	entry := &auditlog.Entry{
-		Kind: layout.KindRefusal, EventID: e.Event, SafetyState: auditlog.SafetyCode(answer.SafetyState),
-		StatusCode: uint32(e.Code), TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID,
-		LatencyNs: uint64(time.Since(c.start)), Payload: data,
-	}
-	if c.requestID != "" {
-		entry.RequestIDHash = sha256.Sum256([]byte(c.requestID))
-	}
-	answer.AuditPosition = s.record(entry)
-	s.metrics.Refusals.WithLabelValues(c.method.Short, e.Code.String()).Inc()
-	return answer
-}
-
-// TurnAway records a request that an edge refused before it was a call, and
-// returns the record's position. Path is what was asked for.
-func (s *Service) TurnAway(path string, event uint32, code codes.Code, text string, trace *telemetry.Trace) string {
-	payload, err := proto.Marshal(&auditv1.CallPayload{Method: clip(path, 256), Message: clip(text, 1024)})
-	if err != nil {
-		payload = nil
-	}
-	s.metrics.Refusals.WithLabelValues("transport", code.String()).Inc()
-	return s.record(&auditlog.Entry{
-		Kind: layout.KindRefusal, EventID: event, SafetyState: auditlog.SafetyCode(s.Whole()),
-		StatusCode: uint32(code), TraceID: trace.TraceID, SpanID: trace.SpanID, Payload: payload,
-	})
-}
-
-func clip(text string, size int) string {
-	if len(text) <= size {
-		return text
-	}
-	for size > 0 && text[size]&0xC0 == 0x80 {
-		size--
-	}
-	return text[:size]
-}
-
-// record appends to the gateway's own log; a refusal leaves even when the log
-// fails, since it promises nothing.
-func (s *Service) record(e *auditlog.Entry) string {
-	if s.audit == nil {
-		return ""
-	}
-	sequence, err := s.audit.Append(e)
-	if err != nil {
-		s.metrics.AuditFailures.Inc()
-		s.log.Error("event not recorded", "dia", e.EventID, "error", err.Error())
-		return ""
-	}
-	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
-	return s.audit.Position(sequence)
 }
 
 func (s *Service) finish(c *call, code codes.Code, answer *Answer) {

@@ -82,10 +82,8 @@ type hub struct {
 	watchers map[chan *safetyv1.Transition]bool
 }
 
-const watchQueueMax = 64
-
-func (h *hub) subscribe() chan *safetyv1.Transition {
-	ch := make(chan *safetyv1.Transition, watchQueueMax)
+func (h *hub) subscribe(queueMax int64) chan *safetyv1.Transition {
+	ch := make(chan *safetyv1.Transition, queueMax)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.watchers == nil {
@@ -116,7 +114,7 @@ func (h *hub) publish(t *safetyv1.Transition) {
 
 func (s *Service) watchState(c *streamCall) error {
 	wanted := c.request.(*safetyv1.WatchRequest).Subjects
-	changes := s.hub.subscribe()
+	changes := s.hub.subscribe(s.limits.WatchQueueMax)
 	defer s.hub.unsubscribe(changes)
 	emit := func(t *safetyv1.Transition) error {
 		data, err := proto.Marshal(&safetyv1.WatchResponse{State: s.system(), Transition: t})

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import google_crc32c
+
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
 from vigil_sidecar.audit.tree import CompactRange, inclusion_ranges, root_from_inclusion
@@ -92,6 +94,9 @@ def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.Recor
     if len(record) < layout.HEADER_BYTES:
         raise NotProven("the extra data is not a record")
     header = layout.RecordHeader(*_RECORD.unpack_from(record))
+    whole = header.magic == layout.MAGIC and header.version == layout.VERSION and header.length == len(record)
+    if not whole or google_crc32c.value(record[: layout.CRC_OFFSET] + record[layout.HEADER_BYTES :]) != header.crc32c:
+        raise NotProven("the extra data is not a record")
     if header.sequence != index + 1 or not head.origin.endswith("/" + header.instance.hex()):
         raise NotProven("the record does not belong at this place of this log")
     return header, record[layout.HEADER_BYTES :], head, any(k.name == head.origin for k in signed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -31,6 +32,9 @@ class Log(Protocol):
     def append(self, entries: Sequence[Entry]) -> range:
         """Write entries as one group."""
 
+    def not_forced(self, error: OSError) -> None:
+        """Hear that data could not be forced to disk."""
+
 
 class Sealer:
     """Signs checkpoints of one log in a thread of its own. Any thread may call.
@@ -48,7 +52,7 @@ class Sealer:
         keys.publish(self._signer)
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self.latest = b""
+        self.latest, self.latest_s = b"", time.monotonic()
         self._wake.set()
         self._thread = threading.Thread(target=self._run, name="audit-seal", daemon=True)
         self._thread.start()
@@ -66,13 +70,16 @@ class Sealer:
             try:
                 self.seal()
             except (AuditError, OSError):
-                pass  # the writer says so, and the next turn tries again
+                pass  # the writer was told, and the next turn tries again
             self._stopping.wait(_GAP_S)
 
     def _forced_head(self) -> tuple[int, bytes]:
         size, root, fd = self._log.head()
         try:
             self._fdatasync(fd)  # segments before this one were forced when they were left
+        except OSError as error:
+            self._log.not_forced(error)
+            raise
         finally:
             os.close(fd)
         return size, root
@@ -83,7 +90,7 @@ class Sealer:
             size, root = self._forced_head()
             note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
             self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
-            self.latest = note
+            self.latest, self.latest_s = note, time.monotonic()
             return note
 
     def rotate(self) -> str:
@@ -98,10 +105,20 @@ class Sealer:
             text = f"{ROTATION}\n{checkpoint_text(self._origin, size, root)}{signer.verifier_key}\n"
             self._keys.publish(signer)
             self._keys.stage(new)
-            self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
+            failed: AuditError | OSError | None = None
+            try:
+                self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
+            except AuditError as error:
+                if not error.recorded:
+                    raise
+                failed = error
+            # The record stands: whatever fails from here on, the old key signs nothing any more.
+            # The staged key file is taken at the next start if it cannot be now.
+            self._signer = signer
+            if failed is not None:
+                raise failed
             self._forced_head()
             self._keys.switch(new)
-            self._signer = signer
         self.seal()
         return signer.verifier_key
 

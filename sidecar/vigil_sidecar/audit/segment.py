@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -80,6 +81,8 @@ def create_segment(
     header = body + struct.pack("<I", google_crc32c.value(body))
     final = folder / segment_name(tree.size + 1)
     partial = final.with_suffix(".partial")
+    if final.is_symlink() or final.exists():
+        raise OSError(errno.EEXIST, f"{final.name} is there already: no log is ever written over")
     fd = disk.create(partial)
     try:
         disk.allocate(fd, size)

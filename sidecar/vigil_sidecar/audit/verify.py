@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
+import os
+import re
+import stat
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -154,8 +158,16 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         at, sequence = at + fields.length, sequence + 1
 
 
+_SEGMENT_NAME = re.compile(r"segment-[0-9]{20}\.vlog")
+
+
 def _segments(folder: Path) -> list[Path]:
-    return sorted(folder.glob("segment-*.vlog"))
+    """The segments in order; raises ``OSError`` when the folder cannot be read or one is no regular file."""
+    found = sorted(Path(e.path) for e in os.scandir(folder) if _SEGMENT_NAME.fullmatch(e.name))
+    for path in found:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return found
 
 
 def _follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iterator[Record]:
@@ -294,39 +306,67 @@ class _Log:
             report.exit_code, report.verdict = EXIT_VERIFIED, "verified"
 
 
+Found = list[tuple[Checkpoint, Anchor, str]]
+
+
+def _anchors(log: _Log, others: Mapping[str, _Log], trusted: Sequence[Verifier], found: dict[str, Found]) -> None:
+    """What a log holds of others.
+
+    An anchor counts when a trusted checkpoint of this log covers it, whoever
+    signed the note: this log vouches for what it was given, and one that was cut
+    off before a rotation does not name the later key any more. In the unsealed end
+    anybody may have put an anchor: there it needs the signature of a known key.
+    """
+    if log.seals is None:
+        return
+    for anchor in log.seals.anchors:
+        origin = anchor.note.split(b"\n", 1)[0].decode("utf-8", "replace")
+        other, covered = others.get(origin), anchor.sequence <= log.seals.sealed
+        known = other.seals.known if other is not None and other.seals is not None else []
+        try:
+            text, signed = open_note(anchor.note, [*trusted, *known])
+            head = parse_checkpoint(text)
+        except NoteError as error:
+            if covered:
+                log.damaged(anchor.sequence, f"anchor: {error}")
+            continue
+        if other is not log and (covered or signed):
+            found.setdefault(origin, []).append((head, anchor, log.report.log))
+
+
+def _compare(log: _Log, anchors: Found, trusted: Sequence[Verifier]) -> None:
+    report, most = log.report, max(anchors, key=lambda a: a[0].size)
+    if most[0].size > report.records and not (report.damage and report.damage.sequence <= most[0].size):
+        reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.records} are here: the end was cut off"
+        log.damaged(report.last_sequence + 1, reason)
+        return
+    again = _Log(log.folder, trusted, {head.size for head, _, _ in anchors})
+    again.run()
+    for head, _, other_name in anchors:
+        root = again.seals.roots.get(head.size) if again.seals is not None else None
+        if root is not None and root != head.root:
+            log.damaged(head.size, f"{other_name} holds another root at {head.size} records")
+    report.witnessed = most[0].size
+    report.unwitnessed_s = max(0, log.last_time_ns - most[1].time_ns) / 1e9
+
+
 def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier]) -> None:
     """Compare each log with what others anchored of it."""
     by_origin = {log.report.log: log for log in logs if log.seals is not None}
-    found: dict[str, list[tuple[Checkpoint, Anchor, str]]] = {}
-    for log in logs:
-        for anchor in log.seals.anchors if log.seals is not None else ():
-            origin = anchor.note.split(b"\n", 1)[0].decode("utf-8", "replace")
-            other = by_origin.get(origin)
-            if other is None or other is log or other.seals is None:
-                continue
-            try:
-                head = parse_checkpoint(open_note(anchor.note, [*trusted, *other.seals.known])[0])
-            except NoteError as error:
-                log.damaged(anchor.sequence, f"anchor: {error}")
-                continue
-            # Whoever signed it: the log that holds it vouches for what it was given, and a log that
-            # was cut off before a rotation does not name the key any more.
-            found.setdefault(origin, []).append((head, anchor, log.report.log))
+    by_name = {origin.rsplit("/", 1)[0]: log for origin, log in by_origin.items()}
+    found: dict[str, Found] = {}
+    for log in by_origin.values():
+        _anchors(log, by_origin, trusted, found)
     for origin, anchors in found.items():
-        log = by_origin[origin]
-        report, most = log.report, max(anchors, key=lambda a: a[0].size)
-        if most[0].size > report.records and not (report.damage and report.damage.sequence <= most[0].size):
-            reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.records} are here: the end was cut off"
-            log.damaged(report.last_sequence + 1, reason)
-            continue
-        again = _Log(log.folder, trusted, {head.size for head, _, _ in anchors})
-        again.run()
-        for head, _, other_name in anchors:
-            root = again.seals.roots.get(head.size) if again.seals is not None else None
-            if root is not None and root != head.root:
-                log.damaged(head.size, f"{other_name} holds another root at {head.size} records")
-        report.witnessed = most[0].size
-        report.unwitnessed_s = max(0, log.last_time_ns - most[1].time_ns) / 1e9
+        if origin in by_origin:
+            _compare(by_origin[origin], anchors, trusted)
+        elif (log_of_name := by_name.get(origin.rsplit("/", 1)[0])) is not None:
+            most = max(anchors, key=lambda a: a[0].size)
+            log_of_name.damaged(
+                0,
+                f"{most[2]} holds a checkpoint of {most[0].size} records of {origin}: that log is not here; "
+                "give it too, or it was replaced by this one",
+            )
 
 
 def verify_folders(folders: Sequence[Path], trusted: Sequence[Verifier] = ()) -> list[Report]:
@@ -340,7 +380,7 @@ def verify_folders(folders: Sequence[Path], trusted: Sequence[Verifier] = ()) ->
     logs = []
     for folder in folders:
         if not _segments(folder):
-            raise FileNotFoundError(f"{folder} holds no audit log (segment-*.vlog)")
+            raise FileNotFoundError(errno.ENOENT, "holds no audit log (segment-*.vlog)", str(folder))
         log = _Log(folder, trusted)
         log.run()
         logs.append(log)

@@ -166,13 +166,18 @@ class AuditWriter:
     def anchor(self, note: bytes) -> None:
         """Put the other log's latest checkpoint into this one, once; raises ``AuditError``."""
         if note and note != self._anchored and len(note) <= NOTE_BYTES_MAX:
-            self._anchored = note
             self.append([Entry(layout.KIND_ANCHOR, events.ANCHORED, payload=note)])
+            self._anchored = note  # after a failure the next heartbeat brings it again
 
     @property
     def checkpoint(self) -> bytes:
         """The latest signed checkpoint; empty before the first."""
         return self.sealer.latest if self.sealer is not None else b""
+
+    @property
+    def checkpoint_age_s(self) -> float:
+        """Seconds since the latest checkpoint, or since the start."""
+        return time.monotonic() - self.sealer.latest_s if self.sealer is not None else 0.0
 
     def _system(self, event: int, text: str, fields: dict[str, str]) -> None:
         self.append([Entry(layout.KIND_SYSTEM, event, payload=self._describe(text, fields))])
@@ -194,9 +199,8 @@ class AuditWriter:
                 raise AuditError("the audit log is closed")
             try:
                 self._check_place()
-                if self._sync_failed:  # the background could not force what is promised: try before promising more
-                    self._disk.fdatasync(self._fd)
-                    self._sync_failed = False
+                if self._sync_failed:
+                    self._force_again()
                 sequences = self._append(entries)
             except OSError as error:
                 self.failure = error.strerror
@@ -208,8 +212,10 @@ class AuditWriter:
                 try:
                     self._disk.fdatasync(fd)
                 except OSError as error:
-                    self.failure = error.strerror
-                    raise AuditError(f"the audit log cannot be forced to disk: {error.strerror}") from error
+                    self.failure, self._sync_failed = error.strerror, True
+                    failed = AuditError(f"the audit log cannot be forced to disk: {error.strerror}")
+                    failed.recorded = True
+                    raise failed from error
         if not forced:
             self._dirty.set()
         if self.sealer is not None and (len(self._leaves) >= self._checkpoint_records or self._sealed_at_once(entries)):
@@ -276,9 +282,27 @@ class AuditWriter:
         self._sequence, self._leaf = next_sequence, leaf
         self._leaves += leaves
 
+    def not_forced(self, error: OSError) -> None:
+        """Note that data could not be forced to disk: the next append must bring that about before it promises anything."""
+        self.failure, self._sync_failed = error.strerror, True
+
+    def _force_again(self) -> None:
+        """Write the segment's bytes once more and force them. The lock is held.
+
+        After a failed force the kernel may call pages clean that never reached the
+        disk, so that forcing alone would succeed and promise nothing.
+        """
+        write_all(self._disk, self._fd, os.pread(self._fd, self._offset, 0), 0)
+        self._disk.fdatasync(self._fd)
+        self._sync_failed = False
+
     def _rotate(self) -> None:
         with self._sync_lock:
-            self._disk.fdatasync(self._fd)
+            try:
+                self._disk.fdatasync(self._fd)
+            except OSError as error:
+                self.not_forced(error)
+                raise
             old = self._fd
             self._new_segment()
             os.close(old)
@@ -295,7 +319,7 @@ class AuditWriter:
                 try:
                     self._disk.fdatasync(self._fd)
                 except OSError as error:
-                    self.failure, self._sync_failed = error.strerror, True
+                    self.not_forced(error)
             time.sleep(interval_s)
 
     def close(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from vigil.audit.v1 import audit_pb2, service_pb2
 
 from vigil_safety.events_gen import NAMES
@@ -29,6 +31,7 @@ from vigil_sidecar.audit.verify import (
 )
 from vigil_sidecar.cli.client import CommandFailed, connect
 from vigil_sidecar.cli.options import read_settings
+from vigil_sidecar.errors import SettingsError
 
 __all__ = ["audit_checkpoint", "audit_proof", "audit_prove", "audit_rotate_key", "audit_tail", "audit_verify", "explain"]
 
@@ -59,8 +62,22 @@ def _keys(files: Sequence[Path]) -> list[Verifier]:
             lines = [x.strip() for x in file.read_text().splitlines()]
             keys += [Verifier(x) for x in lines if x and not x.startswith("#")]
         except (OSError, UnicodeDecodeError, NoteError) as error:
-            raise CommandFailed(f"--key {file}: {getattr(error, 'strerror', None) or error}") from None
+            raise SettingsError(f"--key {file}: {getattr(error, 'strerror', None) or error}") from None
+        if not keys:
+            raise SettingsError(f"--key {file}: no key in it")
     return keys
+
+
+def _plain(value: Any) -> str:
+    """A value for the terminal: what callers wrote must not end lines or move the cursor."""
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)
+
+
+def _some_records(folder: Path) -> Path:
+    if not folder.is_dir() or not any(folder.glob("segment-*.vlog")):
+        raise CommandFailed(f"{folder}: no audit log (segment-*.vlog) here; give the folder of a log")
+    return folder
 
 
 def _show(r: Report) -> None:
@@ -85,7 +102,7 @@ def audit_verify(args: argparse.Namespace) -> int:
     try:
         reports = verify_folders(_folders(args), _keys(args.key))
     except FileNotFoundError as error:
-        print(f"vigil: {error}; give the folder of a log", file=sys.stderr)
+        print(f"vigil: {error.filename}: {error.strerror}; give the folder of a log", file=sys.stderr)
         return EXIT_NO_LOG
     except OSError as error:
         print(f"vigil: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -101,8 +118,12 @@ def audit_verify(args: argparse.Namespace) -> int:
 def explain(record: Record, log: str) -> dict[str, Any]:
     """One record in words."""
     h = record.header
-    if h.kind in _PAYLOADS:
-        payload = _PAYLOADS[h.kind].FromString(record.payload)
+    fields: dict[str, Any]
+    try:
+        payload = _PAYLOADS[h.kind].FromString(record.payload) if h.kind in _PAYLOADS else None
+    except DecodeError:
+        return _header(record, log) | {"detail": {"payload": record.payload.hex()}}
+    if payload is not None:
         fields = {f.name: getattr(payload, f.name) for f, _ in payload.ListFields() if f.name not in ("violations", "fields")}
         if h.kind in (layout.KIND_ANSWER, layout.KIND_REFUSAL) and payload.violations:
             fields["violations"] = [v.field for v in payload.violations]
@@ -111,6 +132,11 @@ def explain(record: Record, log: str) -> dict[str, Any]:
     else:
         lines = record.payload.decode("utf-8", "replace").split("\n")
         fields = {"note": " ".join(x for x in lines if x and not x.startswith("\u2014"))}
+    return _header(record, log) | {"detail": fields}
+
+
+def _header(record: Record, log: str) -> dict[str, Any]:
+    h = record.header
     return {
         "position": f"{log}/{h.boot_id.hex()}/{h.sequence}",
         "time": datetime.fromtimestamp(h.time_ns / 1e9, UTC).isoformat(timespec="microseconds"),
@@ -118,33 +144,35 @@ def explain(record: Record, log: str) -> dict[str, Any]:
         "trace_id": h.trace_id.hex() if any(h.trace_id) else "", "status_code": h.status_code,
         "model_version": h.model_version, "model_digest": h.model_digest.hex() if any(h.model_digest) else "",
         "input_hash": h.input_hash.hex() if any(h.input_hash) else "", "output_hash": h.output_hash.hex() if any(h.output_hash) else "",
-        "batch_size": h.batch_size, "batch_row": h.batch_row, "latency_us": h.latency_ns // 1000, **fields,
+        "batch_size": h.batch_size, "batch_row": h.batch_row, "latency_us": h.latency_ns // 1000,
     }  # fmt: skip
 
 
 def audit_tail(args: argparse.Namespace) -> int:
-    """vigil audit tail"""
+    """vigil audit tail: 0, or 4 when a log is damaged"""
+    if args.lines < 1:
+        raise SettingsError(f"--lines {args.lines}: allowed is 1 and more")
+    code = 0
     for folder in _folders(args):
-        last: list[Record] = []
+        last: deque[Record] = deque(maxlen=args.lines)
         try:
-            for record in read_records(folder):
-                if args.trace and record.header.trace_id.hex() != args.trace:
-                    continue
-                last.append(record)
-                if len(last) > args.lines:
-                    last.pop(0)
+            for record in read_records(_some_records(folder)):
+                if not args.trace or record.header.trace_id.hex() == args.trace:
+                    last.append(record)
         except OSError as error:
             raise CommandFailed(f"{folder}: {error.strerror or error}; give the folder of a log") from None
         except LogDamaged as damaged:
             print(f"vigil: {folder}: {damaged}; `vigil audit verify` says more", file=sys.stderr)
+            code = EXIT_FORGED
         for record in last:
             shown = explain(record, folder.name)
             if args.json:
                 print(json.dumps(shown))
-            else:
-                rest = "  ".join(f"{k}={v}" for k, v in list(shown.items())[5:] if v not in ("", 0))
-                print(f"{shown['time']} {folder.name}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
-    return 0
+                continue
+            told = {**dict(list(shown.items())[5:-1]), **shown["detail"]}
+            rest = "  ".join(f"{k}={_plain(v)}" for k, v in told.items() if v not in ("", 0))
+            print(f"{shown['time']} {folder.name}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
+    return code
 
 
 def _one_folder(args: argparse.Namespace) -> Path:
@@ -158,7 +186,7 @@ def _one_folder(args: argparse.Namespace) -> Path:
 
 def audit_prove(args: argparse.Namespace) -> int:
     """vigil audit prove SEQ -o FILE"""
-    folder = _one_folder(args)
+    folder = _some_records(_one_folder(args))
     try:
         proof = make_proof(folder, args.sequence)
         args.output.write_bytes(proof)
@@ -171,7 +199,7 @@ def audit_prove(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"file": str(args.output), "sequence": args.sequence, "bytes": len(proof)}))
     else:
-        print(f"{args.output}: proof of record {args.sequence}; check it with `auditverify proof FILE --key KEYS`")
+        print(f"{args.output}: proof of record {args.sequence}; check it with `auditverify proof {args.output} --key KEYS`")
     return 0
 
 

@@ -106,6 +106,10 @@ def _calls(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     detect.set_defaults(run=_lazy("verbs", "detect"))
 
 
+def _sequence(text: str) -> int:
+    return int(text.rsplit("/", 1)[-1])
+
+
 def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     audit = verbs.add_parser("audit", help="verify, read and prove the audit logs").add_subparsers(dest="sub", required=True)
     verify = audit.add_parser("verify", help="check records, chain, tree, signatures and cross-anchors")
@@ -120,7 +124,7 @@ def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     _common(tail, target=False)
     tail.set_defaults(run=_lazy("auditing", "audit_tail"))
     prove = audit.add_parser("prove", help="write a proof that a record is in the signed log (C2SP tlog-proof)")
-    prove.add_argument("sequence", metavar="SEQ", type=int)
+    prove.add_argument("sequence", metavar="SEQ", type=_sequence, help="the sequence, or a position LOG/BOOT/SEQ")
     prove.add_argument("-o", "--output", metavar="FILE", type=Path, required=True)
     prove.add_argument("--dir", metavar="DIR")
     prove.add_argument("--log", choices=("gateway", "sidecar"), default="sidecar")

@@ -80,6 +80,11 @@ class Metrics:
         """Where the number of written records is read when scraped."""
         self._records.labels("sidecar").set_function(read)
 
+    def checkpoint_age(self, read: Callable[[], float]) -> None:
+        """Where the age of the latest signed checkpoint is read when scraped."""
+        gauge = Gauge("vigil_audit_checkpoint_age_seconds", "Since the latest signed checkpoint.", registry=self.registry)
+        gauge.set_function(read)
+
     def serve(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises ``OSError`` when it is taken."""
         server, _ = start_http_server(port, addr=host, registry=self.registry)

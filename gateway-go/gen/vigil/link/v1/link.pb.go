@@ -445,7 +445,7 @@ type Heartbeat struct {
 	Models []string `protobuf:"bytes,5,rep,name=models,proto3" json:"models,omitempty"`
 	// Changes of state since the last heartbeat.
 	Transitions []*v1.Transition `protobuf:"bytes,6,rep,name=transitions,proto3" json:"transitions,omitempty"`
-	// CRC-32C of the fields above, encoded as in docs/link.md.
+	// CRC-32C of count, monotonic time and readiness, encoded as in docs/link.md.
 	Crc uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
 	// The sender's latest signed audit checkpoint, when it changed since the last heartbeat.
 	Checkpoint    []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
@@ -706,7 +706,7 @@ func (x *Call) GetCrc() uint32 {
 	return 0
 }
 
-// Calls fills a lane; the lane has one frame outstanding until it gets credit.
+// Calls fills a lane; a lane has at most two frames outstanding, and gets credit for each.
 type Calls struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Lane  uint32                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`

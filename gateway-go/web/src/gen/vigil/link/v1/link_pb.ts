@@ -250,7 +250,7 @@ export type Heartbeat = Message<"vigil.link.v1.Heartbeat"> & {
   transitions: Transition[];
 
   /**
-   * CRC-32C of the fields above, encoded as in docs/link.md.
+   * CRC-32C of count, monotonic time and readiness, encoded as in docs/link.md.
    *
    * @generated from field: fixed32 crc = 7;
    */
@@ -365,7 +365,7 @@ export const CallSchema: GenMessage<Call> = /*@__PURE__*/
   messageDesc(file_vigil_link_v1_link, 6);
 
 /**
- * Calls fills a lane; the lane has one frame outstanding until it gets credit.
+ * Calls fills a lane; a lane has at most two frames outstanding, and gets credit for each.
  *
  * @generated from message vigil.link.v1.Calls
  */

@@ -1,0 +1,112 @@
+package flow
+
+import (
+	"crypto/sha256"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+
+	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/auditlog"
+	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/telemetry"
+)
+
+// local answers a call in the gateway itself; a control call leaves a record
+// of its answer first.
+func (s *Service) local(c *call, request, reply proto.Message) (*Answer, error) {
+	data, err := proto.Marshal(reply)
+	answer := &Answer{Message: data, SafetyState: s.Whole()}
+	if err != nil || !c.method.Control || s.audit == nil {
+		return answer, err
+	}
+	payload := &auditv1.CallPayload{Method: c.method.Name}
+	if r, ok := request.(interface{ GetReason() string }); ok {
+		payload.Reason = clip(r.GetReason(), 256)
+	}
+	words, err := proto.Marshal(payload)
+	if err != nil {
+		return nil, err
+	}
+	sequence, err := s.audit.Append(&auditlog.Entry{
+		Kind: layout.KindAnswer, EventID: events.ControlAnswer, SafetyState: auditlog.SafetyCode(answer.SafetyState), Quality: 1,
+		TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID, LatencyNs: uint64(time.Since(c.start)), Payload: words,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
+	answer.AuditPosition = s.audit.Position(sequence)
+	return answer, nil
+}
+
+// refuse makes the record of a refusal that the gateway decided.
+func (s *Service) refuse(c *call, e *CallError) *Answer {
+	answer := &Answer{SafetyState: s.Whole()}
+	if limit := e.Metadata["limit"]; limit != "" {
+		s.metrics.LimitHits.WithLabelValues(limit).Inc()
+	}
+	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024)}
+	for _, v := range e.Violations[:min(len(e.Violations), 64)] {
+		payload.Violations = append(payload.Violations,
+			&auditv1.FieldViolation{Field: clip(v.Field, 256), Description: clip(v.Description, 256)})
+	}
+	data, err := proto.Marshal(payload)
+	if err != nil {
+		data = nil
+	}
+	entry := &auditlog.Entry{
+		Kind: layout.KindRefusal, EventID: e.Event, SafetyState: auditlog.SafetyCode(answer.SafetyState),
+		StatusCode: uint32(e.Code), TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID,
+		LatencyNs: uint64(time.Since(c.start)), Payload: data,
+	}
+	if c.requestID != "" {
+		entry.RequestIDHash = sha256.Sum256([]byte(c.requestID))
+	}
+	answer.AuditPosition = s.record(entry)
+	s.metrics.Refusals.WithLabelValues(c.method.Short, e.Code.String()).Inc()
+	return answer
+}
+
+// TurnAway records a request that an edge refused before it was a call, and
+// returns the record's position. Path is what was asked for.
+func (s *Service) TurnAway(path string, event uint32, code codes.Code, text string, trace *telemetry.Trace) string {
+	payload, err := proto.Marshal(&auditv1.CallPayload{Method: clip(path, 256), Message: clip(text, 1024)})
+	if err != nil {
+		payload = nil
+	}
+	s.metrics.Refusals.WithLabelValues("transport", code.String()).Inc()
+	return s.record(&auditlog.Entry{
+		Kind: layout.KindRefusal, EventID: event, SafetyState: auditlog.SafetyCode(s.Whole()),
+		StatusCode: uint32(code), TraceID: trace.TraceID, SpanID: trace.SpanID, Payload: payload,
+	})
+}
+
+func clip(text string, size int) string {
+	if len(text) <= size {
+		return text
+	}
+	for size > 0 && text[size]&0xC0 == 0x80 {
+		size--
+	}
+	return text[:size]
+}
+
+// record appends to the gateway's own log; a refusal leaves even when the log
+// fails, since it promises nothing.
+func (s *Service) record(e *auditlog.Entry) string {
+	if s.audit == nil {
+		return ""
+	}
+	sequence, err := s.audit.Append(e)
+	if err != nil {
+		s.metrics.AuditFailures.Inc()
+		s.log.Error("event not recorded", "dia", e.EventID, "error", err.Error())
+		return ""
+	}
+	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
+	return s.audit.Position(sequence)
+}
