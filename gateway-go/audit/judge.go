@@ -95,7 +95,7 @@ func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error)
 	var damage *Damage
 	switch {
 	case errors.As(err, &damage):
-		torn, err := tornBytes(folder, damage)
+		torn, err := l.tornBytes(folder, damage)
 		if err != nil {
 			return nil, err
 		}
@@ -130,40 +130,59 @@ func seconds(from, to uint64) float64 {
 }
 
 // tornBytes is the length of a torn tail at the place of damage, 0 when it is
-// none: a crash tears the end of the last segment only, and leaves no whole
-// record at or behind the place.
-func tornBytes(folder string, d *Damage) (int64, error) {
+// none. A power cut tears the end of the last segment only. It may lose a record
+// that was not forced to disk and keep a later one; but what a checkpoint covers
+// was forced. So whole records behind the place are honest, unless one of them is
+// a checkpoint that covers it. In a log without any checkpoint every one counts.
+func (l *log) tornBytes(folder string, d *Damage) (int64, error) {
 	paths, err := listSegments(folder)
 	if err != nil {
 		return 0, err
 	}
 	last := paths[len(paths)-1]
-	if filepath.Base(last) != d.File || d.Offset < layout.SegmentHeaderBytes {
+	if filepath.Base(last) != d.File || d.Offset < layout.SegmentHeaderBytes || l.seals == nil {
 		return 0, nil
 	}
-	data, err := os.ReadFile(last) // one segment: its size is bounded by the writer's settings
+	data, err := os.ReadFile(last) // at most segmentBytesMax
 	if err != nil {
 		return 0, err
 	}
 	le := binary.LittleEndian
-	for rest := data[min(d.Offset, int64(len(data))):]; ; {
-		at := bytes.Index(rest, []byte(layout.Magic))
-		if at < 0 {
+	instance := data[layout.SegOffInstance : layout.SegOffInstance+16]
+	for at := int(d.Offset); ; {
+		next := bytes.Index(data[min(at, len(data)):], []byte(layout.Magic))
+		if next < 0 {
 			break
 		}
-		rest = rest[at:]
-		if len(rest) >= layout.HeaderBytes {
-			length := int(le.Uint16(rest[layout.OffLength:]))
-			if length >= layout.HeaderBytes && length <= len(rest) {
-				crc := crc32.Update(crc32.Update(0, castagnoli, rest[:layout.OffCrc32c]), castagnoli, rest[layout.HeaderBytes:length])
-				if crc == le.Uint32(rest[layout.OffCrc32c:]) {
-					return 0, nil
+		at += next
+		r := data[at:]
+		after := 1
+		if len(r) >= layout.HeaderBytes && bytes.Equal(r[layout.OffInstance:layout.OffInstance+16], instance) &&
+			le.Uint16(r[layout.OffVersion:]) == layout.Version && le.Uint64(r[layout.OffSequence:]) >= d.Sequence {
+			length := int(le.Uint16(r[layout.OffLength:]))
+			if length >= layout.HeaderBytes && length <= len(r) {
+				crc := crc32.Update(crc32.Update(0, castagnoli, r[:layout.OffCrc32c]), castagnoli, r[layout.HeaderBytes:length])
+				if crc == le.Uint32(r[layout.OffCrc32c:]) {
+					sealing := le.Uint16(r[layout.OffKind:]) == layout.KindCheckpoint && covers(r[layout.HeaderBytes:length], d.Sequence)
+					if at == int(d.Offset) || l.seals.checkpoints == 0 || sealing {
+						return 0, nil
+					}
+					after = length
 				}
 			}
 		}
-		rest = rest[1:]
+		at += after
 	}
 	return int64(len(bytes.TrimRight(data[d.Offset:], "\x00"))), nil
+}
+
+func covers(payload []byte, sequence uint64) bool {
+	text, _, err := openNote(payload, nil)
+	if err != nil {
+		return false
+	}
+	head, err := parseHead(text)
+	return err == nil && head.size >= sequence
 }
 
 // damaged notes what only another log shows.
@@ -201,10 +220,14 @@ type anchored struct {
 // the note: that log vouches for what it was given, and one that was cut off
 // before a rotation does not name the later key any more. In the unsealed end
 // anybody may have put an anchor: there it needs the signature of a known key.
-func crossCheck(logs []*log, trusted []Key) error {
+func crossCheck(logs []*log, trusted []Key, witnesses []Witness) error {
 	byOrigin, byName := map[string]*log{}, map[string]*log{}
 	for _, l := range logs {
 		if l.seals != nil {
+			if first := byOrigin[l.report.Log]; first != nil {
+				l.damaged(0, "the same log as %s: give each once, and every one that there is", first.report.Folder)
+				continue
+			}
 			byOrigin[l.report.Log] = l
 			byName[path.Dir(l.report.Log)] = l
 		}
@@ -226,13 +249,25 @@ func crossCheck(logs []*log, trusted []Key) error {
 				head, err = parseHead(text)
 			}
 			covered := a.sequence <= l.seals.sealed
-			if err != nil && covered {
-				l.damaged(a.sequence, "anchor: %v", err)
-			}
+			// What is no checkpoint witnesses nothing.
 			if err == nil && other != l && (covered || len(signed) > 0) {
 				found[origin] = append(found[origin], anchored{head, a, l.report.Log})
 			}
 		}
+	}
+	for _, w := range witnesses {
+		text, _, err := openNote(w.Note, trusted)
+		var head *treeHead
+		if err == nil {
+			head, err = parseHead(text)
+		}
+		if err != nil {
+			return fmt.Errorf("witness %s: %w", w.Name, err)
+		}
+		if byName[path.Dir(head.origin)] == nil {
+			return fmt.Errorf("witness %s: it is of %s, which is not given", w.Name, head.origin)
+		}
+		found[head.origin] = append(found[head.origin], anchored{head, anchor{}, "witness " + w.Name})
 	}
 	for origin, anchors := range found {
 		if l := byOrigin[origin]; l != nil {
@@ -253,6 +288,13 @@ func bySize(a, b anchored) int { return cmp.Compare(a.head.size, b.head.size) }
 func (l *log) compare(anchors []anchored, trusted []Key) error {
 	r := l.report
 	most := slices.MaxFunc(anchors, bySize)
+	if most.head.size > r.Records && r.Intact { // it may be written just now: the others were read later
+		fresh, err := readLog(r.Folder, trusted, nil)
+		if err != nil {
+			return err
+		}
+		*l, r = *fresh, fresh.report
+	}
 	if most.head.size > r.Records && (r.Damage == nil || r.Damage.Sequence > most.head.size) {
 		l.damaged(r.LastSequence+1, "%s holds a checkpoint of %d records, %d are here: the end was cut off", most.by, most.head.size, r.Records)
 		return nil
@@ -270,14 +312,23 @@ func (l *log) compare(anchors []anchored, trusted []Key) error {
 			l.damaged(a.head.size, "%s holds another root at %d records", a.by, a.head.size)
 		}
 	}
-	r.Witnessed, r.UnwitnessedS = most.head.size, seconds(most.timeNs, l.lastNs)
+	r.Witnessed, r.UnwitnessedS = most.head.size, -1
+	if most.timeNs > 0 { // a kept checkpoint has no time
+		r.UnwitnessedS = seconds(most.timeNs, l.lastNs)
+	}
 	return nil
 }
 
+// Witness is a checkpoint that somebody kept outside.
+type Witness struct {
+	Name string
+	Note []byte
+}
+
 // VerifyAll checks logs, each by itself and against what the others anchored of
-// it. What is wrong with a log is in its report; the error is about reading.
+// it and what outside witnesses kept. What is wrong with a log is in its report; the error is about reading.
 // Keys that lie inside a log are never trusted.
-func VerifyAll(folders []string, trusted []Key) ([]*Report, error) {
+func VerifyAll(folders []string, trusted []Key, witnesses ...Witness) ([]*Report, error) {
 	var logs []*log
 	for _, folder := range folders {
 		l, err := readLog(folder, trusted, nil)
@@ -286,7 +337,7 @@ func VerifyAll(folders []string, trusted []Key) ([]*Report, error) {
 		}
 		logs = append(logs, l)
 	}
-	if err := crossCheck(logs, trusted); err != nil {
+	if err := crossCheck(logs, trusted, witnesses); err != nil {
 		return nil, err
 	}
 	reports := make([]*Report, len(logs))

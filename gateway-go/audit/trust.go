@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -97,6 +98,20 @@ func openNote(data []byte, trusted []Key) (string, []Key, error) {
 	return n.Text, signed, nil
 }
 
+// openOwn opens a note of a log's own, with exactly as many signatures as its
+// writer makes.
+func openOwn(data []byte, trusted []Key, signatures int) (string, []Key, error) {
+	text, signed, err := openNote(data, trusted)
+	if err != nil {
+		return "", nil, err
+	}
+	at := bytes.LastIndex(data, []byte("\n\n"))
+	if found := bytes.Count(data[at+2:], []byte("\n")); found != signatures {
+		return "", nil, fmt.Errorf("a note of this log with %d signatures, its writer makes %d", found, signatures)
+	}
+	return text, signed, nil
+}
+
 // treeHead is what a checkpoint states (C2SP tlog-checkpoint).
 type treeHead struct {
 	origin string
@@ -132,7 +147,7 @@ type anchor struct {
 type seals struct {
 	origin          string
 	active, retired []Key
-	base            tree
+	whole, base     tree
 	leaves          [][32]byte
 	wanted          map[uint64]bool
 	roots           map[uint64]string
@@ -157,16 +172,17 @@ func newSeals(origin string, trusted []Key, wanted map[uint64]bool) *seals {
 
 func (s *seals) known() []Key { return slices.Concat(s.active, s.retired) }
 
-func (s *seals) size() uint64 { return s.base.size + uint64(len(s.leaves)) }
+func (s *seals) size() uint64 { return s.whole.size }
 
 // root is the root of all records fed.
-func (s *seals) root() string {
-	whole := tree{s.base.size, slices.Clone(s.base.hashes)}
-	whole.extend(s.leaves)
-	return whole.root()
-}
+func (s *seals) root() string { return s.whole.root() }
 
 func (s *seals) foldTo(size uint64) {
+	if size == s.whole.size {
+		s.base = tree{size, slices.Clone(s.whole.hashes)}
+		s.leaves = s.leaves[:0]
+		return
+	}
 	count := size - s.base.size
 	s.base.extend(s.leaves[:count])
 	s.leaves = append(s.leaves[:0], s.leaves[count:]...)
@@ -182,12 +198,16 @@ func (s *seals) record(kind uint16, sequence, timeNs uint64, payload []byte, lea
 	case layout.KindKey:
 		err = s.rotation(payload)
 	case layout.KindAnchor:
+		if len(payload) > noteBytesMax {
+			return fmt.Errorf("an anchor of %d bytes, the limit is %d", len(payload), noteBytesMax)
+		}
 		s.anchors = append(s.anchors, anchor{sequence, timeNs, slices.Clone(payload)})
 	}
 	if err != nil {
 		return err
 	}
 	s.leaves = append(s.leaves, leaf)
+	s.whole.append(leaf)
 	if len(s.leaves) > 2*LagMax {
 		s.foldTo(s.base.size + LagMax)
 	}
@@ -228,7 +248,7 @@ func holds(keys, some []Key) bool {
 }
 
 func (s *seals) checkpoint(payload []byte, timeNs uint64) error {
-	text, signed, err := openNote(payload, s.known())
+	text, signed, err := openOwn(payload, s.known(), 1)
 	if err != nil {
 		return err
 	}
@@ -262,7 +282,7 @@ func (s *seals) rotation(payload []byte) error {
 		return fmt.Errorf("a key record for %s in the log %s", v.Name(), s.origin)
 	}
 	next := Key{v, lines[4]}
-	text, signed, err := openNote(payload, append(s.known(), next))
+	text, signed, err := openOwn(payload, append(s.known(), next), 2)
 	if err != nil {
 		return err
 	}

@@ -118,6 +118,12 @@ func (r *reader) header(name string, in io.Reader) error {
 	if v != layout.SegmentVersion || rv != layout.Version {
 		return r.damage(name, 8, "unknown layout version %d/%d", v, rv)
 	}
+	if n := le.Uint32(b[layout.SegOffHeaderBytes:]); n != layout.SegmentHeaderBytes {
+		return r.damage(name, 12, "header of %d bytes, expected %d", n, layout.SegmentHeaderBytes)
+	}
+	if !logName.Match(b[layout.SegOffLogName:layout.SegOffTreeRange]) {
+		return r.damage(name, 80, "the log's name is not of small letters, digits and hyphens")
+	}
 	rest := b[layout.SegOffCrc32c+4:]
 	if le.Uint32(b[layout.SegOffCrc32c:]) != crc32.Checksum(b[:layout.SegOffCrc32c], castagnoli) || !zero(rest) {
 		return r.damage(name, layout.SegOffCrc32c, "segment header is damaged")
@@ -229,6 +235,11 @@ func Read(folder string, visit func(*Record) error) (segments int, err error) {
 	return read(folder, func([]byte) error { return nil }, visit)
 }
 
+var logName = regexp.MustCompile(`^[a-z0-9-]{1,31}\x00+$`)
+
+// segmentBytesMax is as large as audit.segment_bytes may be.
+const segmentBytesMax = 1 << 30
+
 // segmentForm is the name of a segment: its first sequence in 20 digits.
 var segmentForm = regexp.MustCompile(`^segment-[0-9]{20}\.vlog$`)
 
@@ -247,6 +258,13 @@ func listSegments(folder string) ([]string, error) {
 		}
 		if !e.Type().IsRegular() {
 			return nil, fmt.Errorf("%s is not a regular file", filepath.Join(folder, e.Name()))
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		if info.Size() > segmentBytesMax {
+			return nil, fmt.Errorf("%s has more than %d bytes, which no writer makes", filepath.Join(folder, e.Name()), segmentBytesMax)
 		}
 		paths = append(paths, filepath.Join(folder, e.Name()))
 	}

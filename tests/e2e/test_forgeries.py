@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.fault.test_crash import GoWriter, reopened
 from tests.harness import forge, graphs
 from tests.harness.calls import Stub, infer_request
-from tests.harness.forgeries import KINDS, LOGS, Context, Honest, rekey
+from tests.harness.forgeries import KINDS, LOGS, Context, Honest, cut_to, rekey, replaced, without_checkpoints
 from tests.harness.product import ROOT, Product, wait_for
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
@@ -145,6 +146,55 @@ def test_an_anchor_that_anybody_appends_blames_nobody(honest: Honest, tmp_path: 
     forge.save(forged, tmp_path / "sidecar")
     reports, _, code = verdicts([honest.audit / "gateway", tmp_path / "sidecar"], honest.trusted(), tmp_path)
     assert [r.exit_code for r in reports] == [0, 3] and code == 3, reports
+
+
+def test_a_kept_checkpoint_shows_a_cut_of_both_logs(honest: Honest, tmp_path: Path) -> None:
+    """Both logs cut to the same moment look like a service that stopped then; a checkpoint kept outside shows it, in both programs."""
+    keys = tmp_path / "trusted.pub"
+    keys.write_text("".join(k.text + "\n" for k in honest.trusted()))
+    whole = forge.load(honest.audit / "sidecar")
+    places = whole.of_kind(layout.KIND_CHECKPOINT)
+    kept = tmp_path / "kept.note"
+    kept.write_bytes(whole.records[places[-2]].payload)
+    cut = forge.load(honest.audit / "sidecar")
+    cut_to(cut, places[3] + 1)
+    forge.save(cut, tmp_path / "sidecar")
+    for command in ([str(ROOT / "bin" / "auditverify")], [str(ROOT / ".venv" / "bin" / "vigil"), "audit", "verify"]):
+
+        def code(*arguments: str, command: list[str] = command) -> int:
+            return subprocess.run([*command, "--key", str(keys), *arguments], capture_output=True, timeout=60).returncode
+
+        assert code(str(tmp_path / "sidecar")) in (0, 3)
+        assert code(str(tmp_path / "sidecar"), "--witness", str(kept)) == 4
+        assert code(str(honest.audit / "sidecar"), "--witness", str(kept)) == 0
+        assert code(str(honest.audit / "gateway"), "--witness", str(kept)) in (1, 2)
+
+
+@pytest.mark.parametrize("log", LOGS)
+@pytest.mark.parametrize("how", ["rewritten", "cut", "other key", "other log"])
+def test_a_restart_signs_no_forgery(honest: Honest, tmp_path: Path, log: str, how: str) -> None:
+    """A writer goes on only with the log that its key signed last: else a restart would make any forgery verified."""
+    forged = forge.load(honest.audit / log)
+    shutil.copytree(honest.keys, tmp_path / "keys")
+    if how == "rewritten":
+        without_checkpoints(forged, random.Random(1), Context(honest, log, Ed25519PrivateKey.generate()))
+    elif how == "cut":
+        cut_to(forged, forged.of_kind(layout.KIND_CHECKPOINT)[3] + 1)
+    elif how == "other log":
+        replaced(forged, random.Random(1), Context(honest, log, Ed25519PrivateKey.generate()))
+    else:
+        (tmp_path / "keys" / f"audit-{log}.key").unlink()
+    forge.save(forged, tmp_path / "log")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "log").glob("segment-*")}
+    if log == "gateway":
+        go = GoWriter()
+        error = go.reopen(tmp_path)
+        go.process.kill()
+        go.process.wait()
+    else:
+        error = reopened(tmp_path)
+    assert re.search("keep the folder and the keys as evidence|put the right one back", error), error
+    assert {p.name: p.read_bytes() for p in (tmp_path / "log").glob("segment-*")} == before
 
 
 def test_proofs(honest: Honest, tmp_path: Path) -> None:

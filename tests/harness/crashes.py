@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,11 +33,21 @@ class Op(NamedTuple):
     data: bytes = b""
 
 
+class Ops(list[Op]):
+    """Operations in order; ``before`` is called before each is noted."""
+
+    before: Callable[[], None] = staticmethod(lambda: None)
+
+    def append(self, op: Op) -> None:
+        self.before()
+        super().append(op)
+
+
 class RecordingDisk(Disk):
     """The real file system, with every change written down; ``skip`` leaves out the forcing at one place of the code (a mutant)."""
 
     def __init__(self, skip: str = "") -> None:
-        self.ops: list[Op] = []
+        self.ops = Ops()
         self.places: set[str] = set()
         self._skip = skip
 

@@ -15,7 +15,7 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import ROTATION, Signer, Verifier, checkpoint_text, open_note, parse_checkpoint, sign_note
 
-__all__ = ["KINDS", "LOGS", "Context", "Honest", "first_key", "rekey"]
+__all__ = ["KINDS", "LOGS", "Context", "Honest", "cut_to", "first_key", "rekey", "replaced", "without_checkpoints"]
 
 LOGS = ("gateway", "sidecar")
 CHECKPOINT, KEY, ANCHOR, ANSWER, REFUSAL = (

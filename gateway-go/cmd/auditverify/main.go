@@ -13,7 +13,7 @@ import (
 	"vigil/gateway/audit"
 )
 
-const usage = `usage: auditverify [--key FILE]... [--json] DIR...
+const usage = `usage: auditverify [--key FILE]... [--witness FILE]... [--json] DIR...
        auditverify proof FILE --key FILE... [--json]
 
 Checks audit logs (each DIR holds segment-*.vlog): every record, the chain, the
@@ -22,6 +22,8 @@ others hold of it. Or checks one proof of inclusion (C2SP tlog-proof).
 
 --key FILE holds note verifier keys that you trust, one a line. Keys that lie
 inside a log are never trusted: without --key nothing is called verified.
+
+--witness FILE is a checkpoint that was kept outside: the log must contain it.
 
 Exit codes: 0 verified, 1 could not read, 2 usage, 3 verified but for an
 unsealed tail, 4 forged or damaged, 5 not a log, 6 no signature by a trusted key.
@@ -36,19 +38,20 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // parse takes flags before and after the other arguments.
-func parse(args []string) (rest, keys []string, asJSON bool, code int) {
+func parse(args []string) (rest, keys, kept []string, asJSON bool, code int) {
 	flags := flag.NewFlagSet("auditverify", flag.ContinueOnError)
 	flags.SetOutput(os.Stderr)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	var files list
+	var files, witnesses list
 	flags.Var(&files, "key", "")
+	flags.Var(&witnesses, "witness", "")
 	flags.BoolVar(&asJSON, "json", false, "")
 	for {
 		if err := flags.Parse(args); err != nil {
 			if errors.Is(err, flag.ErrHelp) {
-				return nil, nil, false, 0
+				return nil, nil, nil, false, 0
 			}
-			return nil, nil, false, 2
+			return nil, nil, nil, false, 2
 		}
 		if flags.NArg() == 0 {
 			break
@@ -58,13 +61,13 @@ func parse(args []string) (rest, keys []string, asJSON bool, code int) {
 	}
 	if len(rest) == 0 {
 		flags.Usage()
-		return nil, nil, false, 2
+		return nil, nil, nil, false, 2
 	}
-	return rest, files, asJSON, -1
+	return rest, files, witnesses, asJSON, -1
 }
 
 func run(args []string) int {
-	rest, files, asJSON, code := parse(args)
+	rest, files, kept, asJSON, code := parse(args)
 	if code >= 0 {
 		return code
 	}
@@ -76,7 +79,16 @@ func run(args []string) int {
 	if rest[0] == "proof" {
 		return proofs(rest[1:], keys, asJSON)
 	}
-	reports, err := audit.VerifyAll(rest, keys)
+	var witnesses []audit.Witness
+	for _, file := range kept {
+		note, err := os.ReadFile(file)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "auditverify: --witness:", err)
+			return 2
+		}
+		witnesses = append(witnesses, audit.Witness{Name: file, Note: note})
+	}
+	reports, err := audit.VerifyAll(rest, keys, witnesses...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "auditverify:", err)
 		if errors.Is(err, audit.ErrNoLog) {
@@ -102,17 +114,20 @@ func rank(code int) int { return strings.IndexByte("036514", byte('0'+code)) }
 
 func show(out io.Writer, r *audit.Report) {
 	if r.Damage != nil {
-		fmt.Fprintf(out, "%s: %s at %v; the %d records before it are intact\n", r.Folder, r.Verdict, r.Damage, r.Records)
+		fmt.Fprintf(out, "%s: %s at %v; the first %d records are as signed\n", r.Folder, r.Verdict, r.Damage, r.Sealed)
 		return
 	}
 	fmt.Fprintf(out, "%s: %s\n", r.Folder, r.Verdict)
 	fmt.Fprintf(out, "  %s: %d records (%d..%d) in %d segments of %d runs, %d checkpoints\n",
 		r.Log, r.Records, r.FirstSequence, r.LastSequence, r.Segments, r.Boots, r.Checkpoints)
 	if r.Witnessed > 0 {
-		fmt.Fprintf(out, "  %d records are witnessed by the other log; the last %d (%.1f s) are not\n",
-			r.Witnessed, r.Records-r.Witnessed, r.UnwitnessedS)
+		since := ""
+		if r.UnwitnessedS >= 0 {
+			since = fmt.Sprintf(" (%.1f s)", r.UnwitnessedS)
+		}
+		fmt.Fprintf(out, "  %d records are witnessed elsewhere; the last %d%s are not\n", r.Witnessed, r.Records-r.Witnessed, since)
 	} else {
-		fmt.Fprintf(out, "  no other log given here witnesses it: a cut-off end would not be seen\n")
+		fmt.Fprintf(out, "  nothing given here witnesses it: a cut-off end would not be seen\n")
 	}
 }
 

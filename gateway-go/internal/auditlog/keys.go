@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,14 +23,14 @@ import (
 // keyFile is the signing key of one log: audit-NAME.key (PKCS #8, mode 0600)
 // and audit-NAME.pub (note verifier keys, one a line).
 type keyFile struct {
-	private, next, public string
-	key                   ed25519.PrivateKey
+	private, next, public, head string
+	key                         ed25519.PrivateKey
 }
 
 // openKey loads the key, or creates it when there is none.
 func openKey(folder, log string) (*keyFile, error) {
 	k := &keyFile{private: filepath.Join(folder, "audit-"+log+".key"), public: filepath.Join(folder, "audit-"+log+".pub")}
-	k.next = k.private + ".next"
+	k.next, k.head = k.private+".next", filepath.Join(folder, "audit-"+log+".head")
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return nil, fmt.Errorf("audit key: %w; give --data-dir a folder that can be written", err)
 	}
@@ -141,6 +143,100 @@ func (k *keyFile) settle(origin string, lastNote func() ([]byte, error)) error {
 	return os.Remove(k.next)
 }
 
+// keep keeps the latest checkpoint beside the key, before anybody is given it:
+// what the log must still be at the next start.
+func (k *keyFile) keep(note []byte) error { return replaceFile(k.head, note, 0o600) }
+
+// verifiers are the log's keys, present and published.
+func (k *keyFile) verifiers(origin string) note.Verifiers {
+	lines := []string{(&signer{origin, k.key}).verifierKey()}
+	if data, err := os.ReadFile(k.public); err == nil {
+		lines = append(lines, strings.Fields(string(data))...)
+	}
+	var out []note.Verifier
+	for _, line := range lines {
+		v, err := note.NewVerifier(line)
+		known := func(o note.Verifier) bool { return o.KeyHash() == v.KeyHash() && o.Name() == v.Name() }
+		if err == nil && !slices.ContainsFunc(out, known) {
+			out = append(out, v)
+		}
+	}
+	return note.VerifierList(out...)
+}
+
+// treeHead reads origin, size and root of a checkpoint's text.
+func treeHead(text string) (origin string, size uint64, root string) {
+	lines := strings.Split(text, "\n")
+	if len(lines) < 4 {
+		return "", 0, ""
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 63)
+	if err != nil {
+		return "", 0, ""
+	}
+	return lines[0], size, lines[2]
+}
+
+const evidence = "keep the folder and the keys as evidence; to start a new log, move both away"
+
+// checkHead refuses a log that has not the tree of the checkpoint kept beside
+// its key: else a restart would sign whatever somebody put into the folder. What
+// was forced before the checkpoint was signed is there after any crash.
+func (w *Writer) checkHead(origin string) error {
+	data, err := os.ReadFile(w.keys.head)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	n, err := note.Open(data, w.keys.verifiers(origin))
+	if err != nil {
+		return fmt.Errorf("the checkpoint kept beside its key: %w; %s", err, evidence)
+	}
+	of, size, root := treeHead(n.Text)
+	if of != origin {
+		return fmt.Errorf("it is %s, but its key signed %s last; %s", origin, of, evidence)
+	}
+	present := &signer{origin, w.keys.key}
+	last, err := lastKeyNote(w.o.Folder)
+	if err != nil {
+		return err
+	}
+	signed := slices.ContainsFunc(n.Sigs, func(s note.Signature) bool {
+		return s.Hash == binary.BigEndian.Uint32(present.id())
+	})
+	if !signed && !bytes.Contains(last, []byte(present.verifierKey())) {
+		return errors.New("the key file is not the key that signed it last; put the right one back")
+	}
+	if found, err := rootAt(w.o.Folder, size); err != nil || base64.StdEncoding.EncodeToString(found) != root {
+		return fmt.Errorf("its first %d records are not those that were signed; %s", size, evidence)
+	}
+	return nil
+}
+
+// rootAt is the root of the log's first size records, from the segment that
+// holds the last of them; nil when they are not there.
+func rootAt(folder string, size uint64) ([]byte, error) {
+	segments, err := listSegments(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range slices.Backward(segments) {
+		end, err := findEnd(path, size)
+		if err != nil {
+			return nil, err
+		}
+		if end.first <= size+1 {
+			if end.tree.size() == size {
+				return end.tree.root(), nil
+			}
+			return nil, nil
+		}
+	}
+	return nil, nil
+}
+
 // wasOnDisk says whether the damaged record at a log's end was forced to disk
 // before: then no crash damaged it. So it is when a checkpoint behind it, signed
 // by a key of this log, covers it. Without keys every hole counts.
@@ -149,25 +245,13 @@ func (w *Writer) wasOnDisk(end *logEnd) bool {
 		return true
 	}
 	origin := originOf(w.o.Log, end.head.instance)
-	lines := []string{(&signer{origin, w.keys.key}).verifierKey()}
-	if data, err := os.ReadFile(w.keys.public); err == nil {
-		lines = append(lines, strings.Fields(string(data))...)
-	}
-	var verifiers []note.Verifier
-	for _, line := range lines {
-		if v, err := note.NewVerifier(line); err == nil && !slices.ContainsFunc(verifiers, func(o note.Verifier) bool { return o.KeyHash() == v.KeyHash() }) {
-			verifiers = append(verifiers, v)
-		}
-	}
 	for _, data := range end.laterNotes {
-		n, err := note.Open(data, note.VerifierList(verifiers...))
+		n, err := note.Open(data, w.keys.verifiers(origin))
 		if err != nil {
 			continue
 		}
-		if lines := strings.Split(n.Text, "\n"); len(lines) > 2 && lines[0] == origin {
-			if size, err := strconv.ParseUint(lines[1], 10, 63); err == nil && size >= end.next {
-				return true
-			}
+		if of, size, _ := treeHead(n.Text); of == origin && size >= end.next {
+			return true
 		}
 	}
 	return false

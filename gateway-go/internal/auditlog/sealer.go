@@ -144,6 +144,9 @@ func (s *sealer) sealLocked() error {
 	if _, err := s.w.Append(&Entry{Kind: layout.KindCheckpoint, EventID: events.Checkpoint, Payload: note}); err != nil {
 		return err
 	}
+	if err := s.keys.keep(note); err != nil {
+		return err
+	}
 	s.latestMu.Lock()
 	s.latest, s.latestAt = note, time.Now()
 	s.latestMu.Unlock()
@@ -155,6 +158,11 @@ func (s *sealer) sealLocked() error {
 func (s *sealer) rotate() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.keys.key.Equal(s.signer.key) { // a rotation before could not be ended
+		if err := s.keys.change(s.signer.key); err != nil {
+			return "", err
+		}
+	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return "", err

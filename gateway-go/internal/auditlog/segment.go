@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,6 +105,7 @@ func createSegment(disk Disk, folder string, size int64, head *segmentHead) (*os
 	if err != nil {
 		f.Close()
 		_ = disk.Remove(partial)
+		_ = disk.Remove(final) // the log goes on in the segment before, which must stay the last
 		return nil, err
 	}
 	return f, nil
@@ -113,6 +115,7 @@ func createSegment(disk Disk, folder string, size int64, head *segmentHead) (*os
 type logEnd struct {
 	head      segmentHead
 	offset    int64
+	first     uint64 // sequence that the segment begins with
 	next      uint64
 	leaf      [32]byte
 	tree      *tree
@@ -126,7 +129,8 @@ type logEnd struct {
 	laterNotes [][]byte
 }
 
-func findEnd(path string) (*logEnd, error) {
+// findEnd scans a segment for the end of the log, or for record most.
+func findEnd(path string, most uint64) (*logEnd, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -137,12 +141,13 @@ func findEnd(path string) (*logEnd, error) {
 		return nil, fmt.Errorf("%s: no valid segment header; move the folder away to start a new log", filepath.Base(path))
 	}
 	end := &logEnd{offset: layout.SegmentHeaderBytes, next: le.Uint64(data[layout.SegOffFirstSequence:])}
+	end.first = end.next
 	copy(end.head.instance[:], data[layout.SegOffInstance:])
 	copy(end.leaf[:], data[layout.SegOffPreviousLeafHash:])
 	if end.tree, err = decodeTree(end.next-1, data[layout.SegOffTreeRange:layout.SegOffCrc32c]); err != nil {
 		return nil, fmt.Errorf("%s: %w; move the folder away to start a new log", filepath.Base(path), err)
 	}
-	for int(end.offset)+layout.HeaderBytes <= len(data) {
+	for int(end.offset)+layout.HeaderBytes <= len(data) && end.next <= most {
 		r := data[end.offset:]
 		length := int(le.Uint16(r[layout.OffLength:]))
 		if string(r[:4]) != layout.Magic || length < layout.HeaderBytes || length > len(r) {
@@ -155,7 +160,10 @@ func findEnd(path string) (*logEnd, error) {
 			!bytes.Equal(r[layout.OffPreviousLeafHash:layout.OffPreviousLeafHash+32], end.leaf[:]) {
 			break
 		}
-		end.leaf, end.lastEvent = leafHash(r), le.Uint32(r[layout.OffEventID:])
+		end.leaf = leafHash(r)
+		if kind := le.Uint16(r[layout.OffKind:]); kind != layout.KindCheckpoint && kind != layout.KindAnchor { // these may follow the closing record
+			end.lastEvent = le.Uint32(r[layout.OffEventID:])
+		}
 		end.tree.append(end.leaf)
 		if le.Uint16(r[layout.OffKind:]) == layout.KindKey {
 			end.keyNote = bytes.Clone(r[layout.HeaderBytes:])
@@ -175,9 +183,12 @@ func lastKeyNote(folder string) ([]byte, error) {
 		return nil, err
 	}
 	for _, path := range slices.Backward(segments) {
-		end, err := findEnd(path)
-		if err != nil || end.keyNote != nil {
-			return end.keyNote, err
+		end, err := findEnd(path, math.MaxUint64)
+		if err != nil {
+			return nil, err
+		}
+		if end.keyNote != nil {
+			return end.keyNote, nil
 		}
 	}
 	return nil, nil

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,6 +55,7 @@ type Writer struct {
 	keys     *keyFile
 	clockAt  time.Time
 	closed   bool
+	closing  bool // the closing record is written: only the last checkpoint may follow
 	// path of the segment that is written; placedAt: when it was last seen there.
 	path     string
 	placedAt time.Time
@@ -111,9 +113,6 @@ func (w *Writer) startSealing() error {
 		return nil
 	}
 	origin := originOf(w.o.Log, w.s.instance)
-	if err := w.keys.settle(origin, func() ([]byte, error) { return lastKeyNote(w.o.Folder) }); err != nil {
-		return err
-	}
 	seal, err := newSealer(w, w.keys, origin)
 	if err != nil {
 		return err
@@ -140,13 +139,22 @@ func (w *Writer) open() error {
 		return w.system(events.LogOpened, "new log", nil)
 	}
 	last := segments[len(segments)-1]
-	end, err := findEnd(last)
+	end, err := findEnd(last, math.MaxUint64)
 	if err != nil {
 		return err
 	}
 	if end.followers > 0 && w.wasOnDisk(end) {
 		return fmt.Errorf("%s: record %d (byte %d) is damaged, although it was on disk before later ones; "+
 			"keep the folder as evidence, and move it away to start a new log", filepath.Base(last), end.next, end.offset)
+	}
+	if w.keys != nil {
+		origin := originOf(w.o.Log, end.head.instance)
+		if err := w.keys.settle(origin, func() ([]byte, error) { return lastKeyNote(w.o.Folder) }); err != nil {
+			return err
+		}
+		if err := w.checkHead(origin); err != nil {
+			return err
+		}
 	}
 	if w.f, err = w.o.Disk.Open(last, false); err != nil {
 		return err
@@ -220,9 +228,10 @@ func (w *Writer) Position(sequence uint64) string {
 func (w *Writer) Append(e *Entry) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
+	if w.closed || (w.closing && e.Kind != layout.KindCheckpoint) {
 		return 0, fmt.Errorf("%w: it is closed", ErrFailed)
 	}
+	w.closing = w.closing || e.EventID == events.LogClosed
 	if err := w.checkPlace(); err != nil {
 		return 0, errors.Join(ErrFailed, err)
 	}

@@ -1,4 +1,4 @@
-"""Key files of a log: ``audit-NAME.key`` (PKCS #8, mode 0600) and ``audit-NAME.pub`` (note verifier keys)."""
+"""Key files of a log: ``audit-NAME.key`` (PKCS #8, mode 0600), ``.pub`` (note verifier keys) and ``.head`` (its latest checkpoint)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class KeyFile:
         """Load the key, or create it with mode 0600 when there is none; raises ``AuditError``."""
         self._private, self._public = folder / f"audit-{log_name}.key", folder / f"audit-{log_name}.pub"
         self._next = self._private.with_suffix(".key.next")
+        self._head = folder / f"audit-{log_name}.head"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.key = self._load(self._private) or self._create()
@@ -85,6 +86,19 @@ class KeyFile:
         except (OSError, UnicodeDecodeError, NoteError):
             pass  # the present key is enough for what the file adds
         return keys
+
+    def keep(self, note: bytes) -> None:
+        """Keep the latest checkpoint beside the key, before anybody is given it: what the log must still be at the next start."""
+        _replace(self._head, note, 0o600)
+
+    def kept(self) -> bytes:
+        """The checkpoint that was kept; empty before the first. Raises ``AuditError``."""
+        try:
+            return self._head.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise AuditError(f"{self._head}: {error.strerror}") from None
 
     def publish(self, signer: Signer) -> None:
         """Add the verifier key to the public file, unless it is there; older keys stay, for older logs."""

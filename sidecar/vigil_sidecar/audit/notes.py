@@ -20,7 +20,7 @@ NOTE_BYTES_MAX = 8192
 ROTATION = "vigil audit key rotation"
 """First line of the note of a key record."""
 _ED25519 = b"\x01"
-_SIGNATURES_MAX = 16
+_SIGNATURES_MAX = 100
 
 
 class NoteError(Exception):
@@ -40,13 +40,13 @@ class Signer:
     """Signs notes under one name. May be used from several threads at once."""
 
     def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
-        self.name, self._key = name, key
+        self.name, self.key = name, key
         self._public = key.public_key().public_bytes_raw()
         self.id = _key_id(name, self._public)
 
     def signature(self, text: str) -> str:
         """The signature line of a text."""
-        packed = base64.b64encode(self.id + self._key.sign(text.encode())).decode()
+        packed = base64.b64encode(self.id + self.key.sign(text.encode())).decode()
         return f"\u2014 {self.name} {packed}\n"
 
     @property
@@ -110,6 +110,7 @@ def open_note(note: bytes, trusted: Sequence[Verifier]) -> tuple[str, list[Verif
     if len(lines) > _SIGNATURES_MAX:
         raise NoteError(f"the note has {len(lines)} signatures, the limit is {_SIGNATURES_MAX}")
     signed: list[Verifier] = []
+    seen: set[tuple[str, bytes]] = set()
     for line in lines:
         dash, _, rest = line.partition(" ")
         name, _, packed = rest.partition(" ")
@@ -117,8 +118,11 @@ def open_note(note: bytes, trusted: Sequence[Verifier]) -> tuple[str, list[Verif
             data = base64.b64decode(packed, validate=True)
         except (ValueError, binascii.Error):
             raise NoteError("a signature is not base64") from None
-        if dash != "\u2014" or not name or len(data) < 5:
+        if dash != "\u2014" or not name or "+" in name or any(c.isspace() for c in name) or len(data) < 5:
             raise NoteError("a signature line is malformed")
+        if (name, data[:4]) in seen:
+            continue  # only a key's first signature counts
+        seen.add((name, data[:4]))
         for key in trusted:
             if key.name == name and key.id == data[:4]:
                 if not key.verifies(text.encode(), data[4:]):

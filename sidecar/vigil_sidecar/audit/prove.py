@@ -13,8 +13,8 @@ import google_crc32c
 
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.reader import read_records
 from vigil_sidecar.audit.tree import CompactRange, inclusion_ranges, root_from_inclusion
-from vigil_sidecar.audit.verify import read_records
 
 __all__ = ["NotProven", "check_proof", "make_proof"]
 
@@ -41,7 +41,7 @@ def make_proof(folder: Path, sequence: int) -> bytes:
                 size = parse_checkpoint(open_note(record.payload, ())[0]).size
             except NoteError:
                 continue
-            if size >= sequence:
+            if sequence <= size < record.header.sequence:
                 note = record.payload
                 break
     if not found:
@@ -80,7 +80,13 @@ def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.Recor
     if len(proof) > _PROOF_BYTES_MAX or not blank or len(lines) < 3 or lines[0] != _TITLE:
         raise NotProven(f"not a tlog-proof: it needs {_TITLE}, extra, index and a checkpoint")
     number = lines[2].removeprefix("index ")
-    if not lines[1].startswith("extra ") or number == lines[2] or not (number.isascii() and number.isdigit()) or str(int(number)) != number:
+    if (
+        not lines[1].startswith("extra ")
+        or number == lines[2]
+        or not (number.isascii() and number.isdigit())
+        or len(number) > 19
+        or str(int(number)) != number
+    ):
         raise NotProven("not a proof of a record: extra (the record in base64) and index must come first")
     record, index = _decode(lines[1][6:], "extra"), int(number)
     try:

@@ -90,6 +90,7 @@ class Sealer:
             size, root = self._forced_head()
             note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
             self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
+            self._keys.keep(note)
             self.latest, self.latest_s = note, time.monotonic()
             return note
 
@@ -99,6 +100,8 @@ class Sealer:
         Returns the new verifier key. Raises ``AuditError`` or ``OSError``; then the old key stays.
         """
         with self._lock:
+            if Signer(self._origin, self._keys.key).id != self._signer.id:
+                self._keys.switch(self._signer.key)  # a rotation before could not be ended
             new = Ed25519PrivateKey.generate()
             signer = Signer(self._origin, new)
             size, root = self._forced_head()

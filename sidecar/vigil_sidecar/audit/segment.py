@@ -93,6 +93,7 @@ def create_segment(
     except OSError:
         os.close(fd)
         disk.unlink(partial)
+        disk.unlink(final)  # the log goes on in the segment before, which must stay the last
         raise
     return fd
 
@@ -107,8 +108,8 @@ def read_header(data: bytes) -> layout.SegmentHeader | None:
     return header if google_crc32c.value(data[: layout.SEGMENT_CRC_OFFSET]) == header.crc32c else None
 
 
-def find_end(segment: Path) -> LogEnd | None:
-    """Scan the last segment for the end of the log; None when it has no valid header."""
+def find_end(segment: Path, most: int = 1 << 63) -> LogEnd | None:
+    """Scan the last segment for the end of the log, or for record ``most``; None when it has no valid header."""
     data = segment.read_bytes()
     header = read_header(data)
     if header is None:
@@ -120,7 +121,7 @@ def find_end(segment: Path) -> LogEnd | None:
     except ValueError:
         return None
     key_note = b""
-    while at + layout.HEADER_BYTES <= len(data):
+    while at + layout.HEADER_BYTES <= len(data) and sequence <= most:
         magic, version, length = _LENGTH.unpack_from(data, at)
         if magic != layout.MAGIC or version != layout.VERSION:
             break
@@ -130,7 +131,9 @@ def find_end(segment: Path) -> LogEnd | None:
         fields = layout.RecordHeader(*struct.unpack_from(layout.RECORD_FORMAT, record))
         if fields.crc32c != record_crc(record) or fields.sequence != sequence or fields.previous_leaf_hash != leaf:
             break
-        leaf, sequence, event, at = leaf_hash(record), sequence + 1, fields.event_id, at + length
+        leaf, sequence, at = leaf_hash(record), sequence + 1, at + length
+        if fields.kind not in (layout.KIND_CHECKPOINT, layout.KIND_ANCHOR):  # these may follow the closing record
+            event = fields.event_id
         tree.append(leaf)
         if fields.kind == layout.KIND_KEY:
             key_note = bytes(record[layout.HEADER_BYTES :])

@@ -37,6 +37,10 @@ class CompactRange:
         hashes.append(leaf)
         self.size += 1
 
+    def copy(self) -> CompactRange:
+        """Another range of the same leaves."""
+        return CompactRange(self.size, self.hashes)
+
     def extend(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes in order."""
         for leaf in leaves:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.notes import ROTATION, Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, ROTATION, Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
 from vigil_sidecar.audit.tree import CompactRange
 
 __all__ = ["LAG_MAX", "Anchor", "Forged", "Seals"]
@@ -38,19 +38,17 @@ class Seals:
     def __init__(self, origin: str, trusted: Sequence[Verifier], tree: CompactRange, wanted: Collection[int] = ()) -> None:
         """``wanted`` are sizes whose roots are kept in ``roots``."""
         self.origin, self._active, self._retired = origin, [k for k in trusted if k.name == origin], list[Verifier]()
-        self._base, self._leaves = tree, list[bytes]()
+        self._whole, self._base, self._leaves = tree, tree.copy(), list[bytes]()
         self._wanted, self.roots = frozenset(wanted), dict[int, bytes]()
         self.sealed, self.sealed_time_ns = 0, 0
         self.checkpoints, self.last_size, self.rotations = 0, 0, 0
-        self.strangers: set[str] = set()
         self.anchors: list[Anchor] = []
-        self.signers: set[str] = set()
         self.ends_with_seal = False
 
     @property
     def size(self) -> int:
         """Number of records fed."""
-        return self._base.size + len(self._leaves)
+        return self._whole.size
 
     @property
     def known(self) -> list[Verifier]:
@@ -65,35 +63,38 @@ class Seals:
         elif kind == layout.KIND_KEY:
             self._rotation(payload)
         elif kind == layout.KIND_ANCHOR:
+            if len(payload) > NOTE_BYTES_MAX:
+                raise Forged(f"an anchor of {len(payload)} bytes, the limit is {NOTE_BYTES_MAX}")
             self.anchors.append(Anchor(sequence, time_ns, payload))
         self._leaves.append(leaf)
+        self._whole.append(leaf)
         if len(self._leaves) > 2 * LAG_MAX:
             self._fold(self._base.size + LAG_MAX)
         if self.size in self._wanted:
             self.roots[self.size] = self.root()
 
     def _fold(self, size: int) -> None:
+        if size == self._whole.size:
+            self._base = self._whole.copy()
+            self._leaves.clear()
+            return
         count = size - self._base.size
-        if self._wanted:
-            for leaf in self._leaves[:count]:
-                self._base.append(leaf)
-        else:
-            self._base.extend(self._leaves[:count])
+        self._base.extend(self._leaves[:count])
         del self._leaves[:count]
 
     def root(self) -> bytes:
         """Root of all records fed."""
-        whole = CompactRange(self._base.size, self._base.hashes)
-        whole.extend(self._leaves)
-        return whole.root()
+        return self._whole.root()
 
-    def _open(self, payload: bytes, keys: Sequence[Verifier]) -> tuple[str, list[Verifier]]:
+    def _open(self, payload: bytes, keys: Sequence[Verifier], signatures: int) -> tuple[str, list[Verifier]]:
+        """A note of this log's own, with exactly as many signatures as its writer makes."""
         try:
             text, signed = open_note(payload, keys)
         except NoteError as error:
             raise Forged(f"{error}") from None
-        for line in payload.decode().split("\n\n")[-1].splitlines():
-            self.signers.add(line.split(" ")[1])
+        found = payload[payload.rindex(b"\n\n") + 2 :].count(b"\n")
+        if found != signatures:
+            raise Forged(f"a note of this log with {found} signatures, its writer makes {signatures}")
         return text, signed
 
     def _head(self, text: str) -> Checkpoint:
@@ -117,7 +118,7 @@ class Seals:
         return head
 
     def _checkpoint(self, payload: bytes, time_ns: int) -> None:
-        text, signed = self._open(payload, [*self._active, *self._retired])
+        text, signed = self._open(payload, [*self._active, *self._retired], 1)
         head = self._head(text)
         self.checkpoints += 1
         self.ends_with_seal = head.size == self.size
@@ -127,8 +128,6 @@ class Seals:
             raise Forged("a checkpoint is signed by a key that was rotated away")
         elif self.sealed:
             raise Forged("a checkpoint is not signed by the key that signed the one before")
-        else:
-            self.strangers.add(text.split("\n", 1)[0])
 
     def _rotation(self, payload: bytes) -> None:
         try:
@@ -137,12 +136,12 @@ class Seals:
             raise Forged("a key record that names no key") from None
         if new.name != self.origin:
             raise Forged(f"a key record for {new.name} in the log {self.origin}")
-        text, signed = self._open(payload, [*self._active, *self._retired, new])
+        text, signed = self._open(payload, [*self._active, *self._retired, new], 2)
         title, _, body = text.partition("\n")
-        if title != ROTATION or new not in signed:
+        if title != ROTATION or all(k.text != new.text for k in signed):
             raise Forged("a key record that its new key did not sign")
         self._head("\n".join(body.split("\n")[:3]) + "\n")
-        if any(k in self._active for k in signed if k is not new):
+        if any(k in self._active for k in signed if k.text != new.text):
             self._retired, self._active = [*self._retired, *self._active], [new]
         elif self.sealed:
             raise Forged("a key record that the key before did not sign")

@@ -1,52 +1,23 @@
-"""Verification of a log folder. Imports nothing of the writer; streams in bounded memory."""
+"""Verification of log folders. Imports nothing of the writer; streams in bounded memory."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import mmap
-import os
-import re
-import stat
-import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
-import google_crc32c
-
-from vigil_safety.events_gen import NAMES
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, origin_of, parse_checkpoint
+from vigil_sidecar.audit.reader import Damage, LogDamaged, Record, follow, list_segments, read_records, torn_bytes
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.audit.trust import Anchor, Forged, Seals
 
 __all__ = ["Damage", "LogDamaged", "Record", "Report", "read_records", "verify_folder", "verify_folders"]
 
-_RECORD = struct.Struct(layout.RECORD_FORMAT)
-_SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
-_CHUNK_BYTES = 1 << 20
 EXIT_VERIFIED, EXIT_UNREADABLE, EXIT_UNSEALED, EXIT_FORGED, EXIT_NO_LOG, EXIT_NO_KEY = 0, 1, 3, 4, 5, 6
-
-
-class Damage(NamedTuple):
-    """Where a log stops being intact, and why."""
-
-    file: str
-    offset: int
-    sequence: int
-    reason: str
-
-
-class Record(NamedTuple):
-    """One record as read: place, header, payload and leaf hash."""
-
-    file: str
-    offset: int
-    header: layout.RecordHeader
-    payload: bytes
-    leaf: bytes
 
 
 @dataclass
@@ -88,140 +59,6 @@ class Report:
         return out
 
 
-class LogDamaged(Exception):
-    """The log stops being intact; ``damage`` says where. Records before it were given."""
-
-    def __init__(self, file: str, offset: int, sequence: int, reason: str):
-        super().__init__(f"record {sequence} ({file}, byte {offset}): {reason}")
-        self.damage = Damage(file, offset, sequence, reason)
-
-
-def _segment_header(file: BinaryIO, name: str, sequence: int) -> layout.SegmentHeader:
-    data = file.read(layout.SEGMENT_HEADER_BYTES)
-    if len(data) < layout.SEGMENT_HEADER_BYTES:
-        raise LogDamaged(name, 0, sequence, "segment is shorter than its header")
-    header = layout.SegmentHeader(*_SEGMENT.unpack_from(data))
-    if header.magic.rstrip(b"\0") != layout.SEGMENT_MAGIC:
-        raise LogDamaged(name, 0, sequence, "not a segment: wrong magic")
-    if header.version != layout.SEGMENT_VERSION or header.record_version != layout.VERSION:
-        raise LogDamaged(name, 8, sequence, f"unknown layout version {header.version}/{header.record_version}")
-    if google_crc32c.value(data[: layout.SEGMENT_CRC_OFFSET]) != header.crc32c or any(data[_SEGMENT.size :]):
-        raise LogDamaged(name, layout.SEGMENT_CRC_OFFSET, sequence, "segment header is damaged")
-    return header
-
-
-def _crc(head: bytes, payload: bytes) -> int:
-    crc: int = google_crc32c.extend(google_crc32c.value(head), payload)
-    return crc
-
-
-def _check(head: bytes, payload: bytes, fields: layout.RecordHeader) -> str | None:
-    if _crc(head[: layout.CRC_OFFSET], payload) != fields.crc32c:
-        return "CRC-32C does not match: the record was changed"
-    if fields.event_id not in NAMES:
-        return f"event {fields.event_id} is not in the catalogue"
-    if fields.kind not in layout.KIND_NAMES:
-        return f"unknown kind {fields.kind}"
-    return None
-
-
-def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: bytes) -> Iterator[Record]:
-    at, sequence = layout.SEGMENT_HEADER_BYTES, header.first_sequence
-    while True:
-        head = file.read(layout.HEADER_BYTES)
-        if not any(head):
-            while rest := file.read(_CHUNK_BYTES):
-                if any(rest):
-                    raise LogDamaged(name, at, sequence, "bytes behind the last record")
-            return
-        if len(head) < layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, "record is cut off")
-        fields = layout.RecordHeader(*_RECORD.unpack(head))
-        if fields.magic != layout.MAGIC or fields.version != layout.VERSION:
-            raise LogDamaged(name, at, sequence, "no record here: wrong magic or version")
-        if fields.length < layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, f"length {fields.length} is shorter than a header")
-        payload = file.read(fields.length - layout.HEADER_BYTES)
-        if len(payload) < fields.length - layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, "record is cut off")
-        reason = _check(head, payload, fields)
-        if reason is None and fields.sequence != sequence:
-            reason = f"sequence is {fields.sequence}, expected {sequence}"
-        if reason is None and fields.instance != header.instance:
-            reason = "record of another log"
-        if reason is None and fields.previous_leaf_hash != leaf:
-            reason = "does not chain to the record before"
-        if reason is not None:
-            raise LogDamaged(name, at, sequence, reason)
-        leaf = hashlib.sha256(b"\0" + head + payload).digest()
-        yield Record(name, at, fields, payload, leaf)
-        at, sequence = at + fields.length, sequence + 1
-
-
-_SEGMENT_NAME = re.compile(r"segment-[0-9]{20}\.vlog")
-
-
-def _segments(folder: Path) -> list[Path]:
-    """The segments in order; raises ``OSError`` when the folder cannot be read or one is no regular file."""
-    found = sorted(Path(e.path) for e in os.scandir(folder) if _SEGMENT_NAME.fullmatch(e.name))
-    for path in found:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-    return found
-
-
-def _follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iterator[Record]:
-    leaf, sequence, instance = bytes(32), 1, None
-    for path in _segments(folder):
-        with path.open("rb") as file:
-            header = _segment_header(file, path.name, sequence)
-            if header.first_sequence != sequence or path.name != f"segment-{sequence:020d}.vlog":
-                raise LogDamaged(path.name, 0, sequence, f"segment starts at {header.first_sequence}, expected {sequence}")
-            if header.previous_leaf_hash != leaf or instance not in (None, header.instance):
-                raise LogDamaged(path.name, 0, sequence, "segment does not continue the one before")
-            try:
-                opened(header)
-            except Forged as forged:
-                raise LogDamaged(path.name, 0, sequence, str(forged)) from None
-            instance = header.instance
-            for record in _records(file, path.name, header, leaf):
-                yield record
-                leaf, sequence = record.leaf, record.header.sequence + 1
-
-
-def read_records(folder: Path) -> Iterator[Record]:
-    """Every record of the log in order; raises ``LogDamaged`` at the first fault."""
-    return _follow(folder, lambda header: None)
-
-
-def _torn(folder: Path, damage: Damage) -> int:
-    """Bytes of a torn tail at the place of damage; 0 when it is none.
-
-    A crash tears the end of the last segment only, and leaves no whole record
-    at or behind the place: else somebody changed the log.
-    """
-    path = _segments(folder)[-1]
-    if path.name != damage.file or damage.offset < layout.SEGMENT_HEADER_BYTES:
-        return 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(layout.MAGIC, damage.offset)
-        while at >= 0:
-            if at + layout.HEADER_BYTES <= len(data):
-                fields = layout.RecordHeader(*_RECORD.unpack_from(data, at))
-                whole = layout.HEADER_BYTES <= fields.length <= len(data) - at
-                if whole and _crc(data[at : at + layout.CRC_OFFSET], data[at + layout.HEADER_BYTES : at + fields.length]) == fields.crc32c:
-                    return 0
-            at = data.find(layout.MAGIC, at + 1)
-        end = len(data)
-        while end > damage.offset:
-            start = max(damage.offset, end - _CHUNK_BYTES)
-            used = data[start:end].rstrip(b"\0")
-            if used:
-                return start + len(used) - damage.offset
-            end = start
-    return 0
-
-
 class _Log:
     """One log on its way through verification."""
 
@@ -231,9 +68,11 @@ class _Log:
         self.seals: Seals | None = None
         self.last_time_ns = 0
         self._boots: set[bytes] = set()
+        self._header: layout.SegmentHeader | None = None
         self._boot, self._monotonic_ns = b"", 0
 
     def _opened(self, header: layout.SegmentHeader) -> None:
+        self._header = header
         name = header.log_name.rstrip(b"\0").decode("utf-8", "replace")
         if self.seals is None:
             self.report.log = origin_of(name, header.instance)
@@ -267,16 +106,16 @@ class _Log:
     def run(self) -> None:
         """Read all records; the report then says what was found."""
         report = self.report
-        report.segments = len(_segments(self.folder))
+        report.segments = len(list_segments(self.folder))
         try:
-            for record in _follow(self.folder, self._opened):
+            for record in follow(self.folder, self._opened):
                 try:
                     self._record(record)
                 except Forged as forged:
                     raise LogDamaged(record.file, record.offset, record.header.sequence, str(forged)) from None
             report.intact = True
         except LogDamaged as broken:
-            report.torn_bytes = _torn(self.folder, broken.damage)
+            report.torn_bytes = torn_bytes(self.folder, broken.damage, self._header, self.seals is not None and self.seals.checkpoints > 0)
             report.intact = report.torn_bytes > 0
             report.damage = None if report.intact else broken.damage
         report.boots = len(self._boots)
@@ -285,6 +124,11 @@ class _Log:
             report.sealed, report.root = self.seals.sealed, self.seals.root().hex()
             report.unsealed = report.records - report.sealed - (1 if self.seals.ends_with_seal and report.sealed else 0)
             report.unsealed_s = max(0, self.last_time_ns - self.seals.sealed_time_ns) / 1e9 if report.sealed else -1.0
+
+    def again(self, trusted: Sequence[Verifier]) -> None:
+        """Read it once more."""
+        self.__init__(self.folder, trusted)  # type: ignore[misc]
+        self.run()
 
     def damaged(self, sequence: int, reason: str) -> None:
         """Note what only another log shows."""
@@ -326,16 +170,17 @@ def _anchors(log: _Log, others: Mapping[str, _Log], trusted: Sequence[Verifier],
         try:
             text, signed = open_note(anchor.note, [*trusted, *known])
             head = parse_checkpoint(text)
-        except NoteError as error:
-            if covered:
-                log.damaged(anchor.sequence, f"anchor: {error}")
-            continue
+        except NoteError:
+            continue  # what the other side sent was no checkpoint: it witnesses nothing
         if other is not log and (covered or signed):
             found.setdefault(origin, []).append((head, anchor, log.report.log))
 
 
 def _compare(log: _Log, anchors: Found, trusted: Sequence[Verifier]) -> None:
     report, most = log.report, max(anchors, key=lambda a: a[0].size)
+    if most[0].size > report.records and report.intact:
+        log.again(trusted)  # it may be written just now: the others were read later
+        report = log.report
     if most[0].size > report.records and not (report.damage and report.damage.sequence <= most[0].size):
         reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.records} are here: the end was cut off"
         log.damaged(report.last_sequence + 1, reason)
@@ -347,16 +192,27 @@ def _compare(log: _Log, anchors: Found, trusted: Sequence[Verifier]) -> None:
         if root is not None and root != head.root:
             log.damaged(head.size, f"{other_name} holds another root at {head.size} records")
     report.witnessed = most[0].size
-    report.unwitnessed_s = max(0, log.last_time_ns - most[1].time_ns) / 1e9
+    report.unwitnessed_s = max(0, log.last_time_ns - most[1].time_ns) / 1e9 if most[1].time_ns else -1.0  # kept ones have no time
 
 
-def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier]) -> None:
-    """Compare each log with what others anchored of it."""
-    by_origin = {log.report.log: log for log in logs if log.seals is not None}
+def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier], witnesses: Mapping[str, bytes]) -> None:
+    """Compare each log with what others anchored of it, and with what was kept outside; raises ``NoteError``."""
+    by_origin: dict[str, _Log] = {}
+    for log in logs:
+        if log.seals is not None and by_origin.setdefault(log.report.log, log) is not log:
+            log.damaged(0, f"the same log as {by_origin[log.report.log].folder}: give each once, and every one that there is")
     by_name = {origin.rsplit("/", 1)[0]: log for origin, log in by_origin.items()}
     found: dict[str, Found] = {}
     for log in by_origin.values():
         _anchors(log, by_origin, trusted, found)
+    for name, note in witnesses.items():
+        try:
+            head = parse_checkpoint(open_note(note, trusted)[0])
+        except NoteError as error:
+            raise NoteError(f"witness {name}: {error}") from None
+        if head.origin.rsplit("/", 1)[0] not in by_name:
+            raise NoteError(f"witness {name}: it is of {head.origin}, which is not given")
+        found.setdefault(head.origin, []).append((head, Anchor(0, 0, note), f"witness {name}"))
     for origin, anchors in found.items():
         if origin in by_origin:
             _compare(by_origin[origin], anchors, trusted)
@@ -369,22 +225,25 @@ def _cross_check(logs: Sequence[_Log], trusted: Sequence[Verifier]) -> None:
             )
 
 
-def verify_folders(folders: Sequence[Path], trusted: Sequence[Verifier] = ()) -> list[Report]:
-    """Check logs, each by itself and against what the others anchored of it.
+def verify_folders(
+    folders: Sequence[Path], trusted: Sequence[Verifier] = (), witnesses: Mapping[str, bytes] = MappingProxyType({})
+) -> list[Report]:
+    """Check logs, each by itself, against what the others anchored of it, and against checkpoints kept outside.
 
     Streams, in bounded memory. Keys that lie inside a log are never trusted.
 
     Raises:
         FileNotFoundError: there is no segment in a folder.
+        NoteError: a witness is no checkpoint of a log given here.
     """
     logs = []
     for folder in folders:
-        if not _segments(folder):
+        if not list_segments(folder):
             raise FileNotFoundError(errno.ENOENT, "holds no audit log (segment-*.vlog)", str(folder))
         log = _Log(folder, trusted)
         log.run()
         logs.append(log)
-    _cross_check(logs, trusted)
+    _cross_check(logs, trusted, witnesses)
     for log in logs:
         log.judge()
     return [log.report for log in logs]

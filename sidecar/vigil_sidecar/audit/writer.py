@@ -18,6 +18,7 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader
 from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
+from vigil_sidecar.audit.guard import check_head
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, NoteError, open_note, origin_of, parse_checkpoint
 from vigil_sidecar.audit.sealer import Sealer
@@ -71,7 +72,7 @@ class AuditWriter:
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._dirty = threading.Event()
-        self._closed = False
+        self._closed = self._closing = False
         self.records_total = 0
         self.failure: str | None = None
         self._sync_failed = False
@@ -90,7 +91,6 @@ class AuditWriter:
         except OSError as error:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
         if keys is not None:
-            keys.settle(origin_of(log_name, self.instance), lambda: last_key_note(folder))
             self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s, disk.fdatasync)
         if durability == "interval":
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
@@ -111,6 +111,10 @@ class AuditWriter:
                 f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged, although it was on disk "
                 "before later ones; keep the folder as evidence, and move it away to start a new log"
             )
+        if keys is not None:
+            origin = origin_of(self.log_name, end.instance)
+            keys.settle(origin, lambda: last_key_note(self._folder))
+            check_head(self._folder, end, keys, origin)
         self.instance, self._sequence, self._leaf, self._tree = end.instance, end.next_sequence, end.leaf, end.tree
         self._path = end.segment
         self._fd = self._disk.open(end.segment)
@@ -195,8 +199,9 @@ class AuditWriter:
         if not self.enabled:
             return range(len(entries))
         with self._lock:
-            if self._closed:
+            if self._closed or (self._closing and entries[0].kind != layout.KIND_CHECKPOINT):
                 raise AuditError("the audit log is closed")
+            self._closing = self._closing or entries[0].event_id == events.LOG_CLOSED
             try:
                 self._check_place()
                 if self._sync_failed:

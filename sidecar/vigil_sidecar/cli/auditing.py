@@ -49,8 +49,8 @@ _PAYLOADS: dict[int, Any] = {
 def _folders(args: argparse.Namespace) -> list[Path]:
     if args.dir:
         root = Path(args.dir)
-        inner = [root / n for n in ("gateway", "sidecar") if (root / n).is_dir()]
-        return inner or [root]
+        inner = [root / n for n in ("gateway", "sidecar")]
+        return inner if any(x.is_dir() for x in inner) else [root]
     settings, _ = read_settings(args)
     return [Path(settings.data_dir) / "audit" / n for n in ("gateway", "sidecar")]
 
@@ -84,7 +84,7 @@ def _show(r: Report) -> None:
     if r.damage is not None:
         d = r.damage
         where = f" ({d.file}, byte {d.offset})" if d.file else ""
-        print(f"{r.folder}: {r.verdict} at record {d.sequence}{where}: {d.reason}; the {r.records} records before it are intact")
+        print(f"{r.folder}: {r.verdict} at record {d.sequence}{where}: {d.reason}; the first {r.sealed} records are as signed")
         return
     kinds = ", ".join(f"{n} {k}" for k, n in sorted(r.kinds.items()))
     print(f"{r.folder}: {r.verdict}")
@@ -94,13 +94,15 @@ def _show(r: Report) -> None:
             f"  {r.witnessed} records are witnessed by the other log; the last {r.records - r.witnessed} ({r.unwitnessed_s:.1f} s) are not"
         )
     else:
-        print("  no other log given here witnesses it: a cut-off end would not be seen")
+        print("  nothing given here witnesses it: a cut-off end would not be seen")
 
 
 def audit_verify(args: argparse.Namespace) -> int:
     """vigil audit verify [DIR] [--key FILE]...: 0, 3, 4, 5, 6, or 1 when it could not be read"""
     try:
-        reports = verify_folders(_folders(args), _keys(args.key))
+        reports = verify_folders(_folders(args), _keys(args.key), {str(f): f.read_bytes() for f in args.witness})
+    except NoteError as error:
+        raise SettingsError(f"--witness: {error}") from None
     except FileNotFoundError as error:
         print(f"vigil: {error.filename}: {error.strerror}; give the folder of a log", file=sys.stderr)
         return EXIT_NO_LOG

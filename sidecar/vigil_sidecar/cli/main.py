@@ -115,6 +115,7 @@ def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     verify = audit.add_parser("verify", help="check records, chain, tree, signatures and cross-anchors")
     verify.add_argument("dir", metavar="DIR", nargs="?")
     verify.add_argument("--key", metavar="FILE", action="append", type=Path, default=[], help="trusted note verifier keys, one a line")
+    verify.add_argument("--witness", metavar="FILE", action="append", type=Path, default=[], help="a checkpoint that was kept outside")
     _common(verify, target=False)
     verify.set_defaults(run=_lazy("auditing", "audit_verify"))
     tail = audit.add_parser("tail", help="the last records in words")

@@ -303,7 +303,8 @@ class InferForms:
         whole.CopyFrom(request)
         whole.ClearField("id")
         whole.ClearField("raw_input_contents")
-        return bool(alone == whole)
+        # Encoded anew it must be the same bytes: no field twice, none unknown, none that hides behind its default.
+        return bool(alone == whole) and alone.SerializeToString(deterministic=True) == head[: -len(lead)]
 
     @staticmethod
     def _form(job: Job) -> TensorForm | None:
