@@ -128,8 +128,8 @@ def test_bad_versions_change_nothing(product: Product, stub: Stub) -> None:
     assert listed[12]["state"] == "refused" and len(listed[12]["digest"]) == 64
     tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
     recorded = [json.loads(line) for line in tail.splitlines()]
-    told = [r for r in recorded if r["name"] == "version_refused" and r.get("model") == "quiet"]
-    assert {r["version"] for r in told} == {10, 11, 12}
+    told = [r for r in recorded if r["name"] == "version_refused" and r["detail"].get("model") == "quiet"]
+    assert {r["detail"]["version"] for r in told} == {10, 11, 12}
     assert len(told) == 3, "a refused file is not tried again until its bytes change"
     (root / "11" / "model.onnx").write_bytes(graphs.scale(11.0))
     serves(stub, 11, "quiet")
@@ -238,7 +238,7 @@ def test_odd_repository_entries(product: Product, stub: Stub) -> None:
     (odd / "latest").unlink()
     wait_for(lambda: stub.models()["odd"].safety_state == "NORMAL", 20, "recovers when the link is gone")
     tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
-    ignored = {json.loads(line).get("model") for line in tail.splitlines() if '"repository_entry_ignored"' in line}
+    ignored = {json.loads(line)["detail"].get("model") for line in tail.splitlines() if '"repository_entry_ignored"' in line}
     assert {"a file", "sp ace", "ünïcode"} <= ignored
     assert factor(stub, "m") > 0
 
@@ -321,7 +321,7 @@ def test_missing_provider_falls_back_and_is_told(product: Product, stub: Stub) -
     assert factor(stub, "gpu") == 3 and list(stub.models()["gpu"].providers) == ["CPUExecutionProvider"]
     tail = product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000", "--json").stdout
     told = [r for r in map(json.loads, tail.splitlines()) if r["name"] == "provider_fallback"]
-    assert [r["reason"].split(":")[0] for r in told] == ["tensorrt", "cuda"]
+    assert [r["detail"]["reason"].split(":")[0] for r in told] == ["tensorrt", "cuda"]
 
 
 def test_many_models_at_once(product: Product, stub: Stub) -> None:

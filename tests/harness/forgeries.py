@@ -346,7 +346,7 @@ KINDS: dict[str, Kind] = {
     "extended without a signature": Kind(extend, {3}),
     "spliced": Kind(splice, {4}, "another log|monotonic|began"), "spliced and renamed": Kind(splice_renamed, {4}),
     "old checkpoint put in again": Kind(replay_checkpoint, {4}, "put in again"),
-    "runs swapped": Kind(swap_boots, {4}), "a run goes on": Kind(old_boot, {4}, "another one began"),
+    "runs swapped": Kind(swap_boots, {4}), "a run goes on": Kind(old_boot, {4}, "began|not those that were signed|backwards"),
     "clock shifted": Kind(shift_clock, {4}),
     "record version": Kind(record_version, {4}, "version"), "segment version": Kind(segment_version, {4}, "version"),
     "length beyond the segment": length(65535), "length below a header": length(100), "CRC wrong": Kind(crc, {4}, "CRC-32C"),

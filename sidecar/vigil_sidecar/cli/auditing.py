@@ -90,9 +90,8 @@ def _show(r: Report) -> None:
     print(f"{r.folder}: {r.verdict}")
     print(f"  {r.log}: {r.records} records ({r.first_sequence}..{r.last_sequence}; {kinds}) in {r.segments} segments of {r.boots} runs")
     if r.witnessed:
-        print(
-            f"  {r.witnessed} records are witnessed by the other log; the last {r.records - r.witnessed} ({r.unwitnessed_s:.1f} s) are not"
-        )
+        since = f" ({r.unwitnessed_s:.1f} s)" if r.unwitnessed_s >= 0 else ""
+        print(f"  {r.witnessed} records are witnessed elsewhere; the last {r.records - r.witnessed}{since} are not")
     else:
         print("  nothing given here witnesses it: a cut-off end would not be seen")
 
