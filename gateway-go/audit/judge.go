@@ -262,10 +262,10 @@ func crossCheck(logs []*log, trusted []Key, witnesses []Witness) error {
 			head, err = parseHead(text)
 		}
 		if err != nil {
-			return fmt.Errorf("witness %s: %w", w.Name, err)
+			return fmt.Errorf("%w %s: %w", ErrWitness, w.Name, err)
 		}
 		if byName[path.Dir(head.origin)] == nil {
-			return fmt.Errorf("witness %s: it is of %s, which is not given", w.Name, head.origin)
+			return fmt.Errorf("%w %s: it is of %s, which is not given", ErrWitness, w.Name, head.origin)
 		}
 		found[head.origin] = append(found[head.origin], anchored{head, anchor{}, "witness " + w.Name})
 	}
@@ -318,6 +318,9 @@ func (l *log) compare(anchors []anchored, trusted []Key) error {
 	}
 	return nil
 }
+
+// ErrWitness says that a witness is no checkpoint of a log given.
+var ErrWitness = errors.New("witness")
 
 // Witness is a checkpoint that somebody kept outside.
 type Witness struct {

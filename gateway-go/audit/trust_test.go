@@ -98,6 +98,39 @@ func TestVectors(t *testing.T) {
 	}
 }
 
+// Notes of every odd form are taken or refused as the Python verifier does it.
+func TestNotes(t *testing.T) {
+	data, err := os.ReadFile("../../tests/vectors/notes.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Trusted string
+		Notes   []struct {
+			Name    string
+			Note    []byte
+			Trusted any `json:"trusted_signatures"`
+		}
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ParseKeys([]byte(v.Trusted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range v.Notes {
+		_, signed, err := openNote(n.Note, keys)
+		var got any = float64(len(signed))
+		if err != nil {
+			got = "refused"
+		}
+		if got != n.Trusted {
+			t.Errorf("%s: %v (%v), expected %v", n.Name, got, err, n.Trusted)
+		}
+	}
+}
+
 // Whatever bytes are given as a proof, the reader neither crashes nor hangs; what
 // it accepts is tested with real records elsewhere (tests/e2e/test_forgeries.py).
 func FuzzProof(f *testing.F) {

@@ -67,7 +67,7 @@ class Sidecar:
         self.audit = AuditWriter(
             data / "audit" / "sidecar", "sidecar", durability=settings.audit_durability,
             sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
-            describe=system_payload, keys=KeyFile(data / "keys", "sidecar"),
+            describe=system_payload, report=lambda text: self.log.error("audit", reason=text), keys=KeyFile(data / "keys", "sidecar"),
             checkpoint_records=settings.audit_checkpoint_records, checkpoint_interval_s=settings.audit_checkpoint_interval_s,
         )  # fmt: skip
         self.audit.enabled = settings.audit_enabled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -23,7 +24,7 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import Signer, Verifier, checkpoint_text, sign_note
-from vigil_sidecar.audit.verify import Report, verify_folders
+from vigil_sidecar.audit.verify import Report, read_records, verify_folders
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,55 @@ def test_a_kept_checkpoint_shows_a_cut_of_both_logs(honest: Honest, tmp_path: Pa
         assert code(str(tmp_path / "sidecar")) in (0, 3)
         assert code(str(tmp_path / "sidecar"), "--witness", str(kept)) == 4
         assert code(str(honest.audit / "sidecar"), "--witness", str(kept)) == 0
-        assert code(str(honest.audit / "gateway"), "--witness", str(kept)) in (1, 2)
+        assert code(str(honest.audit / "gateway"), "--witness", str(kept)) == 2
+
+
+def test_one_log_given_twice(honest: Honest, tmp_path: Path) -> None:
+    """A copy of one log in place of the other is not two logs that verify."""
+    shutil.copytree(honest.audit / "sidecar", tmp_path / "gateway")
+    reports, _, code = verdicts([tmp_path / "gateway", honest.audit / "sidecar"], honest.trusted(), tmp_path)
+    assert code == 4 and "the same log as" in str(reports[1].damage)
+
+
+def test_a_power_cut_is_not_called_forged(honest: Honest, tmp_path: Path) -> None:
+    """A hole that no checkpoint covers, with whole records behind it, is an unsealed tail; one under a checkpoint is a change."""
+    source = forge.load(honest.audit / "sidecar")
+    places = [(r.file, r.offset, r.header) for r in read_records(honest.audit / "sidecar")]
+    last = [i for i in source.of_kind(layout.KIND_CHECKPOINT) if i < len(places) - 1][-1]
+    file, offset, header = places[last + 1]
+    assert len(places) - last > 3 and places[-1][0] == file
+    for covered in (False, True):
+        at, size = (offset, header.length) if not covered else (places[last - 2][1], 40)
+        folder = tmp_path / f"{covered}" / "sidecar"
+
+        def edit(files: dict[str, bytearray], at: int = at, size: int = size) -> None:
+            files[file][at : at + size] = bytes(size)
+            final = places[-1]
+            files[file][final[1] : final[1] + final[2].length] = bytes(final[2].length)  # the closing checkpoint was not there yet
+
+        forge.save_unchained(honest.audit / "sidecar", folder, edit)
+        reports, _, _ = verdicts([folder], honest.trusted(), tmp_path)
+        assert reports[0].exit_code == (4 if covered else 3), reports[0]
+        assert covered or reports[0].torn_bytes > header.length
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "dangling link", "far too large"])
+def test_what_is_no_segment_file(honest: Honest, tmp_path: Path, what: str) -> None:
+    """Neither program waits, reads it all, or says more than that it could not be read."""
+    shutil.copytree(honest.audit / "sidecar", tmp_path / "log")
+    path = tmp_path / "log" / "segment-00000000000000999999.vlog"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "dangling link":
+        path.symlink_to("nowhere")
+    else:
+        with path.open("wb") as file:
+            file.truncate(64 << 30)
+    for command in ([str(ROOT / "bin" / "auditverify")], [str(ROOT / ".venv" / "bin" / "vigil"), "audit", "verify"]):
+        done = subprocess.run([*command, str(tmp_path / "log")], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 1 and path.name in done.stderr, done
 
 
 @pytest.mark.parametrize("log", LOGS)

@@ -197,8 +197,8 @@ def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Wo
 
     def seal(writer: AuditWriter) -> None:
         assert writer.sealer is not None
-        work.promises.append(Promised(len(disk.ops) + 0, note=writer.sealer.seal()))
-        work.promises[-1].done = len(disk.ops)
+        note = writer.sealer.seal()
+        work.promises.append(Promised(len(disk.ops), note=note))
 
     live(work, folder, opened, append, seal, rng, keep_keys)
     return work

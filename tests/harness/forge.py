@@ -58,10 +58,9 @@ class Log:
 
     def remove(self, start: int, stop: int) -> None:
         """Take records out of the log and of their segments."""
-        for i in range(start, stop):
+        for _ in range(start, stop):
             self.counts[self.segment_of(start)] -= 1
             del self.records[start]
-            del i
 
     def insert(self, at: int, rec: Rec) -> None:
         """Put a record in."""
@@ -146,11 +145,6 @@ def save_unchained(source: Path, folder: Path, edit: Callable[[dict[str, bytearr
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
-
-
-def random_hash() -> bytes:
-    """32 bytes."""
-    return os.urandom(32)
 
 
 def change_root(note: bytes) -> bytes:

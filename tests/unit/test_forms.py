@@ -225,6 +225,17 @@ def test_an_id_with_a_long_length_is_not_cut(scale: LoadedVersion) -> None:
     assert quick(forms, message, scale) is None
 
 
+def test_an_id_given_twice_is_the_last_one(scale: LoadedVersion) -> None:
+    """A second, empty id wins over the first: such a head is decoded each time."""
+    forms = InferForms()
+    message = infer_request("m", {"x": np.ones((1, 4), np.float32)}, "", "abc").SerializeToString()
+    twice = message[:8] + b"\x1a\x00" + message[8:]
+    request = ModelInferRequest.FromString(twice)
+    assert request.id == ""
+    assert forms.job(call_of(twice), request, scale).form is None
+    assert quick(forms, twice, scale) is None
+
+
 def test_what_stands_between_two_tensors_is_looked_at(pairwise: LoadedVersion) -> None:
     """A message whose second tensor is not where a known one has it is not recognised."""
     forms = InferForms()

@@ -94,6 +94,9 @@ func run(args []string) int {
 		if errors.Is(err, audit.ErrNoLog) {
 			return audit.ExitNoLog
 		}
+		if errors.Is(err, audit.ErrWitness) {
+			return 2
+		}
 		return audit.ExitUnreadable
 	}
 	worst := 0

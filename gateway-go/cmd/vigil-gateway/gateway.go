@@ -78,6 +78,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		g.audit, err = auditlog.Open(auditlog.Options{
 			Folder: filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
 			SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
+			Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
 			KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),
 			CheckpointInterval: time.Duration(s.AuditCheckpointIntervalS * float64(time.Second)),
 		})

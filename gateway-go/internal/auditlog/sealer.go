@@ -21,6 +21,9 @@ const (
 	rotationTitle = "vigil audit key rotation"
 	// NoteBytesMax bounds a note that comes from elsewhere.
 	NoteBytesMax = 8192
+	// lagMax is half of what verifiers accept between a checkpoint's tree and its
+	// record: a disk that hangs must not make a log look forged.
+	lagMax = 1 << 19
 	// sealGap lies between two checkpoints that events ask for.
 	sealGap    = 50 * time.Millisecond
 	algEd25519 = 1
@@ -106,7 +109,7 @@ func (s *sealer) run(interval time.Duration) {
 		case <-s.wakes:
 		case <-tick.C:
 		}
-		_ = s.seal() // the writer was told, and the next turn tries again
+		s.try() // after a failure the next turn tries again
 		select {
 		case <-s.stop:
 			return
@@ -128,6 +131,13 @@ func (s *sealer) forcedHead() (uint64, []byte, error) {
 	return size, root, err
 }
 
+// try makes a checkpoint, and says why it could not.
+func (s *sealer) try() {
+	if err := s.seal(); err != nil && s.w.o.Report != nil {
+		s.w.o.Report(fmt.Errorf("no checkpoint was signed: %w", err))
+	}
+}
+
 // seal signs a checkpoint of all records, puts it into the log, and publishes it.
 func (s *sealer) seal() error {
 	s.mu.Lock()
@@ -139,6 +149,9 @@ func (s *sealer) sealLocked() error {
 	size, root, err := s.forcedHead()
 	if err != nil {
 		return err
+	}
+	if n := s.w.count(); n-size > lagMax {
+		return fmt.Errorf("forcing %d records took so long that %d others came; the checkpoint is not made", size, n-size)
 	}
 	note := signNote(checkpointText(s.origin, size, root), s.signer)
 	if _, err := s.w.Append(&Entry{Kind: layout.KindCheckpoint, EventID: events.Checkpoint, Payload: note}); err != nil {
@@ -154,7 +167,8 @@ func (s *sealer) sealLocked() error {
 }
 
 // rotate takes a new key: a record signed by the old and the new one, then
-// checkpoints by the new one. On error the old key stays.
+// checkpoints by the new one. On error the old key stays, unless its record was
+// written: from then on only the new one signs.
 func (s *sealer) rotate() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +216,7 @@ func (s *sealer) close() {
 	s.once.Do(func() {
 		close(s.stop)
 		<-s.done
-		_ = s.seal()
+		s.try()
 	})
 }
 
@@ -250,6 +264,13 @@ func (w *Writer) Anchor(note []byte) error {
 		w.mu.Unlock()
 	}
 	return err
+}
+
+// count is the number of records written, over all runs.
+func (w *Writer) count() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tree.size()
 }
 
 // head is the number of records, their root, and a second descriptor of the file that ends them.

@@ -28,6 +28,8 @@ type Options struct {
 	KeyFolder          string
 	CheckpointRecords  uint64
 	CheckpointInterval time.Duration
+	// Report hears why a checkpoint could not be made.
+	Report func(error)
 	// Disk is the file system when it is nil.
 	Disk Disk
 	// Describe encodes the payload of the log's own events.

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from vigil_sidecar.audit.disk import DISK
 from vigil_sidecar.audit.notes import NoteError, Signer, Verifier
 from vigil_sidecar.errors import AuditError
 
@@ -61,7 +62,7 @@ class KeyFile:
     def switch(self, key: Ed25519PrivateKey) -> None:
         """Put the staged key in place of the old one: the log has its record, on disk."""
         self._next.rename(self._private)
-        _sync_folder(self._private.parent)
+        DISK.sync_folder(self._private.parent)
         self.key = key
 
     def settle(self, origin: str, last_note: Callable[[], bytes]) -> None:
@@ -120,12 +121,4 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
     finally:
         os.close(fd)
     partial.rename(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    DISK.sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Reading a log folder record by record, as a verifier does: every field and the chain checked, in bounded memory."""
+"""Reading a log folder record by record, as a verifier does: every field and the chain checked, one record in memory."""
 
 from __future__ import annotations
 

@@ -17,8 +17,10 @@ from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import ROTATION, Signer, checkpoint_text, sign_note
 from vigil_sidecar.errors import AuditError
 
-__all__ = ["Sealer"]
+__all__ = ["LAG_MAX", "Sealer"]
 
+LAG_MAX = 1 << 19
+"""Half of what verifiers accept between a checkpoint's tree and its record: a disk that hangs must not make a log look forged."""
 _GAP_S = 0.05
 """Between two checkpoints that events ask for: a flurry of them gets one."""
 
@@ -35,6 +37,9 @@ class Log(Protocol):
     def not_forced(self, error: OSError) -> None:
         """Hear that data could not be forced to disk."""
 
+    def count(self) -> int:
+        """Number of records written."""
+
 
 class Sealer:
     """Signs checkpoints of one log in a thread of its own. Any thread may call.
@@ -44,10 +49,12 @@ class Sealer:
     honest log contradict what others were given.
     """
 
-    def __init__(self, log: Log, keys: KeyFile, origin: str, interval_s: float, fdatasync: Callable[[int], None] = os.fdatasync) -> None:
-        """Publish the public key and start."""
+    def __init__(
+        self, log: Log, keys: KeyFile, origin: str, interval_s: float, fdatasync: Callable[[int], None], report: Callable[[str], None]
+    ) -> None:
+        """Publish the public key and start; ``report`` hears why a checkpoint could not be made."""
         self._log, self._keys, self._origin, self._interval_s = log, keys, origin, interval_s
-        self._fdatasync = fdatasync
+        self._fdatasync, self._report = fdatasync, report
         self._signer = Signer(origin, keys.key)
         keys.publish(self._signer)
         self._lock = threading.Lock()
@@ -67,11 +74,14 @@ class Sealer:
             self._wake.clear()
             if self._stopping.is_set():
                 return
-            try:
-                self.seal()
-            except (AuditError, OSError):
-                pass  # the writer was told, and the next turn tries again
+            self._try()  # after a failure the next turn tries again
             self._stopping.wait(_GAP_S)
+
+    def _try(self) -> None:
+        try:
+            self.seal()
+        except (AuditError, OSError) as error:
+            self._report(f"no checkpoint was signed: {error}")
 
     def _forced_head(self) -> tuple[int, bytes]:
         size, root, fd = self._log.head()
@@ -88,6 +98,9 @@ class Sealer:
         """Sign a checkpoint of all records, put it into the log, and publish it; raises ``AuditError`` or ``OSError``."""
         with self._lock:
             size, root = self._forced_head()
+            others = self._log.count() - size
+            if others > LAG_MAX:
+                raise AuditError(f"forcing {size} records took so long that {others} others came; the checkpoint is not made")
             note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
             self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
             self._keys.keep(note)
@@ -97,7 +110,8 @@ class Sealer:
     def rotate(self) -> str:
         """Take a new key: a record signed by the old and the new one, then checkpoints by the new one.
 
-        Returns the new verifier key. Raises ``AuditError`` or ``OSError``; then the old key stays.
+        Returns the new verifier key. Raises ``AuditError`` or ``OSError``. The old key stays
+        unless its record was written; from then on only the new one signs.
         """
         with self._lock:
             if Signer(self._origin, self._keys.key).id != self._signer.id:
@@ -130,7 +144,4 @@ class Sealer:
         self._stopping.set()
         self._wake.set()
         self._thread.join(5)
-        try:
-            self.seal()
-        except (AuditError, OSError):
-            pass
+        self._try()

@@ -1,4 +1,4 @@
-"""Verification of log folders. Imports nothing of the writer; streams in bounded memory."""
+"""Verification of log folders. Imports nothing of the writer; streams: memory grows with runs and anchors only."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def verify_folders(
 ) -> list[Report]:
     """Check logs, each by itself, against what the others anchored of it, and against checkpoints kept outside.
 
-    Streams, in bounded memory. Keys that lie inside a log are never trusted.
+    Streams: memory grows with runs and anchors only. Keys that lie inside a log are never trusted.
 
     Raises:
         FileNotFoundError: there is no segment in a folder.

@@ -55,11 +55,13 @@ class AuditWriter:
         checkpoint_records: int = 4096,
         checkpoint_interval_s: float = 10.0,
         disk: Disk = DISK,
+        report: Callable[[str], None] = lambda text: None,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
     ) -> None:
         """Open or create the log; after a crash its end is found and a torn tail cut.
 
         With ``keys`` checkpoints are signed; a log without them can only be found intact.
+        ``report`` hears why a checkpoint could not be made.
 
         Raises:
             AuditError: the folder cannot be used, or another writer has it.
@@ -91,7 +93,7 @@ class AuditWriter:
         except OSError as error:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
         if keys is not None:
-            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s, disk.fdatasync)
+            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s, disk.fdatasync, report)
         if durability == "interval":
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
@@ -166,6 +168,10 @@ class AuditWriter:
                 raise AuditError("the audit log is closed")
             tree = self._fold()
             return tree.size, tree.root(), os.dup(self._fd)
+
+    def count(self) -> int:
+        """Number of records written, over all runs."""
+        return self._sequence - 1
 
     def anchor(self, note: bytes) -> None:
         """Put the other log's latest checkpoint into this one, once; raises ``AuditError``."""

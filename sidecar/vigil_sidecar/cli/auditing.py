@@ -68,6 +68,13 @@ def _keys(files: Sequence[Path]) -> list[Verifier]:
     return keys
 
 
+def _witnesses(files: Sequence[Path]) -> dict[str, bytes]:
+    try:
+        return {str(f): f.read_bytes() for f in files}
+    except OSError as error:
+        raise SettingsError(f"--witness {error.filename}: {error.strerror}") from None
+
+
 def _plain(value: Any) -> str:
     """A value for the terminal: what callers wrote must not end lines or move the cursor."""
     text = str(value)
@@ -99,7 +106,7 @@ def _show(r: Report) -> None:
 def audit_verify(args: argparse.Namespace) -> int:
     """vigil audit verify [DIR] [--key FILE]...: 0, 3, 4, 5, 6, or 1 when it could not be read"""
     try:
-        reports = verify_folders(_folders(args), _keys(args.key), {str(f): f.read_bytes() for f in args.witness})
+        reports = verify_folders(_folders(args), _keys(args.key), _witnesses(args.witness))
     except NoteError as error:
         raise SettingsError(f"--witness: {error}") from None
     except FileNotFoundError as error:
