@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -180,19 +181,20 @@ def test_one_log_given_twice(honest: Honest, tmp_path: Path) -> None:
 
 def test_a_power_cut_is_not_called_forged(honest: Honest, tmp_path: Path) -> None:
     """A hole that no checkpoint covers, with whole records behind it, is an unsealed tail; one under a checkpoint is a change."""
-    source = forge.load(honest.audit / "sidecar")
     places = [(r.file, r.offset, r.header) for r in read_records(honest.audit / "sidecar")]
-    last = [i for i in source.of_kind(layout.KIND_CHECKPOINT) if i < len(places) - 1][-1]
+    checkpoints = [i for i, (_, _, h) in enumerate(places) if h.kind == layout.KIND_CHECKPOINT]
+    # The cut comes before the later of two checkpoints that stand far enough apart in one file.
+    last, cut = [(a, b) for a, b in itertools.pairwise(checkpoints) if b - a > 4 and places[a - 2][0] == places[b][0]][-1]
     file, offset, header = places[last + 1]
-    assert len(places) - last > 3 and places[-1][0] == file
     for covered in (False, True):
         at, size = (offset, header.length) if not covered else (places[last - 2][1], 40)
         folder = tmp_path / f"{covered}" / "sidecar"
 
         def edit(files: dict[str, bytearray], at: int = at, size: int = size) -> None:
             files[file][at : at + size] = bytes(size)
-            final = places[-1]
-            files[file][final[1] : final[1] + final[2].length] = bytes(final[2].length)  # the closing checkpoint was not there yet
+            files[file][places[cut][1] :] = bytes(len(files[file]) - places[cut][1])  # this was not written yet
+            for later in [name for name in files if name > file]:
+                del files[later]
 
         forge.save_unchained(honest.audit / "sidecar", folder, edit)
         reports, _, _ = verdicts([folder], honest.trusted(), tmp_path)
