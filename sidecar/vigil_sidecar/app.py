@@ -92,6 +92,7 @@ class Sidecar:
         config = LinkConfig(
             data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
+            settings.link_spin_us_max * 1000,
         )  # fmt: skip
         self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
         self._direct = DirectServer(

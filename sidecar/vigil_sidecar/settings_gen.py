@@ -67,6 +67,7 @@ class Settings:
     link_heartbeat_interval_ms: int = 25
     link_heartbeat_timeout_ms: int = 1000
     link_call_grace_ms: int = 2000
+    link_spin_us_max: int = 300
     link_revalidate: str = 'sample'
     link_revalidate_every: int = 64
     audit_enabled: bool = True
@@ -208,6 +209,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('link.call_grace_ms', 'link_call_grace_ms', 'int', 2000, 0, 600000,
          (), None,
          'Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.'),
+    Spec('link.spin_us_max', 'link_spin_us_max', 'int', 300, 0, 10000,
+         (), None,
+         'The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.'),
     Spec('link.revalidate', 'link_revalidate', 'string', 'sample', None, None,
          ('all', 'sample', 'off'), None,
          'Contract rules run again in the sidecar for calls from a gateway with the same contract.'),

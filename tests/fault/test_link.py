@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,5 +219,55 @@ def test_replies_survive_pieces(size: int) -> None:
         if size > 256 * 1024:
             continue
     assert reader.read() == whole
+    a.close()
+    b.close()
+
+
+@pytest.mark.parametrize("spin_ns", [0, 300_000])
+def test_reader_takes_frames_however_they_are_cut(spin_ns: int) -> None:
+    """Frames arrive whole and in order whether the socket gives them in bytes, in pairs or many at once, awake or asleep."""
+    a, b = socket.socketpair(socket.AF_UNIX)
+    sizes = [i * 37 % 5000 if i % 20 else 200_000 for i in range(400)]
+    frames = [link.Frame(calls=link.Calls(lane=i, calls=[link.Call(id=i, message=bytes([i % 256]) * n)])) for i, n in enumerate(sizes)]
+    data = b"".join(encode_frame(f) for f in frames)
+    rng = random.Random(3)
+
+    def send() -> None:
+        at = 0
+        while at < len(data):
+            step = rng.choice((1, 11, 13, 4000, 300_000))
+            a.sendall(data[at : at + step])
+            at += step
+            if rng.random() < 0.1:
+                time.sleep(0.001)
+        a.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    reader = FrameReader(b, 1 << 26, spin_ns=spin_ns)
+    for f in frames:
+        assert reader.read() == f
+    assert reader.read() is None
+    thread.join()
+    b.close()
+
+
+def test_reader_is_awake_only_between_close_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait longer than the limit ends waiting awake until a frame comes soon after another again."""
+    a, b = socket.socketpair(socket.AF_UNIX)
+    reader = FrameReader(b, 1 << 20, spin_ns=500_000_000)
+    polls = []
+    real = reader._poll
+    monkeypatch.setattr(reader, "_poll", lambda timeout: polls.append(timeout) or real(timeout))
+    beat = encode_frame(link.Frame(heartbeat=link.Heartbeat(count=1)))
+    awake = []
+    for pause_s in (0, 0, 1, 0, 0):
+        timer = threading.Timer(pause_s, a.sendall, (beat,))
+        polls.clear()
+        timer.start()
+        assert reader.read() is not None
+        awake.append(bool(polls))
+        timer.join()
+    assert awake == [False, True, True, False, True]
     a.close()
     b.close()

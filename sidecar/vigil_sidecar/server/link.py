@@ -45,6 +45,7 @@ class LinkConfig(NamedTuple):
     frame_bytes_max: int
     heartbeat_interval_s: float
     heartbeat_timeout_s: float
+    spin_ns: int
 
 
 class _Connection:
@@ -176,7 +177,7 @@ class LinkServer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         connection = _Connection(sock)
-        reader = FrameReader(sock, self._config.frame_bytes_max, connection.heard)
+        reader = FrameReader(sock, self._config.frame_bytes_max, connection.heard, self._config.spin_ns)
         try:
             reason = self._greet(reader, connection)
             if reason:
