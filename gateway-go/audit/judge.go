@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -35,21 +36,26 @@ func (l *log) opened(b []byte) error {
 	le := binary.LittleEndian
 	name := string(bytes.TrimRight(b[layout.SegOffLogName:layout.SegOffTreeRange], "\x00"))
 	origin := "vigil/" + name + "/" + hex.EncodeToString(b[layout.SegOffInstance:layout.SegOffInstance+16])
-	if l.seals == nil {
-		l.report.Log = origin
-		l.seals = newSeals(origin, l.trusted, l.wanted)
-	}
-	if origin != l.report.Log {
-		return errors.New("a segment of another log")
-	}
 	size, data := le.Uint64(b[layout.SegOffFirstSequence:])-1, b[layout.SegOffTreeRange:layout.SegOffCrc32c]
 	stated, err := decodeTree(size, data)
 	if err != nil {
 		return err
 	}
+	if l.seals == nil {
+		l.report.Log, l.report.Pruned = origin, size
+		l.seals = newSeals(origin, l.trusted, stated, l.wanted)
+		instance := b[layout.SegOffInstance : layout.SegOffInstance+16]
+		if l.report.Kept, l.report.KeptUnproven, err = checkKept(l.report.Folder, l.seals, instance); err != nil {
+			return err
+		}
+	}
+	if origin != l.report.Log {
+		return errors.New("a segment of another log")
+	}
 	if stated.root() != l.seals.root() {
 		return errors.New("the segment's tree is not that of the records before it")
 	}
+	l.seals.segment()
 	return nil
 }
 
@@ -81,7 +87,20 @@ func (l *log) record(r *Record) error {
 	return nil
 }
 
+// readLog reads a log that may be written and pruned meanwhile: then once more.
 func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
+	for try := 0; ; try++ {
+		l, err := readOnce(folder, trusted, wanted)
+		if try == prunedTriesMax || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoLog) {
+			return l, err
+		}
+	}
+}
+
+// prunedTriesMax is how often a log is read again whose segments are pruned meanwhile.
+const prunedTriesMax = 5
+
+func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
 	l := &log{report: &Report{Folder: folder, Kinds: map[string]uint64{}, UnsealedS: -1, UnwitnessedS: -1},
 		trusted: trusted, wanted: wanted, boots: map[string]bool{}, kinds: map[uint16]uint64{}}
 	segments, err := read(folder, l.opened, l.record)
@@ -111,8 +130,11 @@ func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error)
 	if s := l.seals; s != nil {
 		l.report.Checkpoints, l.report.Rotations, l.report.Sealed = s.checkpoints, s.rotations, s.sealed
 		l.report.Root = hex.EncodeToString([]byte(s.root()))
-		l.report.Unsealed = l.report.Records - s.sealed
+		l.report.Unsealed = l.report.Pruned + l.report.Records - s.sealed
 		if s.sealed > 0 {
+			if l.report.Pruned > 0 && !s.prunedByRight() {
+				l.damaged(l.report.Pruned+1, "the log begins here, and no signed record says that those before were pruned")
+			}
 			if s.endsWithSeal {
 				l.report.Unsealed--
 			}
@@ -288,15 +310,15 @@ func bySize(a, b anchored) int { return cmp.Compare(a.head.size, b.head.size) }
 func (l *log) compare(anchors []anchored, trusted []Key) error {
 	r := l.report
 	most := slices.MaxFunc(anchors, bySize)
-	if most.head.size > r.Records && r.Intact { // it may be written just now: the others were read later
+	if most.head.size > r.LastSequence && r.Intact { // it may be written just now: the others were read later
 		fresh, err := readLog(r.Folder, trusted, nil)
 		if err != nil {
 			return err
 		}
 		*l, r = *fresh, fresh.report
 	}
-	if most.head.size > r.Records && (r.Damage == nil || r.Damage.Sequence > most.head.size) {
-		l.damaged(r.LastSequence+1, "%s holds a checkpoint of %d records, %d are here: the end was cut off", most.by, most.head.size, r.Records)
+	if most.head.size > r.LastSequence && (r.Damage == nil || r.Damage.Sequence > most.head.size) {
+		l.damaged(r.LastSequence+1, "%s holds a checkpoint of %d records, %d are here: the end was cut off", most.by, most.head.size, r.LastSequence)
 		return nil
 	}
 	wanted := map[uint64]bool{}

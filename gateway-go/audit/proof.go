@@ -37,9 +37,35 @@ type Proven struct {
 	Record   []byte `json:"record"`
 }
 
+// proofParts are the parts of a proof that holds by itself: the record is in
+// the tree of the checkpoint. Who signed that is another question.
+type proofParts struct {
+	proven     *Proven
+	head       *treeHead
+	checkpoint []byte
+}
+
 // CheckProof checks a proof of inclusion with the record in it (C2SP
 // tlog-proof, the record as its extra data) against trusted keys.
 func CheckProof(data []byte, trusted []Key) (*Proven, error) {
+	parts, err := openProof(data)
+	if err != nil {
+		return nil, err
+	}
+	_, signed, err := openNote(parts.checkpoint, trusted)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range signed { // witnesses may have signed too
+		if k.Name() == parts.head.origin {
+			parts.proven.SignedBy = k.Name()
+			return parts.proven, nil
+		}
+	}
+	return nil, ErrNoTrustedKey
+}
+
+func openProof(data []byte) (*proofParts, error) {
 	if len(data) > proofBytesMax {
 		return nil, fmt.Errorf("the proof has %d bytes, the limit is %d", len(data), proofBytesMax)
 	}
@@ -66,7 +92,7 @@ func CheckProof(data []byte, trusted []Key) (*Proven, error) {
 		}
 		path = append(path, hash)
 	}
-	text, signed, err := openNote(checkpoint, trusted)
+	text, _, err := openNote(checkpoint, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -79,16 +105,7 @@ func CheckProof(data []byte, trusted []Key) (*Proven, error) {
 		return nil, fmt.Errorf("the record is not in the tree that was signed: %w", err)
 	}
 	p, err := provenRecord(record, index, head)
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range signed { // witnesses may have signed too
-		if k.Name() == head.origin {
-			p.SignedBy = k.Name()
-			return p, nil
-		}
-	}
-	return nil, ErrNoTrustedKey
+	return &proofParts{p, head, checkpoint}, err
 }
 
 func provenRecord(r []byte, index uint64, head *treeHead) (*Proven, error) {

@@ -17,6 +17,7 @@ import (
 
 const (
 	rotationTitle = "vigil audit key rotation"
+	pruneTitle    = "vigil audit prune"
 	noteBytesMax  = 8192
 	// LagMax is how many records a checkpoint's record may come behind the tree
 	// that it signs (docs/audit-format.md).
@@ -158,10 +159,21 @@ type seals struct {
 	rotations       uint64
 	anchors         []anchor
 	endsWithSeal    bool
+	begin           uint64 // records that were pruned before the first one here
+	prunes          []prune
+	starts          map[uint64]string // roots where segments begin
 }
 
-func newSeals(origin string, trusted []Key, wanted map[uint64]bool) *seals {
-	s := &seals{origin: origin, wanted: wanted, roots: map[uint64]string{}}
+// prune is a record that says that the first size records are gone.
+type prune struct{ sequence, size uint64 }
+
+// newSeals begins behind the records of a tree: those that were pruned.
+func newSeals(origin string, trusted []Key, begin *tree, wanted map[uint64]bool) *seals {
+	s := &seals{origin: origin, wanted: wanted, roots: map[uint64]string{}, starts: map[uint64]string{}, begin: begin.size}
+	s.whole, s.base = tree{begin.size, slices.Clone(begin.hashes)}, tree{begin.size, slices.Clone(begin.hashes)}
+	if wanted[begin.size] {
+		s.roots[begin.size] = begin.root()
+	}
 	for _, k := range trusted {
 		if k.Name() == origin {
 			s.active = append(s.active, k)
@@ -202,6 +214,8 @@ func (s *seals) record(kind uint16, sequence, timeNs uint64, payload []byte, lea
 			return fmt.Errorf("an anchor of %d bytes, the limit is %d", len(payload), noteBytesMax)
 		}
 		s.anchors = append(s.anchors, anchor{sequence, timeNs, slices.Clone(payload)})
+	case layout.KindPrune:
+		err = s.pruneRecord(sequence, payload)
 	}
 	if err != nil {
 		return err
@@ -269,34 +283,95 @@ func (s *seals) checkpoint(payload []byte, timeNs uint64) error {
 	return nil
 }
 
-func (s *seals) rotation(payload []byte) error {
+// segment notes that a segment begins here: where a cut may be.
+func (s *seals) segment() { s.starts[s.size()] = s.root() }
+
+func (s *seals) pruneRecord(sequence uint64, payload []byte) error {
+	title, rest, _ := strings.Cut(string(payload), "\n")
+	if title != pruneTitle || strings.Count(rest, "\n") != 3 {
+		return errors.New("not a prune record: it needs its title, origin, size and root")
+	}
+	h, err := parseHead(rest)
+	switch {
+	case err != nil:
+		return err
+	case h.origin != s.origin:
+		return fmt.Errorf("a prune record of %s in the log %s", h.origin, s.origin)
+	case h.size >= s.size() || (len(s.prunes) > 0 && h.size <= s.prunes[len(s.prunes)-1].size):
+		return fmt.Errorf("a prune record of %d records, %d stand before it", h.size, s.size())
+	case h.size >= s.begin && s.starts[h.size] != h.root:
+		return fmt.Errorf("the prune record of %d records names another root, or no segment begins there", h.size)
+	}
+	s.prunes = append(s.prunes, prune{sequence, h.size})
+	return nil
+}
+
+// prunedByRight says whether a signed checkpoint covers a prune record that
+// accounts for what is missing before the first record.
+func (s *seals) prunedByRight() bool {
+	return slices.ContainsFunc(s.prunes, func(p prune) bool { return p.size >= s.begin && p.sequence <= s.sealed })
+}
+
+// signedNow says whether a key that is trusted now signed a note.
+func (s *seals) signedNow(note []byte) bool {
+	_, signed, err := openNote(note, s.active)
+	return err == nil && len(signed) > 0
+}
+
+// openRotation reads a key record: the new key, who signed, and the tree head.
+func (s *seals) openRotation(payload []byte) (next Key, signed []Key, head string, err error) {
 	lines := strings.Split(string(payload), "\n")
 	if len(lines) < 5 {
-		return errors.New("a key record that names no key")
+		return next, nil, "", errors.New("a key record that names no key")
 	}
 	v, err := note.NewVerifier(lines[4])
 	if err != nil {
-		return errors.New("a key record that names no key")
+		return next, nil, "", errors.New("a key record that names no key")
 	}
 	if v.Name() != s.origin {
-		return fmt.Errorf("a key record for %s in the log %s", v.Name(), s.origin)
+		return next, nil, "", fmt.Errorf("a key record for %s in the log %s", v.Name(), s.origin)
 	}
-	next := Key{v, lines[4]}
+	next = Key{v, lines[4]}
 	text, signed, err := openOwn(payload, append(s.known(), next), 2)
 	if err != nil {
-		return err
+		return next, nil, "", err
 	}
 	title, body, _ := strings.Cut(text, "\n")
 	if title != rotationTitle || !holds(signed, []Key{next}) {
-		return errors.New("a key record that its new key did not sign")
+		return next, nil, "", errors.New("a key record that its new key did not sign")
 	}
-	if _, err := s.head(strings.Join(strings.SplitAfter(body, "\n")[:3], "")); err != nil {
-		return err
-	}
+	return next, signed, strings.Join(strings.SplitAfter(body, "\n")[:3], ""), nil
+}
+
+// handOver lets the new key of a key record take over when the one before signed it.
+func (s *seals) handOver(next Key, signed []Key) error {
 	if holds(s.active, slices.DeleteFunc(signed, func(k Key) bool { return k.Text == next.Text })) {
 		s.retired, s.active = append(s.retired, s.active...), []Key{next}
 	} else if s.sealed > 0 {
 		return errors.New("a key record that the key before did not sign")
+	}
+	return nil
+}
+
+// trust takes over from a key record that was kept when its segment was pruned.
+func (s *seals) trust(payload []byte) error {
+	next, signed, _, err := s.openRotation(payload)
+	if err != nil {
+		return err
+	}
+	return s.handOver(next, signed)
+}
+
+func (s *seals) rotation(payload []byte) error {
+	next, signed, head, err := s.openRotation(payload)
+	if err != nil {
+		return err
+	}
+	if _, err := s.head(head); err != nil {
+		return err
+	}
+	if err := s.handOver(next, signed); err != nil {
+		return err
 	}
 	s.rotations++
 	return nil

@@ -62,6 +62,9 @@ type Report struct {
 	Records       uint64            `json:"records"`
 	FirstSequence uint64            `json:"first_sequence"`
 	LastSequence  uint64            `json:"last_sequence"`
+	Pruned        uint64            `json:"pruned"`
+	Kept          int               `json:"kept"`
+	KeptUnproven  int               `json:"kept_unproven"`
 	Sealed        uint64            `json:"sealed"`
 	Unsealed      uint64            `json:"unsealed"`
 	UnsealedS     float64           `json:"unsealed_s"`
@@ -129,6 +132,10 @@ func (r *reader) header(name string, in io.Reader) error {
 		return r.damage(name, layout.SegOffCrc32c, "segment header is damaged")
 	}
 	first := le.Uint64(b[layout.SegOffFirstSequence:])
+	if r.instance == nil && first > 1 { // whether the beginning was pruned is for opened to judge
+		r.next = first
+		copy(r.leaf[:], b[layout.SegOffPreviousLeafHash:])
+	}
 	if first != r.next || name != fmt.Sprintf("segment-%020d.vlog", first) {
 		return r.damage(name, 0, "segment starts at %d, expected %d", first, r.next)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -113,6 +114,14 @@ func (r *recorder) Rename(from, to string) error {
 	return err
 }
 
+func (r *recorder) Remove(path string) error {
+	err := r.Disk.Remove(path)
+	if err == nil {
+		r.add(op{Kind: "unlink", Name: filepath.Base(path)})
+	}
+	return err
+}
+
 func (r *recorder) SyncFolder(path string) error {
 	err := r.Disk.SyncFolder(path)
 	r.force(op{Kind: "folder"})
@@ -139,7 +148,9 @@ type life struct {
 	Keys     []keys    `json:"keys"`
 	FirstKey string    `json:"first_key"`
 	Places   []string  `json:"places"`
+	Kept     []promise `json:"kept"`
 
+	bytesMax           int64
 	folder, durability string
 	disk               *recorder
 	random             *rand.Rand
@@ -153,8 +164,9 @@ func check(err error) {
 	}
 }
 
-func options(folder, durability string, disk auditlog.Disk) auditlog.Options {
+func options(folder, durability string, disk auditlog.Disk, bytesMax int64) auditlog.Options {
 	return auditlog.Options{
+		Retention: auditlog.Retention{BytesMax: bytesMax, KeptBytesMax: 1 << 20}, Report: func(err error) { check(err) },
 		Folder: filepath.Join(folder, "log"), Log: "gateway", Durability: durability, SyncInterval: time.Hour, SegmentBytes: segmentBytes,
 		KeyFolder: filepath.Join(folder, "keys"), CheckpointRecords: 1 << 30, CheckpointInterval: time.Hour, Disk: disk,
 		Describe: func(text string, _ map[string]string) []byte { return []byte(text) },
@@ -182,7 +194,7 @@ func (l *life) done() int { l.disk.mu.Lock(); defer l.disk.mu.Unlock(); return l
 
 func (l *life) open() {
 	var err error
-	l.w, err = auditlog.Open(options(l.folder, l.durability, l.disk))
+	l.w, err = auditlog.Open(options(l.folder, l.durability, l.disk, l.bytesMax))
 	check(err)
 	time.Sleep(150 * time.Millisecond) // the first checkpoint is made by itself
 }
@@ -191,18 +203,46 @@ func (l *life) append(count int, kind uint16) {
 	for range count {
 		payload := make([]byte, l.random.Intn(60))
 		l.random.Read(payload)
-		sequence, err := l.w.Append(&auditlog.Entry{Kind: kind, EventID: events.LimitHit, Payload: payload})
+		event := events.LimitHit
+		if kind == layout.KindState {
+			event = events.StateChanged
+		}
+		sequence, err := l.w.Append(&auditlog.Entry{Kind: kind, EventID: event, Payload: payload})
 		check(err)
+		if kind == layout.KindState {
+			l.Kept = append(l.Kept, promise{Done: l.done(), Sequence: sequence})
+		}
 		if l.durability == "power" {
-			l.Promises = append(l.Promises, promise{Done: l.done(), Sequence: sequence})
+			l.Promises = append(l.Promises, promise{Done: l.done(), Sequence: sequence, Leaf: l.leaf(sequence)})
 		}
 	}
+}
+
+// leaf reads a record's leaf hash back: pruning may take the record away later.
+func (l *life) leaf(sequence uint64) []byte {
+	var leaf []byte
+	_, err := audit.Read(filepath.Join(l.folder, "log"), func(r *audit.Record) error {
+		if r.Sequence == sequence {
+			leaf = append(leaf, r.Leaf[:]...)
+		}
+		return nil
+	})
+	if len(leaf) == 0 && errors.Is(err, fs.ErrNotExist) { // pruned meanwhile
+		return l.leaf(sequence)
+	}
+	if len(leaf) == 0 {
+		check(err)
+	}
+	return leaf
 }
 
 func (l *life) seal() {
 	note, err := l.w.Seal()
 	check(err)
 	l.Promises = append(l.Promises, promise{Done: l.done(), Note: note})
+	if l.bytesMax > 0 {
+		time.Sleep(120 * time.Millisecond) // pruning is done behind a checkpoint that the log makes by itself
+	}
 }
 
 func (l *life) close() {
@@ -218,6 +258,9 @@ func (l *life) live() {
 	for range 4 {
 		l.append(1+l.random.Intn(4), layout.KindRefusal)
 		l.append(1, layout.KindAnchor)
+		if l.bytesMax > 0 {
+			l.append(1, layout.KindState)
+		}
 		l.append(l.random.Intn(5), layout.KindRefusal)
 		l.seal()
 		l.append(5+l.random.Intn(3), layout.KindRefusal)
@@ -232,16 +275,6 @@ func (l *life) live() {
 	l.seal()
 	l.append(5, layout.KindRefusal)
 	l.close()
-	// Leaves of what was promised, read back from the whole log.
-	leaves := map[uint64][]byte{}
-	_, err = audit.Read(filepath.Join(l.folder, "log"), func(r *audit.Record) error {
-		leaves[r.Sequence] = append([]byte(nil), r.Leaf[:]...)
-		return nil
-	})
-	check(err)
-	for i := range l.Promises {
-		l.Promises[i].Leaf = leaves[l.Promises[i].Sequence]
-	}
 	l.Ops = l.disk.ops
 	for place := range l.disk.places {
 		l.Places = append(l.Places, place)
@@ -251,7 +284,7 @@ func (l *life) live() {
 func reopen() {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		w, err := auditlog.Open(options(lines.Text(), "process", nil))
+		w, err := auditlog.Open(options(lines.Text(), "process", nil, 0))
 		if err == nil {
 			err = w.Close()
 		}
@@ -269,12 +302,14 @@ func main() {
 		reopen()
 		return
 	}
-	if len(os.Args) != 6 || os.Args[1] != "record" {
-		check(errors.New("usage: crashtool record DIR DURABILITY SEED SKIP, or crashtool reopen"))
+	if len(os.Args) != 7 || os.Args[1] != "record" {
+		check(errors.New("usage: crashtool record DIR DURABILITY SEED SKIP RETENTION, or crashtool reopen"))
 	}
 	seed, err := strconv.ParseInt(os.Args[4], 10, 64)
 	check(err)
 	l := &life{folder: os.Args[2], durability: os.Args[3], random: rand.New(rand.NewSource(seed))}
+	l.bytesMax, err = strconv.ParseInt(os.Args[6], 10, 64)
+	check(err)
 	l.disk = &recorder{Disk: auditlog.RealDisk, places: map[string]bool{}, skip: os.Args[5]}
 	l.disk.before = l.keepKeys
 	l.live()

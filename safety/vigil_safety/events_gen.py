@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "64e6bfb129e7c728f96efcc1c795b10887a7001e0cb6ff13a51c6720556f1cfa"
+CATALOGUE_DIGEST = "1bed3264670f6f453ba853a0eb6e2540550fc249d17ab9c2ef86dc0d1d3024d3"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -45,6 +45,12 @@ LOG_CLOSED = 5003
 CHECKPOINT = 5004
 ANCHORED = 5005
 KEY_ROTATED = 5006
+PRUNED = 5007
+UNLOGGED = 5008
+REFUSALS_AGGREGATED = 5009
+UNDELIVERED = 5010
+CLOCK_STEPPED = 6001
+CLOCK_STATUS_CHANGED = 6002
 
 NAMES: dict[int, str] = {
     1001: "answer",
@@ -85,6 +91,12 @@ NAMES: dict[int, str] = {
     5004: "checkpoint",
     5005: "anchored",
     5006: "key_rotated",
+    5007: "pruned",
+    5008: "unlogged",
+    5009: "refusals_aggregated",
+    5010: "undelivered",
+    6001: "clock_stepped",
+    6002: "clock_status_changed",
 }
 
 CLASSES: dict[int, str] = {
@@ -126,4 +138,10 @@ CLASSES: dict[int, str] = {
     5004: "audit",
     5005: "audit",
     5006: "audit",
+    5007: "audit",
+    5008: "audit",
+    5009: "audit",
+    5010: "audit",
+    6001: "clock",
+    6002: "clock",
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vigil_safety import events_gen as events
 
 __all__ = [
+    "AuditClosed",
     "AuditError",
     "CallError",
     "CandidateRefused",
@@ -47,6 +48,10 @@ class AuditError(VigilError):
     """
 
     recorded = False
+
+
+class AuditClosed(AuditError):
+    """The log was closed: the process ends. Nothing is to be done."""
 
 
 class CandidateRefused(VigilError):

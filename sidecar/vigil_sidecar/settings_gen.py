@@ -76,6 +76,10 @@ class Settings:
     audit_checkpoint_records: int = 4096
     audit_checkpoint_interval_s: float = 10.0
     audit_segment_bytes: int = 16777216
+    audit_retention_bytes: int = 1073741824
+    audit_retention_s: float = 0
+    audit_kept_bytes_max: int = 16777216
+    audit_archive_dir: str = ''
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
     supervisor_backoff_ms: int = 100
@@ -236,6 +240,18 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.segment_bytes', 'audit_segment_bytes', 'int', 16777216, 1048576, 1073741824,
          (), None,
          'Size of one preallocated segment.'),
+    Spec('audit.retention_bytes', 'audit_retention_bytes', 'int', 1073741824, 4194304, 1099511627776,
+         (), None,
+         'Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.'),
+    Spec('audit.retention_s', 'audit_retention_s', 'float', 0, 0, 3155760000,
+         (), None,
+         'Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.'),
+    Spec('audit.kept_bytes_max', 'audit_kept_bytes_max', 'int', 16777216, 65536, 1073741824,
+         (), None,
+         'Room for the safety, model, security, audit and clock events of pruned segments, each class by itself; its oldest go first.'),
+    Spec('audit.archive_dir', 'audit_archive_dir', 'string', '', None, None,
+         (), None,
+         'Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.'),
     Spec('supervisor.restart_count_max', 'supervisor_restart_count_max', 'int', 5, 0, 1000000,
          (), None,
          'Restarts within supervisor.restart_window_s before the supervisor gives up.'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -21,8 +22,11 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.disk import Disk
 from vigil_sidecar.audit.entry import Entry
+from vigil_sidecar.audit.kept import read_kept
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.prune import Retention
+from vigil_sidecar.audit.reader import follow
 from vigil_sidecar.audit.segment import find_end, list_segments
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.audit.verify import read_records, verify_folder
@@ -61,6 +65,8 @@ class Workload:
     keys: list[tuple[int, dict[str, bytes]]] = field(default_factory=list)
     first_key: str = ""
     log: str = "sidecar"
+    kept: list[tuple[int, int]] = field(default_factory=list)
+    """Records that pruning must keep: after how many operations each was there, and its sequence."""
     reopen: Callable[[Path], str] = lambda folder: reopened(folder)
     """Opens and closes the log below a folder; the error's text, empty without one."""
 
@@ -92,9 +98,9 @@ class GoWriter:
         self.process.stdin.flush()
         return str(json.loads(self.process.stdout.readline()))
 
-    def record(self, folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
+    def record(self, folder: Path, durability: str, skip: str = "", seed: int = 3, segments: int = 0) -> Workload:
         """A life of a log, as ``recorded`` does it for the Python writer."""
-        command = [str(self.tool), "record", str(folder), durability, str(seed), skip]
+        command = [str(self.tool), "record", str(folder), durability, str(seed), skip, str(segments * SEGMENT)]
         life = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
         work = Workload(RecordingDisk(), first_key=life["first_key"], log="gateway", reopen=self.reopen)
         data = base64.b64decode
@@ -104,6 +110,7 @@ class GoWriter:
             Promised(p["done"], p["sequence"], data(p["leaf"] or ""), data(p["note"] or ""), p["closed"]) for p in life["promises"]
         ]
         work.keys = [(k["done"], {name: data(content) for name, content in k["files"].items()}) for k in life["keys"]]
+        work.kept = [(k["done"], k["sequence"]) for k in life["kept"] or []]
         return work
 
 
@@ -162,8 +169,8 @@ def live(
     work.promises.append(Promised(len(disk.ops), closed=True))
 
 
-def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Workload:
-    """Answers, events, checkpoints, rotation of segments and of the key, a restart."""
+def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3, segments: int = 0) -> Workload:
+    """Answers, events, checkpoints, rotation of segments and of the key, a restart; pruned to so many segments, if any."""
     disk = RecordingDisk(skip)
     work = Workload(disk)
     rng = random.Random(seed)
@@ -179,8 +186,10 @@ def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Wo
         keys = KeyFile(folder / "keys", "sidecar")
         keep_keys()
         writer = AuditWriter(
-            folder / "log", "sidecar", durability=durability, segment_bytes=SEGMENT, keys=keys, checkpoint_interval_s=3600, disk=disk
-        )
+            folder / "log", "sidecar", durability=durability, segment_bytes=SEGMENT, keys=keys, checkpoint_interval_s=3600, disk=disk,
+            retention=Retention(segments * SEGMENT, kept_bytes_max=1 << 20) if segments else None,
+            report=lambda text: pytest.fail(text),
+        )  # fmt: skip
         assert writer.sealer is not None
         writer.sealer._stopping.set()  # the test says when checkpoints are made
         writer.sealer.wake()
@@ -189,8 +198,10 @@ def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Wo
         return writer
 
     def append(writer: AuditWriter, count: int, kind: int = layout.KIND_ANSWER) -> None:
-        entries = [Entry(kind, events.ANSWER, trace_id=rng.randbytes(16), payload=rng.randbytes(rng.randrange(60))) for _ in range(count)]
+        event = events.STATE_CHANGED if kind == layout.KIND_STATE else events.ANSWER
+        entries = [Entry(kind, event, trace_id=rng.randbytes(16), payload=rng.randbytes(rng.randrange(60))) for _ in range(count)]
         sequences = writer.append(entries)
+        work.kept += [(len(disk.ops), s) for s in sequences if kind == layout.KIND_STATE]
         if durability == "power":
             leaves = {r.header.sequence: r.leaf for r in read_records(folder / "log")}
             work.promises += [Promised(len(disk.ops), s, leaves[s]) for s in sequences]
@@ -199,6 +210,8 @@ def recorded(folder: Path, durability: str, skip: str = "", seed: int = 3) -> Wo
         assert writer.sealer is not None
         note = writer.sealer.seal()
         work.promises.append(Promised(len(disk.ops), note=note))
+        if len(list_segments(folder / "log")) > 3:  # so that several go at once
+            writer.sealer.prune()
 
     live(work, folder, opened, append, seal, rng, keep_keys)
     return work
@@ -240,17 +253,43 @@ def problem(work: Workload, done: int, state: State, folder: Path) -> str:
     report = verify_folder(folder / "log", trusted)
     if report.exit_code != 0 and state:
         return f"verdict {report.exit_code}: {report.damage}"
-    leaves = [r.leaf for r in read_records(folder / "log")]
+    leaves = {r.header.sequence: r.leaf for r in read_records(folder / "log")}
+    heads = [parse_checkpoint(open_note(p.note, ())[0]) for p in promised if p.note]
+    roots = roots_of(folder / "log", [h.size for h in heads])
+    for head in heads:
+        if head.size >= report.pruned and roots.get(head.size) != head.root:
+            return f"contradicts the checkpoint of {head.size} records that was given away"
     for p in promised:
-        if p.note:
-            head = parse_checkpoint(open_note(p.note, ())[0])
-            tree = CompactRange()
-            tree.extend(leaves[: head.size])
-            if tree.size != head.size or tree.root() != head.root:
-                return f"contradicts the checkpoint of {head.size} records that was given away"
-        elif p.sequence and (len(leaves) < p.sequence or leaves[p.sequence - 1] != p.leaf):
+        if p.sequence > report.pruned and leaves.get(p.sequence) != p.leaf:
             return f"record {p.sequence}, answered with durability power, is gone"
+    kept = {sequence_of(k.proof) for k in read_kept(folder / "log")}
+    for at, sequence in work.kept:
+        if at <= done and sequence <= report.pruned and sequence not in kept:
+            return f"record {sequence} was pruned and not kept"
     return ""
+
+
+def roots_of(folder: Path, sizes: list[int]) -> dict[int, bytes]:
+    """Roots of the log's first records, at these sizes."""
+    tree: CompactRange | None = None
+    out: dict[int, bytes] = {}
+
+    def opened(header: layout.SegmentHeader) -> None:
+        nonlocal tree
+        if tree is None:
+            tree = CompactRange.decode(header.first_sequence - 1, header.tree_range)
+            out[tree.size] = tree.root()
+
+    for r in follow(folder, opened):
+        assert tree is not None
+        tree.append(r.leaf)
+        if tree.size in sizes:
+            out[tree.size] = tree.root()
+    return out
+
+
+def sequence_of(proof: bytes) -> int:
+    return int(proof.split(b"\nindex ")[1].split(b"\n")[0]) + 1
 
 
 def explore(work: Workload, folder: Path, most: int, seed: int = 1) -> tuple[int, list[str]]:
@@ -271,10 +310,12 @@ Record = Callable[..., Workload]
 PYTHON_PLACES = [
     "sealer.py:_forced_head:fdatasync", "segment.py:create_segment:fsync", "segment.py:create_segment:sync_folder",
     "writer.py:_rotate:fdatasync", "writer.py:append:fdatasync", "writer.py:close:fdatasync",
+    "prune.py:_write:fsync", "prune.py:_write:sync_folder", "prune.py:run:sync_folder",
 ]  # fmt: skip
 GO_PLACES = [
     "sealer.go:forcedHead:force", "segment.go:createSegment:force", "segment.go:createSegment:folder",
     "writer.go:newSegment:force", "writer.go:Append:force", "writer.go:Close:force",
+    "prune.go:write:force", "prune.go:write:folder", "prune.go:run:folder",
 ]  # fmt: skip
 
 
@@ -283,10 +324,13 @@ def record(request: pytest.FixtureRequest, go: GoWriter) -> Record:
     return recorded if request.param == "python" else go.record
 
 
+@pytest.mark.parametrize("segments", [0, 2], ids=["kept whole", "pruned"])
 @pytest.mark.parametrize("durability", ["process", "power"])
-def test_power_cuts(fast: Path, record: Record, durability: str) -> None:
+def test_power_cuts(fast: Path, record: Record, durability: str, segments: int) -> None:
     """Whatever a cut leaves: the log opens, verifies with the key it began with, and has what was promised."""
-    count, wrong = explore(record(fast / "life", durability), fast / "cuts", 1500)
+    work = record(fast / "life", durability, segments=segments)
+    assert segments == 0 or verify_folder(fast / "life" / "log").pruned > 0
+    count, wrong = explore(work, fast / "cuts", 1000)
     print(f"{count} crash states with durability {durability}")
     assert not wrong, (len(wrong), wrong[:3])
 
@@ -294,16 +338,19 @@ def test_power_cuts(fast: Path, record: Record, durability: str) -> None:
 @pytest.mark.parametrize("place", PYTHON_PLACES + GO_PLACES)
 def test_every_forcing_is_needed(fast: Path, go: GoWriter, place: str) -> None:
     """A writer without the forcing at one place loses something in some state: the tests above would notice."""
-    for durability in ("process", "power"):
-        work = (go.record if ".go:" in place else recorded)(fast / durability, durability, place)
+    pruned = place.startswith("prune")
+    for durability, seed in itertools.product(("power", "process"), (3, 4, 5) if pruned else (3,)):
+        life = fast / f"{durability}{seed}"
+        work = (go.record if ".go:" in place else recorded)(life, durability, place, seed=seed, segments=2 if pruned else 0)
         closed, promised = {p.done for p in work.promises if p.closed}, {p.done for p in work.promises}
         states = list(crash_states(work.disk.ops, random.Random(1)))
         random.Random(1).shuffle(states)
-        states.sort(key=lambda s: (s[0] not in closed, s[0] not in promised))
+        gone = {i + 1 for i, op in enumerate(work.disk.ops) if op.kind == "unlink"}  # where pruning can go wrong
+        states.sort(key=lambda s: (s[0] not in closed, s[0] not in gone, s[0] not in promised))
         for i, (done, state) in enumerate(states[:1500]):
-            if problem(work, done, state, fast / f"{durability}{i}"):
+            if problem(work, done, state, life / str(i)):
                 return
-            shutil.rmtree(fast / f"{durability}{i}")
+            shutil.rmtree(life / str(i))
     pytest.fail(f"without {place} nothing is lost")
 
 
@@ -311,7 +358,7 @@ def test_every_forcing_is_needed(fast: Path, go: GoWriter, place: str) -> None:
 def test_all_places_are_known(fast: Path, go: GoWriter, places: list[str]) -> None:
     """The lists above are complete, but for what only background threads and failures do."""
     make = go.record if places is GO_PLACES else recorded
-    found = {p for d in ("process", "power") for p in make(fast / d, d).disk.places}
+    found = {p for d in ("process", "power") for p in make(fast / d, d, segments=2).disk.places}
     assert found == set(places)
 
 
@@ -320,8 +367,9 @@ def test_all_places_are_known(fast: Path, go: GoWriter, places: list[str]) -> No
 def test_every_power_cut(fast: Path, record: Record, durability: str) -> None:
     """The same over every state of several lives."""
     total = 0
-    for seed in range(3):
-        count, wrong = explore(record(fast / f"life{seed}", durability, seed=seed), fast / "cuts", 1 << 30)
+    for seed in range(4):
+        work = record(fast / f"life{seed}", durability, seed=seed, segments=2 * (seed % 2))
+        count, wrong = explore(work, fast / "cuts", 1 << 30)
         total += count
         assert not wrong, (seed, len(wrong), wrong[:3])
     print(f"{total} crash states with durability {durability}")

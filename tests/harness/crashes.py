@@ -102,7 +102,7 @@ class _File:
 
 @dataclass
 class _Disk:
-    """Durable content, and what is only in the cache. Names change in order; data in any."""
+    """Durable content, and what is only in the cache: of data and of names any part may be lost."""
 
     files: dict[int, _File] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -170,8 +170,12 @@ def _tears(op: Op) -> Iterator[tuple[int, int]]:
 
 def _states_at(disk: _Disk, rng: random.Random) -> Iterator[State]:
     pending = [(inode, op) for inode, file in disk.files.items() for op in file.pending]
-    for kept_names in range(len(disk.name_ops) + 1):
-        names = _renamed(disk.names, disk.name_ops[:kept_names])
+    tried: set[frozenset[tuple[str, int]]] = set()
+    for kept_names in _subsets(len(disk.name_ops), rng):
+        names = _renamed(disk.names, [op for op, kept in zip(disk.name_ops, kept_names, strict=True) if kept])
+        if (variant := frozenset(names.items())) in tried:
+            continue
+        tried.add(variant)
         visible = set(names.values())
         mine = [(inode, op) for inode, op in pending if inode in visible]
         for keep in _subsets(len(mine), rng):
@@ -188,8 +192,20 @@ def _states_at(disk: _Disk, rng: random.Random) -> Iterator[State]:
                 yield {name: bytes(content[inode]) for name, inode in names.items()}
 
 
+def _each_file_once(ops: list[Op]) -> list[Op]:
+    """The operations with a number of its own for every file: an inode is used again once its file is gone."""
+    numbers: dict[int, int] = {}
+    out = []
+    for i, op in enumerate(ops):
+        if op.kind == "create":
+            numbers[op.inode] = i + 1
+        out.append(op._replace(inode=numbers.get(op.inode, op.inode)))
+    return out
+
+
 def crash_states(ops: list[Op], rng: random.Random) -> Iterator[tuple[int, State]]:
     """Distinct states after a cut behind each number of operations, with that number."""
+    ops = _each_file_once(ops)
     seen: set[bytes] = set()
     disk = _Disk()
     for done in range(len(ops) + 1):

@@ -18,7 +18,7 @@ const (
 	OffLength = 6
 	// What the payload is, see kinds.
 	OffKind = 8
-	// 0.
+	// Bit 0: the four hashes of what a caller sent or got are keyed, see keyed hashes; other bits 0.
 	OffFlags = 10
 	// Id from safety/events.yaml.
 	OffEventID = 12
@@ -34,7 +34,7 @@ const (
 	OffMonotonicNs = 64
 	// Bound of the error of time_ns; all ones: unknown.
 	OffTimeUncertaintyNs = 72
-	// 0 unknown, 1 kernel.
+	// 0 unknown, 1 kernel, 2 chrony, 3 ptp4l.
 	OffClockSource = 80
 	// 0 unknown, 1 synchronised, 2 free-running.
 	OffClockStatus = 81
@@ -121,7 +121,9 @@ const (
 	KindAnchor uint16 = 7
 	// KindKey: The writer signs with another key from here on; signed by both.
 	KindKey uint16 = 8
+	// KindPrune: Records before an index are gone from here on, see pruning.
+	KindPrune uint16 = 9
 )
 
 // KindNames by number.
-var KindNames = map[uint16]string{1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key"}
+var KindNames = map[uint16]string{1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key", 9: "prune"}

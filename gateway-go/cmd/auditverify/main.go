@@ -123,12 +123,19 @@ func show(out io.Writer, r *audit.Report) {
 	fmt.Fprintf(out, "%s: %s\n", r.Folder, r.Verdict)
 	fmt.Fprintf(out, "  %s: %d records (%d..%d) in %d segments of %d runs, %d checkpoints\n",
 		r.Log, r.Records, r.FirstSequence, r.LastSequence, r.Segments, r.Boots, r.Checkpoints)
+	if r.Pruned > 0 || r.Kept > 0 || r.KeptUnproven > 0 {
+		without := ""
+		if r.KeptUnproven > 0 {
+			without = fmt.Sprintf(", %d without a trusted signature", r.KeptUnproven)
+		}
+		fmt.Fprintf(out, "  the %d records before were pruned; %d of them are kept with proofs%s\n", r.Pruned, r.Kept, without)
+	}
 	if r.Witnessed > 0 {
 		since := ""
 		if r.UnwitnessedS >= 0 {
 			since = fmt.Sprintf(" (%.1f s)", r.UnwitnessedS)
 		}
-		fmt.Fprintf(out, "  %d records are witnessed elsewhere; the last %d%s are not\n", r.Witnessed, r.Records-r.Witnessed, since)
+		fmt.Fprintf(out, "  %d records are witnessed elsewhere; the last %d%s are not\n", r.Witnessed, r.LastSequence-r.Witnessed, since)
 	} else {
 		fmt.Fprintf(out, "  nothing given here witnesses it: a cut-off end would not be seen\n")
 	}

@@ -81,6 +81,10 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 			Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
 			KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),
 			CheckpointInterval: time.Duration(s.AuditCheckpointIntervalS * float64(time.Second)),
+			Retention: auditlog.Retention{
+				BytesMax: s.AuditRetentionBytes, Age: time.Duration(s.AuditRetentionS * float64(time.Second)),
+				KeptBytesMax: s.AuditKeptBytesMax, Archive: s.AuditArchiveDir,
+			},
 		})
 		if err != nil {
 			return nil, err

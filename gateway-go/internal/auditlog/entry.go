@@ -6,6 +6,7 @@ package auditlog
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 
 	"vigil/gateway/audit/layout"
@@ -13,6 +14,9 @@ import (
 
 // ErrFailed says that the log cannot be written: refuse calls until it can.
 var ErrFailed = errors.New("the audit log cannot be written")
+
+// errClosed says that the log was closed: the process ends.
+var errClosed = fmt.Errorf("%w: it is closed", ErrFailed)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

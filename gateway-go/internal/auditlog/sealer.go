@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vigil/gateway/audit/layout"
@@ -25,7 +26,9 @@ const (
 	// record: a disk that hangs must not make a log look forged.
 	lagMax = 1 << 19
 	// sealGap lies between two checkpoints that events ask for.
-	sealGap    = 50 * time.Millisecond
+	sealGap = 50 * time.Millisecond
+	// pruneGap lies between two looks at what may be pruned, but for new segments.
+	pruneGap   = 30 * time.Second
 	algEd25519 = 1
 )
 
@@ -76,6 +79,9 @@ type sealer struct {
 	stop   chan struct{}
 	done   chan struct{}
 	once   sync.Once
+	// segments: a segment was begun since the last look at what may be pruned.
+	segments atomic.Bool
+	pruner   *pruner
 
 	mu     sync.Mutex // held while a checkpoint is made
 	signer *signer
@@ -83,11 +89,15 @@ type sealer struct {
 	latestMu sync.Mutex
 	latest   []byte
 	latestAt time.Time
+	sealed   uint64
 }
 
 func newSealer(w *Writer, keys *keyFile, origin string) (*sealer, error) {
 	s := &sealer{w: w, keys: keys, origin: origin, wakes: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	s.signer, s.latestAt = &signer{origin, keys.key}, time.Now()
+	if w.o.Retention.BytesMax > 0 {
+		s.pruner = &pruner{w.o.Folder, w.o.Retention, origin, w.o.Disk, w.Append, time.Now}
+	}
 	return s, keys.publish(s.signer)
 }
 
@@ -98,10 +108,30 @@ func (s *sealer) wake() {
 	}
 }
 
+// rotated hears that there is one segment more: older ones may have to go.
+func (s *sealer) rotated() {
+	s.segments.Store(true)
+	s.wake()
+}
+
+// prune takes away what the retention says.
+func (s *sealer) prune() {
+	if s.pruner == nil {
+		return
+	}
+	s.latestMu.Lock()
+	sealed := s.sealed
+	s.latestMu.Unlock()
+	if _, err := s.pruner.run(sealed, s.seal); err != nil && !errors.Is(err, errClosed) && s.w.o.Report != nil {
+		s.w.o.Report(fmt.Errorf("nothing was pruned: %w", err))
+	}
+}
+
 func (s *sealer) run(interval time.Duration) {
 	defer close(s.done)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var looked time.Time
 	for {
 		select {
 		case <-s.stop:
@@ -110,6 +140,10 @@ func (s *sealer) run(interval time.Duration) {
 		case <-tick.C:
 		}
 		s.try() // after a failure the next turn tries again
+		if s.segments.Swap(false) || time.Since(looked) >= pruneGap {
+			looked = time.Now()
+			s.prune()
+		}
 		select {
 		case <-s.stop:
 			return
@@ -161,7 +195,7 @@ func (s *sealer) sealLocked() error {
 		return err
 	}
 	s.latestMu.Lock()
-	s.latest, s.latestAt = note, time.Now()
+	s.latest, s.latestAt, s.sealed = note, time.Now(), size
 	s.latestMu.Unlock()
 	return nil
 }
@@ -278,7 +312,7 @@ func (w *Writer) head() (uint64, []byte, *os.File, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return 0, nil, nil, fmt.Errorf("%w: it is closed", ErrFailed)
+		return 0, nil, nil, errClosed
 	}
 	f, err := duplicate(w.f)
 	return w.tree.size(), w.tree.root(), f, err

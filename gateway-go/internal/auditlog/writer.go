@@ -28,7 +28,9 @@ type Options struct {
 	KeyFolder          string
 	CheckpointRecords  uint64
 	CheckpointInterval time.Duration
-	// Report hears why a checkpoint could not be made.
+	// Retention says what is pruned; its zero value prunes nothing.
+	Retention Retention
+	// Report hears why a checkpoint could not be made, or nothing was pruned.
 	Report func(error)
 	// Disk is the file system when it is nil.
 	Disk Disk
@@ -203,7 +205,7 @@ func (w *Writer) newSegment() error {
 	w.path = filepath.Join(w.o.Folder, segmentName(w.next))
 	w.f, w.offset, w.size = f, layout.SegmentHeaderBytes, w.o.SegmentBytes
 	if w.seal != nil {
-		w.seal.wake()
+		w.seal.rotated()
 	}
 	return nil
 }
@@ -231,7 +233,7 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed || (w.closing && e.Kind != layout.KindCheckpoint) {
-		return 0, fmt.Errorf("%w: it is closed", ErrFailed)
+		return 0, errClosed
 	}
 	w.closing = w.closing || e.EventID == events.LogClosed
 	if err := w.checkPlace(); err != nil {
@@ -300,7 +302,7 @@ func (w *Writer) forceAgain() error {
 
 // forced says whether records of a kind are forced to disk at once.
 func forced(kind uint16) bool {
-	return kind == layout.KindModel || kind == layout.KindState || kind == layout.KindSystem || kind == layout.KindKey
+	return kind == layout.KindModel || kind == layout.KindState || kind == layout.KindSystem || kind == layout.KindKey || kind == layout.KindPrune
 }
 
 // duplicate gives a second descriptor of a file, which may be forced to disk

@@ -104,6 +104,14 @@ type Settings struct {
 	AuditCheckpointIntervalS float64
 	// AuditSegmentBytes is audit.segment_bytes. Size of one preallocated segment.
 	AuditSegmentBytes int64
+	// AuditRetentionBytes is audit.retention_bytes. Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.
+	AuditRetentionBytes int64
+	// AuditRetentionS is audit.retention_s. Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.
+	AuditRetentionS float64
+	// AuditKeptBytesMax is audit.kept_bytes_max. Room for the safety, model, security, audit and clock events of pruned segments, each class by itself; its oldest go first.
+	AuditKeptBytesMax int64
+	// AuditArchiveDir is audit.archive_dir. Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.
+	AuditArchiveDir string
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
 	SupervisorRestartCountMax int64
 	// SupervisorRestartWindowS is supervisor.restart_window_s. Window of supervisor.restart_count_max.
@@ -171,6 +179,10 @@ var table = []Spec{
 	{Key: "audit.checkpoint_records", Type: "int", Default: "4096", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed after this many records.", field: func(s *Settings) any { return &s.AuditCheckpointRecords }},
 	{Key: "audit.checkpoint_interval_s", Type: "float", Default: "10.0", Min: 0.05, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed at least this often, even when idle, and at every change of state, new segment and the end.", field: func(s *Settings) any { return &s.AuditCheckpointIntervalS }},
 	{Key: "audit.segment_bytes", Type: "int", Default: "16777216", Min: 1048576, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Size of one preallocated segment.", field: func(s *Settings) any { return &s.AuditSegmentBytes }},
+	{Key: "audit.retention_bytes", Type: "int", Default: "1073741824", Min: 4194304, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.", field: func(s *Settings) any { return &s.AuditRetentionBytes }},
+	{Key: "audit.retention_s", Type: "float", Default: "0", Min: 0, Max: 3155760000, Allowed: []string{}, Flag: "", Doc: "Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.", field: func(s *Settings) any { return &s.AuditRetentionS }},
+	{Key: "audit.kept_bytes_max", Type: "int", Default: "16777216", Min: 65536, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Room for the safety, model, security, audit and clock events of pruned segments, each class by itself; its oldest go first.", field: func(s *Settings) any { return &s.AuditKeptBytesMax }},
+	{Key: "audit.archive_dir", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.", field: func(s *Settings) any { return &s.AuditArchiveDir }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},
 	{Key: "supervisor.backoff_ms", Type: "int", Default: "100", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Wait before the first restart; doubles with each further one in the window.", field: func(s *Settings) any { return &s.SupervisorBackoffMs }},

@@ -27,7 +27,8 @@ KIND_SYSTEM = 5
 KIND_CHECKPOINT = 6
 KIND_ANCHOR = 7
 KIND_KEY = 8
-KIND_NAMES: dict[int, str] = {1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key"}
+KIND_PRUNE = 9
+KIND_NAMES: dict[int, str] = {1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key", 9: "prune"}
 
 
 class RecordHeader(NamedTuple):

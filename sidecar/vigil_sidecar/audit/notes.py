@@ -13,12 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 __all__ = [
     "NOTE_BYTES_MAX", "ROTATION", "Checkpoint", "NoteError", "Signer", "Verifier",
-    "checkpoint_text", "open_note", "origin_of", "parse_checkpoint", "sign_note",
+    "checkpoint_text", "open_note", "origin_of", "parse_checkpoint", "parse_prune", "prune_text", "sign_note",
 ]  # fmt: skip
 
 NOTE_BYTES_MAX = 8192
 ROTATION = "vigil audit key rotation"
 """First line of the note of a key record."""
+PRUNE = "vigil audit prune"
+"""First line of a prune record."""
 _ED25519 = b"\x01"
 _SIGNATURES_MAX = 100
 
@@ -161,3 +163,19 @@ def parse_checkpoint(text: str) -> Checkpoint:
     if len(decoded) != 32 or base64.b64encode(decoded).decode() != root:
         raise NoteError("not a checkpoint: its root is not 32 bytes of base64")
     return Checkpoint(origin, int(size), decoded, tuple(lines[3:-1]))
+
+
+def prune_text(origin: str, size: int, root: bytes) -> str:
+    """Payload of a prune record: the first ``size`` records, whose tree has this root, are gone."""
+    return f"{PRUNE}\n{checkpoint_text(origin, size, root)}"
+
+
+def parse_prune(payload: bytes) -> Checkpoint:
+    """The tree that a prune record says was taken out; raises ``NoteError``."""
+    try:
+        title, _, rest = payload.decode().partition("\n")
+    except UnicodeDecodeError:
+        title = rest = ""
+    if title != PRUNE or rest.count("\n") != 3:
+        raise NoteError("not a prune record: it needs its title, origin, size and root")
+    return parse_checkpoint(rest)

@@ -8,15 +8,17 @@ import hashlib
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.kept import KeptDamaged, read_kept
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
-from vigil_sidecar.audit.reader import read_records
-from vigil_sidecar.audit.tree import CompactRange, inclusion_ranges, root_from_inclusion
+from vigil_sidecar.audit.reader import follow, read_records
+from vigil_sidecar.audit.tree import CompactRange, Subtrees, inclusion_ranges, root_from_inclusion
 
-__all__ = ["NotProven", "check_proof", "make_proof"]
+__all__ = ["NotProven", "ProofParts", "check_proof", "make_proof", "open_proof"]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _TITLE = "c2sp.org/tlog-proof@v1"
@@ -27,13 +29,28 @@ class NotProven(Exception):
     """No proof can be made, or the one given proves nothing; the text says why."""
 
 
+class ProofParts(NamedTuple):
+    """A proof that holds by itself: the record is in the tree of the checkpoint. Who signed that is another question."""
+
+    record: bytes
+    head: Checkpoint
+    note: bytes
+
+
 def make_proof(folder: Path, sequence: int) -> bytes:
     """A proof, with the record in it, that a record is under the first checkpoint that covers it.
 
     Reads the log twice, in bounded memory. Raises ``NotProven``, or ``LogDamaged``.
     """
+    base = CompactRange()
+
+    def opened(header: layout.SegmentHeader) -> None:
+        nonlocal base
+        if not base.size:
+            base = CompactRange.decode(header.first_sequence - 1, header.tree_range)
+
     found, note, size = b"", b"", 0
-    for record in read_records(folder):
+    for record in follow(folder, opened):
         if record.header.sequence == sequence:
             found = _RECORD.pack(*record.header) + record.payload
         elif found and record.header.kind == layout.KIND_CHECKPOINT:
@@ -44,14 +61,25 @@ def make_proof(folder: Path, sequence: int) -> bytes:
             if sequence <= size < record.header.sequence:
                 note = record.payload
                 break
+    if sequence <= base.size:
+        return _kept_proof(folder, sequence)
     if not found:
         raise NotProven(f"record {sequence} is not in the log")
     if not note:
         raise NotProven(f"no checkpoint covers record {sequence} yet; wait for the next one (audit.checkpoint_interval_s)")
     ranges = inclusion_ranges(sequence - 1, size)
-    roots: dict[tuple[int, int], bytes] = {}
-    order, tree = iter(sorted(ranges)), CompactRange()
+    lines = [_TITLE, "extra " + base64.b64encode(found).decode(), f"index {sequence - 1}"]
+    roots = _roots(folder, ranges, base)
+    lines += [base64.b64encode(roots[r]).decode() for r in ranges]
+    return ("\n".join(lines) + "\n\n").encode() + note
+
+
+def _roots(folder: Path, ranges: Sequence[tuple[int, int]], base: CompactRange) -> dict[tuple[int, int], bytes]:
+    """Roots of disjoint subtrees in one pass; ``base`` stands for the records that were pruned."""
+    roots = {r: Subtrees(base, ()).root(*r) for r in ranges if r[1] <= base.size}
+    order = iter(sorted(r for r in ranges if r not in roots))
     current = next(order, None)
+    tree = base.suffix(current[0]) if current and current[0] < base.size else CompactRange()
     for record in read_records(folder):
         if current is None:
             break
@@ -61,9 +89,18 @@ def make_proof(folder: Path, sequence: int) -> bytes:
         if at == current[1] - 1:
             roots[current] = tree.root()
             current, tree = next(order, None), CompactRange()
-    lines = [_TITLE, "extra " + base64.b64encode(found).decode(), f"index {sequence - 1}"]
-    lines += [base64.b64encode(roots[r]).decode() for r in ranges]
-    return ("\n".join(lines) + "\n\n").encode() + note
+    return roots
+
+
+def _kept_proof(folder: Path, sequence: int) -> bytes:
+    """The proof of a record that was kept when its segment was pruned."""
+    try:
+        for kept in read_kept(folder):
+            if layout.RecordHeader(*_RECORD.unpack_from(open_proof(kept.proof).record)).sequence == sequence:
+                return kept.proof
+    except KeptDamaged as damaged:
+        raise NotProven(str(damaged)) from None
+    raise NotProven(f"record {sequence} was pruned, and is not among the kept ones; look for its segment in the archive")
 
 
 def _decode(text: str, what: str) -> bytes:
@@ -73,8 +110,8 @@ def _decode(text: str, what: str) -> bytes:
         raise NotProven(f"{what} is not base64") from None
 
 
-def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.RecordHeader, bytes, Checkpoint, bool]:
-    """The proven record's header and payload, the checkpoint, and whether a trusted key signed it; raises ``NotProven``."""
+def open_proof(proof: bytes, trusted: Sequence[Verifier] = ()) -> ProofParts:
+    """The parts of a proof, checked against each other; raises ``NotProven``."""
     top, blank, note = proof.partition(b"\n\n")
     lines = top.decode("utf-8", "replace").split("\n")
     if len(proof) > _PROOF_BYTES_MAX or not blank or len(lines) < 3 or lines[0] != _TITLE:
@@ -90,7 +127,7 @@ def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.Recor
         raise NotProven("not a proof of a record: extra (the record in base64) and index must come first")
     record, index = _decode(lines[1][6:], "extra"), int(number)
     try:
-        text, signed = open_note(note, trusted)
+        text, _ = open_note(note, trusted)
         head = parse_checkpoint(text)
         root = root_from_inclusion(hashlib.sha256(b"\0" + record).digest(), index, head.size, [_decode(x, "a hash") for x in lines[3:]])
     except (NoteError, ValueError) as error:
@@ -105,4 +142,12 @@ def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.Recor
         raise NotProven("the extra data is not a record")
     if header.sequence != index + 1 or not head.origin.endswith("/" + header.instance.hex()):
         raise NotProven("the record does not belong at this place of this log")
-    return header, record[layout.HEADER_BYTES :], head, any(k.name == head.origin for k in signed)
+    return ProofParts(record, head, note)
+
+
+def check_proof(proof: bytes, trusted: Sequence[Verifier]) -> tuple[layout.RecordHeader, bytes, Checkpoint, bool]:
+    """The proven record's header and payload, the checkpoint, and whether a trusted key signed it; raises ``NotProven``."""
+    parts = open_proof(proof, trusted)
+    signed = open_note(parts.note, trusted)[1]
+    header = layout.RecordHeader(*_RECORD.unpack_from(parts.record))
+    return header, parts.record[layout.HEADER_BYTES :], parts.head, any(k.name == parts.head.origin for k in signed)

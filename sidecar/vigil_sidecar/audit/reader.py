@@ -138,11 +138,16 @@ def list_segments(folder: Path) -> list[Path]:
 
 
 def follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iterator[Record]:
-    """Every record in order; ``opened`` is told of each segment. Raises ``LogDamaged`` at the first fault, ``OSError``."""
+    """Every record in order; ``opened`` is told of each segment. Raises ``LogDamaged`` at the first fault, ``OSError``.
+
+    A log may begin behind its first record: whether it was pruned is for ``opened`` to judge.
+    """
     leaf, sequence, instance = bytes(32), 1, None
-    for path in list_segments(folder):
+    for index, path in enumerate(list_segments(folder)):
         with path.open("rb") as file:
             header = _segment_header(file, path.name, sequence)
+            if index == 0 and header.first_sequence > 1:
+                leaf, sequence = header.previous_leaf_hash, header.first_sequence
             if header.first_sequence != sequence or path.name != f"segment-{sequence:020d}.vlog":
                 raise LogDamaged(path.name, 0, sequence, f"segment starts at {header.first_sequence}, expected {sequence}")
             if header.previous_leaf_hash != leaf or instance not in (None, header.instance):

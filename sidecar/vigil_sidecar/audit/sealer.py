@@ -15,12 +15,15 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import Entry
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import ROTATION, Signer, checkpoint_text, sign_note
-from vigil_sidecar.errors import AuditError
+from vigil_sidecar.audit.prune import Pruner
+from vigil_sidecar.errors import AuditClosed, AuditError
 
 __all__ = ["LAG_MAX", "Sealer"]
 
 LAG_MAX = 1 << 19
 """Half of what verifiers accept between a checkpoint's tree and its record: a disk that hangs must not make a log look forged."""
+_PRUNE_S = 30.0
+"""Between two looks at what may be pruned, but for new segments."""
 _GAP_S = 0.05
 """Between two checkpoints that events ask for: a flurry of them gets one."""
 
@@ -50,11 +53,14 @@ class Sealer:
     """
 
     def __init__(
-        self, log: Log, keys: KeyFile, origin: str, interval_s: float, fdatasync: Callable[[int], None], report: Callable[[str], None]
-    ) -> None:
-        """Publish the public key and start; ``report`` hears why a checkpoint could not be made."""
+        self, log: Log, keys: KeyFile, origin: str, interval_s: float, fdatasync: Callable[[int], None], report: Callable[[str], None],
+        pruner: Pruner | None = None,
+    ) -> None:  # fmt: skip
+        """Publish the public key and start; ``report`` hears why a checkpoint could not be made, or nothing was pruned."""
         self._log, self._keys, self._origin, self._interval_s = log, keys, origin, interval_s
         self._fdatasync, self._report = fdatasync, report
+        self._pruner, self._pruned_s = pruner, -_PRUNE_S
+        self._sealed = 0
         self._signer = Signer(origin, keys.key)
         keys.publish(self._signer)
         self._lock = threading.Lock()
@@ -68,6 +74,11 @@ class Sealer:
         """Ask for a checkpoint soon."""
         self._wake.set()
 
+    def rotated(self) -> None:
+        """Hear that there is one segment more: older ones may have to go."""
+        self._pruned_s = -_PRUNE_S
+        self._wake.set()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.wait(self._interval_s)
@@ -75,7 +86,21 @@ class Sealer:
             if self._stopping.is_set():
                 return
             self._try()  # after a failure the next turn tries again
+            if time.monotonic() - self._pruned_s >= _PRUNE_S:
+                self._pruned_s = time.monotonic()
+                self.prune()
             self._stopping.wait(_GAP_S)
+
+    def prune(self) -> None:
+        """Prune what the retention says; why nothing could be pruned is reported."""
+        if self._pruner is None:
+            return
+        try:
+            self._pruner.run(self._sealed, self.seal)
+        except AuditClosed:
+            return
+        except (AuditError, OSError, ValueError) as error:
+            self._report(f"nothing was pruned: {getattr(error, 'strerror', None) or error}")
 
     def _try(self) -> None:
         try:
@@ -104,7 +129,7 @@ class Sealer:
             note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
             self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
             self._keys.keep(note)
-            self.latest, self.latest_s = note, time.monotonic()
+            self.latest, self.latest_s, self._sealed = note, time.monotonic(), size
             return note
 
     def rotate(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["EMPTY_ROOT", "CompactRange", "inclusion_ranges", "node_hash", "root_from_inclusion"]
+__all__ = ["EMPTY_ROOT", "CompactRange", "Subtrees", "inclusion_ranges", "node_hash", "root_from_inclusion"]
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -36,6 +36,17 @@ class CompactRange:
             size >>= 1
         hashes.append(leaf)
         self.size += 1
+
+    def suffix(self, begin: int) -> CompactRange:
+        """The range of the leaves from ``begin`` on, where a perfect subtree begins; raises ``ValueError`` elsewhere."""
+        at, size = 0, self.size
+        for i, bit in enumerate(b for b in reversed(range(size.bit_length())) if size >> b & 1):
+            if at == begin:
+                return CompactRange(size - begin, self.hashes[i:])
+            at += 1 << bit
+        if begin != size:
+            raise ValueError(f"no perfect subtree begins at leaf {begin} of {size}")
+        return CompactRange()
 
     def copy(self) -> CompactRange:
         """Another range of the same leaves."""
@@ -94,3 +105,37 @@ def root_from_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes
     for (begin, _), other in zip(ranges, path, strict=True):
         root = node_hash(other, root) if begin < index else node_hash(root, other)
     return root
+
+
+class Subtrees:
+    """Roots of subtrees where the first leaves are known by their compact range only. Not for several threads at once."""
+
+    def __init__(self, base: CompactRange, leaves: Sequence[bytes]) -> None:
+        self._base, self._leaves = base, leaves
+        self._known: dict[tuple[int, int], bytes] = {}
+
+    def root(self, begin: int, end: int) -> bytes:
+        """Root of the leaves [begin, end), a subtree of an inclusion proof; raises ``ValueError`` for one that the range does not give."""
+        size = self._base.size
+        if begin < size:
+            tree = self._base.suffix(begin)
+            if end <= size:  # a whole subtree: the first of the suffix
+                if end - begin != 1 << (tree.size.bit_length() - 1):
+                    raise ValueError(f"the compact range does not give the subtree {begin}..{end}")
+                return tree.hashes[0]
+            tree.extend(self._leaves[: end - size])
+            return tree.root()
+        return self._node(begin - size, end - size)
+
+    def _node(self, begin: int, end: int) -> bytes:
+        if end - begin == 1:
+            return self._leaves[begin]
+        found = self._known.get((begin, end))
+        if found is None:
+            split = begin + (1 << ((end - begin - 1).bit_length() - 1))
+            found = self._known[begin, end] = node_hash(self._node(begin, split), self._node(split, end))
+        return found
+
+    def path(self, index: int, size: int) -> list[bytes]:
+        """Inclusion proof of a leaf in the tree of ``size`` leaves, nearest first (RFC 6962, section 2.1.1)."""
+        return [self.root(begin, end) for begin, end in inclusion_ranges(index, size)]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, ROTATION, Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, ROTATION, Checkpoint, NoteError, Verifier, open_note, parse_checkpoint, parse_prune
 from vigil_sidecar.audit.tree import CompactRange
 
 __all__ = ["LAG_MAX", "Anchor", "Forged", "Seals"]
@@ -36,7 +36,7 @@ class Seals:
     """
 
     def __init__(self, origin: str, trusted: Sequence[Verifier], tree: CompactRange, wanted: Collection[int] = ()) -> None:
-        """``wanted`` are sizes whose roots are kept in ``roots``."""
+        """``tree`` is that of the records before the first one; ``wanted`` are sizes whose roots are kept in ``roots``."""
         self.origin, self._active, self._retired = origin, [k for k in trusted if k.name == origin], list[Verifier]()
         self._whole, self._base, self._leaves = tree, tree.copy(), list[bytes]()
         self._wanted, self.roots = frozenset(wanted), dict[int, bytes]()
@@ -44,6 +44,13 @@ class Seals:
         self.checkpoints, self.last_size, self.rotations = 0, 0, 0
         self.anchors: list[Anchor] = []
         self.ends_with_seal = False
+        self.begin = tree.size
+        """Records that were pruned before the first one here."""
+        self.prunes: list[tuple[int, int]] = []
+        """Sequence of each prune record, and how many records it says are gone."""
+        self._starts: dict[int, bytes] = {}
+        if tree.size in self._wanted:
+            self.roots[tree.size] = tree.root()
 
     @property
     def size(self) -> int:
@@ -66,12 +73,46 @@ class Seals:
             if len(payload) > NOTE_BYTES_MAX:
                 raise Forged(f"an anchor of {len(payload)} bytes, the limit is {NOTE_BYTES_MAX}")
             self.anchors.append(Anchor(sequence, time_ns, payload))
+        elif kind == layout.KIND_PRUNE:
+            self._prune(sequence, payload)
         self._leaves.append(leaf)
         self._whole.append(leaf)
         if len(self._leaves) > 2 * LAG_MAX:
             self._fold(self._base.size + LAG_MAX)
         if self.size in self._wanted:
             self.roots[self.size] = self.root()
+
+    def segment(self) -> None:
+        """A segment begins here: where a cut may be."""
+        self._starts[self.size] = self.root()
+
+    def _prune(self, sequence: int, payload: bytes) -> None:
+        try:
+            cut = parse_prune(payload)
+        except NoteError as error:
+            raise Forged(f"{error}") from None
+        if cut.origin != self.origin:
+            raise Forged(f"a prune record of {cut.origin} in the log {self.origin}")
+        if cut.size >= self.size or (self.prunes and cut.size <= self.prunes[-1][1]):
+            raise Forged(f"a prune record of {cut.size} records, {self.size} stand before it")
+        if cut.size >= self.begin and self._starts.get(cut.size) != cut.root:
+            raise Forged(f"the prune record of {cut.size} records names another root, or no segment begins there")
+        self.prunes.append((sequence, cut.size))
+
+    def pruned_by_right(self) -> bool:
+        """Whether a signed checkpoint covers a prune record that accounts for what is missing before the first record."""
+        return any(size >= self.begin for sequence, size in self.prunes if sequence <= self.sealed)
+
+    def trust(self, payload: bytes) -> None:
+        """Take over from a key record that was kept when its segment was pruned; raises ``Forged``."""
+        self._rotate(*self._open_rotation(payload))
+
+    def signed_now(self, note: bytes) -> bool:
+        """Whether a key that is trusted now signed a note."""
+        try:
+            return bool(open_note(note, self._active)[1])
+        except NoteError:
+            return False
 
     def _fold(self, size: int) -> None:
         if size == self._whole.size:
@@ -129,7 +170,8 @@ class Seals:
         elif self.sealed:
             raise Forged("a checkpoint is not signed by the key that signed the one before")
 
-    def _rotation(self, payload: bytes) -> None:
+    def _open_rotation(self, payload: bytes) -> tuple[Verifier, list[Verifier], str]:
+        """The new key, who signed, and the tree head of a key record."""
         try:
             new = Verifier(payload.decode().split("\n")[4])
         except (NoteError, IndexError, UnicodeDecodeError):
@@ -140,9 +182,16 @@ class Seals:
         title, _, body = text.partition("\n")
         if title != ROTATION or all(k.text != new.text for k in signed):
             raise Forged("a key record that its new key did not sign")
-        self._head("\n".join(body.split("\n")[:3]) + "\n")
+        return new, signed, "\n".join(body.split("\n")[:3]) + "\n"
+
+    def _rotate(self, new: Verifier, signed: Sequence[Verifier], _: str) -> None:
         if any(k in self._active for k in signed if k.text != new.text):
             self._retired, self._active = [*self._retired, *self._active], [new]
         elif self.sealed:
             raise Forged("a key record that the key before did not sign")
+
+    def _rotation(self, payload: bytes) -> None:
+        opened = self._open_rotation(payload)
+        self._head(opened[2])
+        self._rotate(*opened)
         self.rotations += 1

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.check_kept import check_kept
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, origin_of, parse_checkpoint
 from vigil_sidecar.audit.reader import Damage, LogDamaged, Record, follow, list_segments, read_records, torn_bytes
 from vigil_sidecar.audit.tree import CompactRange
@@ -17,6 +18,7 @@ from vigil_sidecar.audit.trust import Anchor, Forged, Seals
 
 __all__ = ["Damage", "LogDamaged", "Record", "Report", "read_records", "verify_folder", "verify_folders"]
 
+_PRUNED_TRIES_MAX = 5
 EXIT_VERIFIED, EXIT_UNREADABLE, EXIT_UNSEALED, EXIT_FORGED, EXIT_NO_LOG, EXIT_NO_KEY = 0, 1, 3, 4, 5, 6
 
 
@@ -37,6 +39,9 @@ class Report:
     records: int = 0
     first_sequence: int = 0
     last_sequence: int = 0
+    pruned: int = 0
+    kept: int = 0
+    kept_unproven: int = 0
     sealed: int = 0
     unsealed: int = 0
     unsealed_s: float = 0.0
@@ -74,17 +79,19 @@ class _Log:
     def _opened(self, header: layout.SegmentHeader) -> None:
         self._header = header
         name = header.log_name.rstrip(b"\0").decode("utf-8", "replace")
-        if self.seals is None:
-            self.report.log = origin_of(name, header.instance)
-            self.seals = Seals(self.report.log, self._trusted, CompactRange(), self._wanted)
-        if origin_of(name, header.instance) != self.report.log:
-            raise Forged("a segment of another log")
         try:
             tree = CompactRange.decode(header.first_sequence - 1, header.tree_range)
         except ValueError as error:
             raise Forged(str(error)) from None
+        if self.seals is None:
+            self.report.log, self.report.pruned = origin_of(name, header.instance), tree.size
+            self.seals = Seals(self.report.log, self._trusted, tree.copy(), self._wanted)
+            self.report.kept, self.report.kept_unproven = check_kept(self.folder, self.seals, header.instance)
+        if origin_of(name, header.instance) != self.report.log:
+            raise Forged("a segment of another log")
         if tree.root() != self.seals.root():
             raise Forged("the segment's tree is not that of the records before it")
+        self.seals.segment()
 
     def _record(self, record: Record) -> None:
         h, report = record.header, self.report
@@ -104,7 +111,16 @@ class _Log:
         report.kinds[kind] = report.kinds.get(kind, 0) + 1
 
     def run(self) -> None:
-        """Read all records; the report then says what was found."""
+        """Read all records; the report then says what was found. A log that is pruned meanwhile is read again."""
+        for _ in range(_PRUNED_TRIES_MAX):
+            try:
+                self._run()
+                return
+            except FileNotFoundError:
+                self.__init__(self.folder, self._trusted, self._wanted)  # type: ignore[misc]
+        self._run()
+
+    def _run(self) -> None:
         report = self.report
         report.segments = len(list_segments(self.folder))
         try:
@@ -122,7 +138,9 @@ class _Log:
         if self.seals is not None:
             report.checkpoints, report.rotations = self.seals.checkpoints, self.seals.rotations
             report.sealed, report.root = self.seals.sealed, self.seals.root().hex()
-            report.unsealed = report.records - report.sealed - (1 if self.seals.ends_with_seal and report.sealed else 0)
+            report.unsealed = report.pruned + report.records - report.sealed - (1 if self.seals.ends_with_seal and report.sealed else 0)
+            if report.pruned and report.sealed and not self.seals.pruned_by_right():
+                self.damaged(report.pruned + 1, "the log begins here, and no signed record says that those before were pruned")
             report.unsealed_s = max(0, self.last_time_ns - self.seals.sealed_time_ns) / 1e9 if report.sealed else -1.0
 
     def again(self, trusted: Sequence[Verifier]) -> None:
@@ -178,11 +196,11 @@ def _anchors(log: _Log, others: Mapping[str, _Log], trusted: Sequence[Verifier],
 
 def _compare(log: _Log, anchors: Found, trusted: Sequence[Verifier]) -> None:
     report, most = log.report, max(anchors, key=lambda a: a[0].size)
-    if most[0].size > report.records and report.intact:
+    if most[0].size > report.last_sequence and report.intact:
         log.again(trusted)  # it may be written just now: the others were read later
         report = log.report
-    if most[0].size > report.records and not (report.damage and report.damage.sequence <= most[0].size):
-        reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.records} are here: the end was cut off"
+    if most[0].size > report.last_sequence and not (report.damage and report.damage.sequence <= most[0].size):
+        reason = f"{most[2]} holds a checkpoint of {most[0].size} records, {report.last_sequence} are here: the end was cut off"
         log.damaged(report.last_sequence + 1, reason)
         return
     again = _Log(log.folder, trusted, {head.size for head, _, _ in anchors})

@@ -21,17 +21,18 @@ from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.guard import check_head
 from vigil_sidecar.audit.keys import KeyFile
 from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, NoteError, open_note, origin_of, parse_checkpoint
+from vigil_sidecar.audit.prune import Pruner, Retention
 from vigil_sidecar.audit.sealer import Sealer
 from vigil_sidecar.audit.segment import LogEnd, create_segment, find_end, last_key_note, list_segments, segment_name, write_all
 from vigil_sidecar.audit.tree import CompactRange
-from vigil_sidecar.errors import AuditError
+from vigil_sidecar.errors import AuditClosed, AuditError
 
 __all__ = ["AuditWriter"]
 
 _PACK = struct.Struct(layout.RECORD_FORMAT[:-1]).pack
 """Packs a header but for its last field, the CRC-32C over what is packed here and the payload."""
 _CRC = struct.Struct("<I").pack
-_FORCED = frozenset({layout.KIND_MODEL, layout.KIND_STATE, layout.KIND_SYSTEM, layout.KIND_KEY})
+_FORCED = frozenset({layout.KIND_MODEL, layout.KIND_STATE, layout.KIND_SYSTEM, layout.KIND_KEY, layout.KIND_PRUNE})
 _PAYLOAD_BYTES_MAX = layout.RECORD_BYTES_MAX - layout.HEADER_BYTES
 
 
@@ -54,13 +55,15 @@ class AuditWriter:
         keys: KeyFile | None = None,
         checkpoint_records: int = 4096,
         checkpoint_interval_s: float = 10.0,
+        retention: Retention | None = None,
         disk: Disk = DISK,
         report: Callable[[str], None] = lambda text: None,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
     ) -> None:
         """Open or create the log; after a crash its end is found and a torn tail cut.
 
-        With ``keys`` checkpoints are signed; a log without them can only be found intact.
+        With ``keys`` checkpoints are signed; a log without them can only be found intact,
+        and is never pruned. Without ``retention`` nothing is pruned either.
         ``report`` hears why a checkpoint could not be made.
 
         Raises:
@@ -93,7 +96,9 @@ class AuditWriter:
         except OSError as error:
             raise AuditError(f"audit log {folder}: {error.strerror}; give --data-dir a folder that can be written") from None
         if keys is not None:
-            self.sealer = Sealer(self, keys, origin_of(log_name, self.instance), checkpoint_interval_s, disk.fdatasync, report)
+            origin = origin_of(log_name, self.instance)
+            pruner = Pruner(folder, retention, self, origin, disk) if retention is not None else None
+            self.sealer = Sealer(self, keys, origin, checkpoint_interval_s, disk.fdatasync, report, pruner)
         if durability == "interval":
             self._syncer = threading.Thread(target=self._sync_loop, args=(sync_interval_ms / 1000,), name="audit-sync", daemon=True)
             self._syncer.start()
@@ -165,7 +170,7 @@ class AuditWriter:
         """Number of records, root hash, and a new descriptor of the file that ends them; raises ``AuditError``."""
         with self._lock:
             if self._closed:
-                raise AuditError("the audit log is closed")
+                raise AuditClosed("the audit log is closed")
             tree = self._fold()
             return tree.size, tree.root(), os.dup(self._fd)
 
@@ -206,7 +211,7 @@ class AuditWriter:
             return range(len(entries))
         with self._lock:
             if self._closed or (self._closing and entries[0].kind != layout.KIND_CHECKPOINT):
-                raise AuditError("the audit log is closed")
+                raise AuditClosed("the audit log is closed")
             self._closing = self._closing or entries[0].event_id == events.LOG_CLOSED
             try:
                 self._check_place()
@@ -318,7 +323,7 @@ class AuditWriter:
             self._new_segment()
             os.close(old)
         if self.sealer is not None:
-            self.sealer.wake()
+            self.sealer.rotated()
 
     def _sync_loop(self, interval_s: float) -> None:
         while not self._closed:

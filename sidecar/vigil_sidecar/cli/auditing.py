@@ -96,9 +96,12 @@ def _show(r: Report) -> None:
     kinds = ", ".join(f"{n} {k}" for k, n in sorted(r.kinds.items()))
     print(f"{r.folder}: {r.verdict}")
     print(f"  {r.log}: {r.records} records ({r.first_sequence}..{r.last_sequence}; {kinds}) in {r.segments} segments of {r.boots} runs")
+    if r.pruned or r.kept or r.kept_unproven:
+        proven = f"{r.kept} of them are kept with proofs" + (f", {r.kept_unproven} without a trusted signature" if r.kept_unproven else "")
+        print(f"  the {r.pruned} records before were pruned; {proven}")
     if r.witnessed:
         since = f" ({r.unwitnessed_s:.1f} s)" if r.unwitnessed_s >= 0 else ""
-        print(f"  {r.witnessed} records are witnessed elsewhere; the last {r.records - r.witnessed}{since} are not")
+        print(f"  {r.witnessed} records are witnessed elsewhere; the last {r.last_sequence - r.witnessed}{since} are not")
     else:
         print("  nothing given here witnesses it: a cut-off end would not be seen")
 
