@@ -104,12 +104,14 @@ func notDigit(r rune) bool { return r < '0' || r > '9' }
 
 // checkKept checks every kept record against its checkpoint, and follows the key
 // rotations among them; s has seen no record yet. It tells how many a trusted key
-// proves, and how many not: from the first that is proven on, each must be.
+// proves, and how many not: from the first that is proven on, each must be. Those
+// that still, or again, stand in the log itself are left out.
 func checkKept(folder string, s *seals, instance []byte) (proven, unproven int, err error) {
 	found, err := readKept(folder)
 	if err != nil {
 		return 0, 0, err
 	}
+	found = slices.DeleteFunc(found, func(k *kept) bool { return k.proven.Sequence > s.begin })
 	slices.SortStableFunc(found, func(a, b *kept) int {
 		return cmp.Or(cmp.Compare(a.head.size, b.head.size), cmp.Compare(a.proven.Sequence, b.proven.Sequence))
 	})

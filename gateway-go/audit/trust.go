@@ -244,6 +244,9 @@ func (s *seals) head(text string) (*treeHead, error) {
 		return nil, fmt.Errorf("the checkpoint covers %d records, %d stand before it: records were taken out", h.size, s.size())
 	case h.size <= s.lastSize && s.lastSize > 0:
 		return nil, fmt.Errorf("the checkpoint of %d records comes after one of %d: an old one was put in again", h.size, s.lastSize)
+	case h.size < s.begin && h.size+LagMax >= s.begin: // it was late, and what it covers was pruned since
+		s.lastSize = h.size
+		return h, nil
 	case h.size < s.base.size:
 		return nil, fmt.Errorf("the checkpoint of %d records comes more than %d records late", h.size, LagMax)
 	}
@@ -274,7 +277,9 @@ func (s *seals) checkpoint(payload []byte, timeNs uint64) error {
 	s.endsWithSeal = h.size == s.size()
 	switch {
 	case holds(s.active, signed):
-		s.sealed, s.sealedNs = h.size, timeNs
+		if h.size >= s.begin {
+			s.sealed, s.sealedNs = h.size, timeNs
+		}
 	case len(signed) > 0:
 		return errors.New("a checkpoint is signed by a key that was rotated away")
 	case s.sealed > 0:

@@ -44,6 +44,11 @@ class Log:
     counts: list[int]
     headers: list[layout.SegmentHeader]
     size: int
+    begin: CompactRange = field(default_factory=CompactRange)
+    """Tree of the records that were pruned before the first one."""
+    leaf: bytes = bytes(32)
+    kept: dict[str, bytes] = field(default_factory=dict)
+    """Files of kept records."""
     edit_header: Callable[[int, layout.SegmentHeader], layout.SegmentHeader] = lambda index, header: header
     edit_bytes: Callable[[int, bytearray], None] = lambda index, data: None
 
@@ -76,22 +81,22 @@ class Log:
         raise IndexError
 
     def renumber(self) -> None:
-        """Sequences from 1, without a gap."""
+        """Sequences without a gap."""
         for i, r in enumerate(self.records):
-            r.set(sequence=i + 1)
+            r.set(sequence=self.begin.size + i + 1)
 
     def reseal(self, key: Ed25519PrivateKey, start: int = 0) -> None:
         """Sign all checkpoints from a record on anew, over the records as they are now. Chains on the way."""
-        signer, tree, leaf = Signer(self.origin, key), CompactRange(), bytes(32)
-        roots = [tree.root()]
+        signer, tree, leaf = Signer(self.origin, key), self.begin.copy(), self.leaf
+        roots = {tree.size: tree.root()}
         for i, r in enumerate(self.records):
             if r.header.kind == layout.KIND_CHECKPOINT and i >= start:
-                size = parse_checkpoint(open_note(r.payload, ())[0]).size
-                r.payload = sign_note(checkpoint_text(self.origin, min(size, i), roots[min(size, i)]), signer)
+                size = min(parse_checkpoint(open_note(r.payload, ())[0]).size, tree.size)
+                r.payload = sign_note(checkpoint_text(self.origin, size, roots[size]), signer)
             data = encode(r, leaf)
             leaf = leaf_hash(data)
             tree.append(leaf)
-            roots.append(tree.root())
+            roots[tree.size] = tree.root()
 
 
 def load(folder: Path) -> Log:
@@ -106,7 +111,9 @@ def load(folder: Path) -> Log:
         headers.append(layout.SegmentHeader(*_SEGMENT.unpack_from(data)))
         counts.append(by_file.get(path.name, 0))
         size = len(data)
-    return Log(records, counts, headers, size)
+    begin = CompactRange.decode(headers[0].first_sequence - 1, headers[0].tree_range)
+    kept = {p.name: p.read_bytes() for p in folder.glob("kept-*.proofs")}
+    return Log(records, counts, headers, size, begin, headers[0].previous_leaf_hash, kept)
 
 
 def encode(r: Rec, leaf: bytes) -> bytes:
@@ -120,7 +127,9 @@ def encode(r: Rec, leaf: bytes) -> bytes:
 def save(log: Log, folder: Path) -> None:
     """Write the log with chain, CRCs and segment trees computed anew."""
     folder.mkdir(parents=True)
-    leaf, tree, at = bytes(32), CompactRange(), 0
+    for name, content in log.kept.items():
+        (folder / name).write_bytes(content)
+    leaf, tree, at = log.leaf, log.begin.copy(), 0
     for index, count in enumerate(log.counts):
         first = log.records[at].header.sequence if at < len(log.records) else at + 1
         header = log.headers[index]._replace(first_sequence=first, previous_leaf_hash=leaf, tree_range=tree.encode().ljust(2048, b"\0"))

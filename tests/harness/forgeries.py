@@ -226,8 +226,8 @@ def stranger_rotation(log: Log, rng: random.Random, context: Context) -> None:
 
 
 def true_root(log: Log, size: int) -> bytes:
-    tree, leaf = forge.CompactRange(), bytes(32)
-    for r in log.records[:size]:
+    tree, leaf = log.begin.copy(), log.leaf
+    for r in log.records[: size - log.begin.size]:
         leaf = forge.leaf_hash(forge.encode(r, leaf))
         tree.append(leaf)
     return tree.root()
@@ -265,8 +265,22 @@ def hidden_as_pruning(log: Log, rng: random.Random, _: Context) -> None:
     log.remove(0, rng.randrange(3, 50))
 
 
+def gap_with_tree(log: Log, rng: random.Random, _: Context) -> None:
+    """The beginning is taken away, and everything behind it is as it was: only the signed word for it is missing."""
+    take_away(log, rng.randrange(3, min(50, log.counts[0])))
+
+
+def take_away(log: Log, count: int) -> None:
+    """Take away the first records; what the rest says of them stays right."""
+    for r in log.records[:count]:
+        log.leaf = forge.leaf_hash(forge.encode(r, log.leaf))
+        log.begin.append(log.leaf)
+    log.remove(0, count)
+
+
 def pruned(log: Log, rng: random.Random, _: Context) -> None:
-    log.remove(0, log.counts[0])
+    """The first segment is taken away, as pruning would."""
+    take_away(log, log.counts[0])
     del log.counts[0], log.headers[0]
 
 
@@ -356,7 +370,8 @@ KINDS: dict[str, Kind] = {
     "root under an old signature": Kind(root_changed, {4}, "verify|signature"),
     "segment's tree": Kind(tree_range, {4}, "range|tree"), "segment's chain": Kind(previous_leaf, {4}, "continue"),
     "segment's instance": Kind(segment_instance, {4}), "segment's log": Kind(segment_name, {4}, "another log|in the log"),
-    "gap hidden as pruning": Kind(hidden_as_pruning, {4}, "starts at"), "pruned without proof": Kind(pruned, {4}, "starts at"),
+    "gap hidden as pruning": Kind(hidden_as_pruning, {4}, "range|expected|not those that were signed"),
+    "gap hidden as pruning, its tree right": Kind(gap_with_tree, {4}, "begins here"), "pruned without proof": Kind(pruned, {4}, "begins here"),
     "note of garbage": note(lambda log, rng: rng.randbytes(200)), "note too long": note(lambda log, rng: b"a" * 60000, "limit"),
     "note without signature": note(lambda log, rng: b"a\n1\nb\n"), "no note": note(lambda log, rng: b""),
     "note with many signatures": note(lambda log, rng: b"a\n1\nb\n\n" + "\u2014 a AAAAAAAA\n".encode() * 400),

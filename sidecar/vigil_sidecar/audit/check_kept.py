@@ -39,9 +39,11 @@ def check_kept(folder: Path, seals: Seals, instance: bytes) -> tuple[int, int]:
 
     ``seals`` has seen no record yet. Returns how many are proven by a trusted key,
     and how many are not: from the first that is, each must be. Raises ``Forged``.
+    Those that still, or again, stand in the log itself are left out.
     """
     try:
         found = sorted(_opened(folder), key=lambda k: (k.parts.head.size, k.header.sequence))
+        found = [k for k in found if k.header.sequence <= seals.begin]
     except KeptDamaged as damaged:
         raise Forged(str(damaged)) from None
     proven, seen = 0, set[int]()

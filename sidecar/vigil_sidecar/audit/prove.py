@@ -42,12 +42,11 @@ def make_proof(folder: Path, sequence: int) -> bytes:
 
     Reads the log twice, in bounded memory. Raises ``NotProven``, or ``LogDamaged``.
     """
-    base = CompactRange()
+    trees: list[CompactRange] = []
 
     def opened(header: layout.SegmentHeader) -> None:
-        nonlocal base
-        if not base.size:
-            base = CompactRange.decode(header.first_sequence - 1, header.tree_range)
+        if not trees:
+            trees.append(CompactRange.decode(header.first_sequence - 1, header.tree_range))
 
     found, note, size = b"", b"", 0
     for record in follow(folder, opened):
@@ -61,6 +60,7 @@ def make_proof(folder: Path, sequence: int) -> bytes:
             if sequence <= size < record.header.sequence:
                 note = record.payload
                 break
+    base = trees[0] if trees else CompactRange()
     if sequence <= base.size:
         return _kept_proof(folder, sequence)
     if not found:

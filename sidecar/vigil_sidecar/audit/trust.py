@@ -150,6 +150,9 @@ class Seals:
             raise Forged(f"the checkpoint covers {head.size} records, {self.size} stand before it: records were taken out")
         if head.size <= self.last_size and self.last_size:
             raise Forged(f"the checkpoint of {head.size} records comes after one of {self.last_size}: an old one was put in again")
+        if head.size < self.begin <= head.size + LAG_MAX:  # it was late, and what it covers was pruned since
+            self.last_size = head.size
+            return head
         if head.size < self._base.size:
             raise Forged(f"the checkpoint of {head.size} records comes more than {LAG_MAX} records late")
         self._fold(head.size)
@@ -164,7 +167,8 @@ class Seals:
         self.checkpoints += 1
         self.ends_with_seal = head.size == self.size
         if any(k in self._active for k in signed):
-            self.sealed, self.sealed_time_ns = head.size, time_ns
+            if head.size >= self.begin:
+                self.sealed, self.sealed_time_ns = head.size, time_ns
         elif signed:
             raise Forged("a checkpoint is signed by a key that was rotated away")
         elif self.sealed:
