@@ -191,6 +191,7 @@ def layout() -> dict[str, str]:
         f'SEGMENT_FORMAT = "{code(seg)}"',
         f"SEGMENT_CRC_OFFSET = {seg[-1][1]}",
     ]
+    py += [f"FLAG_{name.upper()} = {bit}" for name, bit in source["flags"].items()]
     py += [f"KIND_{k['name'].upper()} = {n}" for n, k in source["kinds"].items()]
     py += ["KIND_NAMES: dict[int, str] = {" + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items()) + "}"]
 
@@ -210,6 +211,7 @@ def layout() -> dict[str, str]:
         f'\tSegmentVersion = {source["segment"]["version"]}\n\tSegmentMagic = "{source["segment"]["magic"]}\\x00"\n\tSegmentHeaderBytes = {source["segment"]["header_bytes"]}'
     ]
     go += [f"\t// {f['doc']}.\n\tSegOff{camel(f['name'])} = {at}" for f, at, _ in seg] + [")\n\n// Kinds of records.\nconst ("]
+    go += [f"\t// Flag{camel(name)} of a record.\n\tFlag{camel(name)} uint16 = {bit}" for name, bit in source["flags"].items()]
     go += [f"\t// Kind{camel(k['name'])}: {k['doc']}.\n\tKind{camel(k['name'])} uint16 = {n}" for n, k in source["kinds"].items()] + [")\n"]
     go += [
         "// KindNames by number.\nvar KindNames = map[uint16]string{"

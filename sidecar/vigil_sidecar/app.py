@@ -17,7 +17,7 @@ from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
-from vigil_sidecar.audit.keys import KeyFile
+from vigil_sidecar.audit.keys import KeyFile, hash_key
 from vigil_sidecar.audit.prune import Retention
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
@@ -70,6 +70,7 @@ class Sidecar:
             sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
             describe=system_payload, report=lambda text: self.log.error("audit", reason=text), keys=KeyFile(data / "keys", "sidecar"),
             checkpoint_records=settings.audit_checkpoint_records, checkpoint_interval_s=settings.audit_checkpoint_interval_s,
+            hash_key=hash_key(data / "keys") if settings.audit_hashes == "keyed" else b"",
             retention=Retention(
                 settings.audit_retention_bytes, settings.audit_retention_s, settings.audit_kept_bytes_max,
                 Path(settings.audit_archive_dir) if settings.audit_archive_dir else None,

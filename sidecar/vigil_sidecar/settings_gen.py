@@ -76,6 +76,7 @@ class Settings:
     audit_checkpoint_records: int = 4096
     audit_checkpoint_interval_s: float = 10.0
     audit_segment_bytes: int = 16777216
+    audit_hashes: str = 'plain'
     audit_retention_bytes: int = 1073741824
     audit_retention_s: float = 0
     audit_kept_bytes_max: int = 16777216
@@ -240,6 +241,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.segment_bytes', 'audit_segment_bytes', 'int', 16777216, 1048576, 1073741824,
          (), None,
          'Size of one preallocated segment.'),
+    Spec('audit.hashes', 'audit_hashes', 'string', 'plain', None, None,
+         ('plain', 'keyed'), None,
+         'keyed: hashes of inputs, outputs, request ids and tenants are HMACs with keys/audit-hash.key, so that nobody without it can search for guessable inputs.'),
     Spec('audit.retention_bytes', 'audit_retention_bytes', 'int', 1073741824, 4194304, 1099511627776,
          (), None,
          'Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.'),

@@ -218,7 +218,9 @@ def test_a_pruned_log_is_no_easier_to_forge(honest: Honest, tmp_path: Path, name
 def test_reading_tells_what_was_pruned(honest: Honest) -> None:
     """The verifier's words, and a log cut to nothing but its end."""
     keys = [x for log in LOGS for x in ("--key", str(honest.keys / f"audit-{log}.pub"))]
-    shown = subprocess.run([str(ROOT / "bin" / "auditverify"), *keys, *(str(honest.audit / x) for x in LOGS)], capture_output=True, text=True)
+    shown = subprocess.run(
+        [str(ROOT / "bin" / "auditverify"), *keys, *(str(honest.audit / x) for x in LOGS)], capture_output=True, text=True
+    )
     assert shown.returncode == 0 and shown.stdout.count("records before were pruned") == 2, shown
     told = subprocess.run(
         [str(ROOT / ".venv/bin/vigil"), "audit", "verify", str(honest.audit), "--json", *keys], capture_output=True, text=True

@@ -105,6 +105,8 @@ const (
 
 // Kinds of records.
 const (
+	// FlagKeyed of a record.
+	FlagKeyed uint16 = 1
 	// KindAnswer: A call that got its answer.
 	KindAnswer uint16 = 1
 	// KindRefusal: A call that got an error.

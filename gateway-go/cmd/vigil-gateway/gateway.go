@@ -75,8 +75,15 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	}
 	instance := ""
 	if s.AuditEnabled {
+		var hashKey []byte
+		if s.AuditHashes == "keyed" {
+			if hashKey, err = auditlog.HashKey(filepath.Join(s.DataDir, "keys")); err != nil {
+				return nil, err
+			}
+		}
 		g.audit, err = auditlog.Open(auditlog.Options{
-			Folder: filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
+			HashKey: hashKey,
+			Folder:  filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
 			SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
 			Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
 			KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),

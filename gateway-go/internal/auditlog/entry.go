@@ -4,6 +4,8 @@
 package auditlog
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,6 +42,18 @@ type stamp struct {
 	timeNs, monoNs uint64
 	uncertaintyNs  uint64
 	source, status uint8
+	// hashKey of keyed hashes; nil leaves them plain.
+	hashKey []byte
+}
+
+// keyed is the HMAC of a hash, where there is a key and a hash.
+func (s *stamp) keyed(hash *[32]byte) []byte {
+	if s.hashKey == nil || *hash == [32]byte{} {
+		return hash[:]
+	}
+	h := hmac.New(sha256.New, s.hashKey)
+	h.Write(hash[:])
+	return h.Sum(nil)
 }
 
 // SafetyCode is the number of a safety state in a record.
@@ -83,8 +97,11 @@ func encode(dst []byte, e *Entry, s *stamp, sequence uint64, previous *[32]byte)
 	copy(r[layout.OffTraceID:], e.TraceID[:])
 	copy(r[layout.OffSpanID:], e.SpanID[:])
 	le.PutUint64(r[layout.OffLatencyNs:], e.LatencyNs)
-	copy(r[layout.OffRequestIDHash:], e.RequestIDHash[:])
-	copy(r[layout.OffTenantHash:], e.TenantHash[:])
+	copy(r[layout.OffRequestIDHash:], s.keyed(&e.RequestIDHash))
+	copy(r[layout.OffTenantHash:], s.keyed(&e.TenantHash))
+	if s.hashKey != nil {
+		le.PutUint16(r[layout.OffFlags:], layout.FlagKeyed)
+	}
 	copy(r[layout.OffPreviousLeafHash:], previous[:])
 	crc := crc32.Update(0, castagnoli, r[:layout.OffCrc32c])
 	le.PutUint32(r[layout.OffCrc32c:], crc32.Update(crc, castagnoli, payload))

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -255,4 +256,44 @@ func (w *Writer) wasOnDisk(end *logEnd) bool {
 		}
 	}
 	return false
+}
+
+// HashKey reads the key of keyed hashes, audit-hash.key (64 hex digits, mode
+// 0600), and makes it when it is not there. Both writers share it: whoever comes
+// second finds the first one's.
+func HashKey(folder string) ([]byte, error) {
+	path := filepath.Join(folder, "audit-hash.key")
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		key := make([]byte, 32)
+		rand.Read(key)
+		partial := filepath.Join(folder, fmt.Sprintf("audit-hash.%d.partial", os.Getpid()))
+		if err := replaceFile(partial, []byte(hex.EncodeToString(key)+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+		if err := os.Link(partial, path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		if err := errors.Join(os.Remove(partial), syncFolder(folder)); err != nil {
+			return nil, err
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("audit key %s: others may read it; set mode 0600", path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit key: %w", err)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(data)))
+	if err != nil || len(key) != 32 {
+		return nil, fmt.Errorf("audit key %s: not 64 hex digits; put the right file back", path)
+	}
+	return key, nil
 }

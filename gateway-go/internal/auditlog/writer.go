@@ -32,8 +32,11 @@ type Options struct {
 	Retention Retention
 	// Report hears why a checkpoint could not be made, or nothing was pruned.
 	Report func(error)
-	// Disk is the file system when it is nil.
+	// HashKey makes the hashes of what callers sent HMACs; nil leaves them plain.
+	HashKey []byte
+	// Disk is the file system when it is nil, Now the wall clock.
 	Disk Disk
+	Now  func() time.Time
 	// Describe encodes the payload of the log's own events.
 	Describe func(text string, fields map[string]string) []byte
 }
@@ -57,7 +60,8 @@ type Writer struct {
 	anchored string
 	seal     *sealer
 	keys     *keyFile
-	clockAt  time.Time
+	clockAt  int64 // monotonic ns of the last reading of the clock's status
+	watch    clockWatch
 	closed   bool
 	closing  bool // the closing record is written: only the last checkpoint may follow
 	// path of the segment that is written; placedAt: when it was last seen there.
@@ -76,6 +80,9 @@ func Open(o Options) (*Writer, error) {
 	if o.Disk == nil {
 		o.Disk = RealDisk
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	w := &Writer{o: o, dirty: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := os.MkdirAll(o.Folder, 0o755); err != nil {
 		return nil, fmt.Errorf("audit log: %w; give --data-dir a folder that can be written", err)
@@ -90,6 +97,7 @@ func Open(o Options) (*Writer, error) {
 	}
 	w.lock = lock
 	rand.Read(w.s.boot[:])
+	w.s.hashKey = o.HashKey
 	if o.KeyFolder != "" {
 		if w.keys, err = openKey(o.KeyFolder, o.Log); err != nil {
 			lock.Close()
@@ -245,21 +253,15 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		}
 		w.syncError = nil
 	}
-	w.stampNow()
-	w.buffer = encode(w.buffer[:0], e, &w.s, w.next, &w.leaf)
-	if w.offset+int64(len(w.buffer)) > w.size {
-		if err := w.newSegment(); err != nil {
+	for _, happened := range w.stampNow() {
+		if err := w.write(happened); err != nil {
 			return 0, errors.Join(ErrFailed, err)
 		}
 	}
-	if err := w.o.Disk.WriteAt(w.f, w.buffer, w.offset); err != nil {
+	if err := w.write(e); err != nil {
 		return 0, errors.Join(ErrFailed, err)
 	}
-	sequence := w.next
-	w.offset += int64(len(w.buffer))
-	w.leaf = leafHash(w.buffer)
-	w.tree.append(w.leaf)
-	w.next++
+	sequence := w.next - 1
 	if w.seal != nil && (w.next-w.sealedAt >= w.o.CheckpointRecords || e.Kind == layout.KindState) {
 		w.sealedAt = w.next
 		w.seal.wake()
@@ -276,6 +278,24 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 		}
 	}
 	return sequence, nil
+}
+
+// write puts one record at the end of the log. On error nothing advances.
+func (w *Writer) write(e *Entry) error {
+	w.buffer = encode(w.buffer[:0], e, &w.s, w.next, &w.leaf)
+	if w.offset+int64(len(w.buffer)) > w.size {
+		if err := w.newSegment(); err != nil {
+			return err
+		}
+	}
+	if err := w.o.Disk.WriteAt(w.f, w.buffer, w.offset); err != nil {
+		return err
+	}
+	w.offset += int64(len(w.buffer))
+	w.leaf = leafHash(w.buffer)
+	w.tree.append(w.leaf)
+	w.next++
+	return nil
 }
 
 // notForced notes that data could not be forced to disk: the next Append must
@@ -329,25 +349,6 @@ func (w *Writer) checkPlace() error {
 	}
 	w.placedAt = now
 	return nil
-}
-
-func (w *Writer) stampNow() {
-	now := time.Now()
-	var mono unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
-	w.s.timeNs, w.s.monoNs = uint64(now.UnixNano()), uint64(mono.Nano())
-	if now.Sub(w.clockAt) < time.Second {
-		return
-	}
-	w.clockAt = now
-	var tx unix.Timex
-	w.s.source, w.s.status, w.s.uncertaintyNs = 0, 0, ^uint64(0)
-	if _, err := unix.Adjtimex(&tx); err == nil {
-		w.s.source, w.s.status = 1, 2
-		if tx.Status&unix.STA_UNSYNC == 0 {
-			w.s.status, w.s.uncertaintyNs = 1, uint64(tx.Maxerror)*1000
-		}
-	}
 }
 
 func (w *Writer) syncLoop() {

@@ -104,6 +104,8 @@ type Settings struct {
 	AuditCheckpointIntervalS float64
 	// AuditSegmentBytes is audit.segment_bytes. Size of one preallocated segment.
 	AuditSegmentBytes int64
+	// AuditHashes is audit.hashes. keyed: hashes of inputs, outputs, request ids and tenants are HMACs with keys/audit-hash.key, so that nobody without it can search for guessable inputs.
+	AuditHashes string
 	// AuditRetentionBytes is audit.retention_bytes. Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.
 	AuditRetentionBytes int64
 	// AuditRetentionS is audit.retention_s. Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.
@@ -179,6 +181,7 @@ var table = []Spec{
 	{Key: "audit.checkpoint_records", Type: "int", Default: "4096", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed after this many records.", field: func(s *Settings) any { return &s.AuditCheckpointRecords }},
 	{Key: "audit.checkpoint_interval_s", Type: "float", Default: "10.0", Min: 0.05, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A checkpoint is signed at least this often, even when idle, and at every change of state, new segment and the end.", field: func(s *Settings) any { return &s.AuditCheckpointIntervalS }},
 	{Key: "audit.segment_bytes", Type: "int", Default: "16777216", Min: 1048576, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Size of one preallocated segment.", field: func(s *Settings) any { return &s.AuditSegmentBytes }},
+	{Key: "audit.hashes", Type: "string", Default: "plain", Min: 0, Max: 0, Allowed: []string{"plain", "keyed"}, Flag: "", Doc: "keyed: hashes of inputs, outputs, request ids and tenants are HMACs with keys/audit-hash.key, so that nobody without it can search for guessable inputs.", field: func(s *Settings) any { return &s.AuditHashes }},
 	{Key: "audit.retention_bytes", Type: "int", Default: "1073741824", Min: 4194304, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Room of one log. Above it the oldest segments are pruned, provably; the one that is written always stays.", field: func(s *Settings) any { return &s.AuditRetentionBytes }},
 	{Key: "audit.retention_s", Type: "float", Default: "0", Min: 0, Max: 3155760000, Allowed: []string{}, Flag: "", Doc: "Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.", field: func(s *Settings) any { return &s.AuditRetentionS }},
 	{Key: "audit.kept_bytes_max", Type: "int", Default: "16777216", Min: 65536, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Room for the safety, model, security, audit and clock events of pruned segments, each class by itself; its oldest go first.", field: func(s *Settings) any { return &s.AuditKeptBytesMax }},

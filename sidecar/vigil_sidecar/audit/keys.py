@@ -13,7 +13,7 @@ from vigil_sidecar.audit.disk import DISK
 from vigil_sidecar.audit.notes import NoteError, Signer, Verifier
 from vigil_sidecar.errors import AuditError
 
-__all__ = ["KeyFile"]
+__all__ = ["KeyFile", "hash_key"]
 
 
 class KeyFile:
@@ -122,3 +122,35 @@ def _replace(path: Path, data: bytes, mode: int) -> None:
         os.close(fd)
     partial.rename(path)
     DISK.sync_folder(path.parent)
+
+
+_HASH_KEY_BYTES = 32
+
+
+def hash_key(folder: Path) -> bytes:
+    """The key of keyed hashes, ``audit-hash.key`` (64 hex digits, mode 0600), made when it is not there; raises ``AuditError``.
+
+    Both writers share it: whoever comes second finds the first one's.
+    """
+    path = folder / "audit-hash.key"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            partial = folder / f"audit-hash.{os.getpid()}.partial"
+            _replace(partial, os.urandom(_HASH_KEY_BYTES).hex().encode() + b"\n", 0o600)
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                pass
+            partial.unlink()
+            DISK.sync_folder(folder)
+        if path.stat().st_mode & 0o077:
+            raise AuditError(f"audit key {path}: others may read it; set mode 0600")
+        key = bytes.fromhex(path.read_text())
+    except OSError as error:
+        raise AuditError(f"audit key {path}: {error.strerror}; give --data-dir a folder that can be written") from None
+    except ValueError:
+        key = b""
+    if len(key) != _HASH_KEY_BYTES:
+        raise AuditError(f"audit key {path}: not {2 * _HASH_KEY_BYTES} hex digits; put the right file back")
+    return key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import hmac
 import os
 import struct
 import threading
@@ -15,7 +16,7 @@ import google_crc32c
 
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.clock import ClockReader
+from vigil_sidecar.audit.clock import ClockReader, ClockWatch
 from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.guard import check_head
@@ -56,6 +57,8 @@ class AuditWriter:
         checkpoint_records: int = 4096,
         checkpoint_interval_s: float = 10.0,
         retention: Retention | None = None,
+        hash_key: bytes = b"",
+        time_ns: Callable[[], int] = time.time_ns,
         disk: Disk = DISK,
         report: Callable[[str], None] = lambda text: None,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
@@ -64,6 +67,7 @@ class AuditWriter:
 
         With ``keys`` checkpoints are signed; a log without them can only be found intact,
         and is never pruned. Without ``retention`` nothing is pruned either.
+        With ``hash_key`` the hashes of what callers sent and got are HMACs.
         ``report`` hears why a checkpoint could not be made.
 
         Raises:
@@ -73,7 +77,8 @@ class AuditWriter:
         self.position_prefix = f"{log_name}/{self.boot_id.hex()}/"
         self._disk = disk
         self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
-        self._describe, self._clock = describe, ClockReader()
+        self._describe, self._clock, self._watch = describe, ClockReader(), ClockWatch()
+        self._hash_key, self._time_ns, self._now = hash_key, time_ns, (0, 0)
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._dirty = threading.Event()
@@ -217,7 +222,7 @@ class AuditWriter:
                 self._check_place()
                 if self._sync_failed:
                     self._force_again()
-                sequences = self._append(entries)
+                sequences = self._append([*self._clock_events(), *entries])[-len(entries) :]
             except OSError as error:
                 self.failure = error.strerror
                 raise AuditError(f"the audit log cannot be written: {error.strerror}") from error
@@ -261,21 +266,41 @@ class AuditWriter:
             raise OSError(5, "its file was deleted or replaced; restart with a new data folder, or put the folder back")
         self._placed_s = now_s
 
+    def _clock_events(self) -> list[Entry]:
+        """Records of what happened to the clock since the last append; they come before what is dated by it."""
+        clock = self._clock.status()
+        self._now = time_ns, monotonic_ns = self._time_ns(), time.monotonic_ns()
+        step_ns, words = self._watch.look(time_ns, monotonic_ns, clock)
+        found = []
+        if step_ns:
+            text = self._describe("the wall clock was stepped", {"step_ns": str(step_ns)})
+            found.append(Entry(layout.KIND_SYSTEM, events.CLOCK_STEPPED, payload=text))
+        if words:
+            found.append(Entry(layout.KIND_SYSTEM, events.CLOCK_STATUS_CHANGED, payload=self._describe(words, {})))
+        return found
+
+    def _keyed(self, value: bytes) -> bytes:
+        return hmac.digest(self._hash_key, value, "sha256") if value != ZERO32 else value
+
     def _append(self, entries: Sequence[Entry]) -> range:
-        time_ns, monotonic_ns, clock = time.time_ns(), time.monotonic_ns(), self._clock.status()
+        (time_ns, monotonic_ns), clock = self._now, self._clock.status()
+        flags = layout.FLAG_KEYED if self._hash_key else 0
         sequence, leaf, size = self._sequence, self._leaf, 0
         parts: list[bytes] = []
         leaves: list[bytes] = []
         sha256, crc_value = hashlib.sha256, google_crc32c.value
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]
+            if flags:
+                e.request_id_hash, e.tenant_hash = self._keyed(e.request_id_hash), self._keyed(e.tenant_hash)
+                e.input_hash, e.output_hash = self._keyed(e.input_hash), self._keyed(e.output_hash)
             length = layout.HEADER_BYTES + len(payload)
             if self._offset + size + length > self._size:
                 self._commit(b"".join(parts), sequence, leaf, leaves)
                 parts, leaves, size = [], [], 0
                 self._rotate()  # on failure the records before are committed; callers hear of none of them
             head = _PACK(
-                layout.MAGIC, layout.VERSION, length, e.kind, 0, e.event_id, self.instance, self.boot_id,
+                layout.MAGIC, layout.VERSION, length, e.kind, flags, e.event_id, self.instance, self.boot_id,
                 sequence, time_ns, monotonic_ns, clock.uncertainty_ns, clock.source, clock.status,
                 e.safety_state, e.quality, e.status_code, e.trace_id, e.span_id, e.latency_ns,
                 e.batch_size, e.batch_row, e.request_id_hash, e.tenant_hash, e.model_digest,
