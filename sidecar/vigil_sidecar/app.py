@@ -152,6 +152,8 @@ class Sidecar:
         self._stopping.set()
         self._direct.set_ready(False)
         self._direct.stop(self.settings.gateway_drain_timeout_s)
+        if not self._link.drain(self.settings.gateway_drain_timeout_s):
+            self.log.warning("calls were still running after the drain timeout")
         self._watcher.stop()
         self.reconciler.stop()
         self._link.stop()

@@ -177,3 +177,39 @@ def test_readme_client(product: Product, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "sidecar/" in done.stdout
+
+
+BAD_ARGUMENTS = (
+    ("models", "activate", "scale", "-1"), ("models", "activate", "scale", str(1 << 64)), ("models", "show", "a\udcff"),
+    ("infer", "scale", "--input", "x=ZIP"), ("infer", "scale", "--input", "x=EMPTY"), ("infer", "scale", "--input", "x=/dev/null"),
+    ("infer", "scale", "--input", "x=GOOD", "--output-dir", "/proc/x"), ("infer", "scale", "--input", "x=GOOD", "--output-dir", "EMPTY"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda a: " ".join(a).encode("ascii", "replace").decode())
+def test_bad_arguments_are_told_in_a_line(product: Product, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Whatever is given: one line that names it, never a traceback."""
+    files = {"ZIP": tmp_path / "x.npz", "EMPTY": tmp_path / "empty.npy", "GOOD": tmp_path / "x.npy"}
+    np.savez(files["ZIP"], a=np.zeros(4))
+    files["EMPTY"].write_bytes(b"")
+    np.save(files["GOOD"], np.zeros((1, 4), np.float32))
+    for name, path in files.items():
+        arguments = tuple(a.replace(name, str(path)) for a in arguments)
+    done = product.vigil(*arguments, check=False)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("vigil"), done.stderr
+
+
+def test_broken_run_files_are_named(tmp_path: Path) -> None:
+    """A broken note of a gateway's port is told, not guessed around."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "gateway.json").write_text("{")
+    done = run("models", "list", "--data-dir", str(tmp_path))
+    assert done.returncode == 1 and "cannot be understood" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_doctor_knows_a_file_from_a_folder(tmp_path: Path) -> None:
+    """A data folder that is a file is a problem."""
+    (tmp_path / "data").write_text("")
+    done = run("doctor", "--data-dir", str(tmp_path / "data"), "--models", str(tmp_path))
+    assert done.returncode == 1 and "is not a folder" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 import time
@@ -160,3 +161,46 @@ def metrics(product: Product) -> str:
 
     with urllib.request.urlopen(f"http://127.0.0.1:{product.ports['metrics']}/metrics", timeout=5) as answer:
         return str(answer.read().decode())
+
+
+def test_plausibility_limits_hold_for_boxes(product: Product, stub: Stub) -> None:
+    """A graph's output beyond the model's limits gives no boxes, as it gives no tensors."""
+    folder = product.models / "strict"
+    shutil.copytree(ROOT / "models" / "face-detection", folder)
+    (folder / "vigil.toml").write_text((folder / "vigil.toml").read_text().replace("[pipeline]", "output_max = 0.01\n[pipeline]", 1))
+    wait_for(lambda: "strict" in stub.models() and stub.models()["strict"].serving_version == 1, 20, "strict")
+    with pytest.raises(grpc.RpcError, match="the most plausible is 0\\.01") as error:
+        stub.detect("cam-s", "strict", perception.Frame(encoded=FACE))
+    assert details(error.value)["info"]["event"] == "DIA-2048"
+    shutil.rmtree(folder)
+
+
+def test_an_older_retry_is_no_violation(stub: Stub) -> None:
+    """Of a source's latest frames each may be sent again under its request id, even after later ones."""
+    now = time.time_ns() // 1000
+    for i in range(3):
+        detect(stub, "cam-retry", time_us=now + i, request_id=f"r{i}")
+    assert detect(stub, "cam-retry", time_us=now, request_id="r0").capture_time_us == now
+    refused(stub, grpc.StatusCode.INVALID_ARGUMENT, "DIA-2046", "is not after", source="cam-retry", time_us=now, request_id="other")
+
+
+def test_a_slow_watcher_loses_the_oldest_and_is_told(stub: Stub) -> None:
+    """A reader that stops reading is not cut off: it gets the latest outputs, and how many it missed."""
+    call = stub.channel.unary_stream(
+        "/vigil.perception.v1.PerceptionService/Watch",
+        request_serializer=perception.WatchRequest.SerializeToString,
+        response_deserializer=perception.WatchResponse.FromString,
+    )(perception.WatchRequest(source_id="cam-slow"), timeout=120)
+    packed = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(packed, "PNG")
+    small = packed.getvalue()
+    time.sleep(0.5)
+    sent = [detect(stub, "cam-slow", small).capture_time_us for _ in range(700)]
+    received, dropped = [], 0
+    for message in call:
+        received.append(message.output.capture_time_us)
+        dropped += message.dropped
+        if received[-1] == sent[-1]:
+            break
+    call.cancel()
+    assert received == sorted(received) and len(received) + dropped == len(sent) and received[0] == sent[0], (len(received), dropped)

@@ -24,6 +24,7 @@ from vigil_sidecar.app import Sidecar
 from vigil_sidecar.audit.verify import read_records
 from vigil_sidecar.server.call import Reply
 from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frame, encode_frames, encode_reply, replies_frame
+from vigil_sidecar.server.link import PROTOCOL_VERSION
 from vigil_sidecar.settings import load
 from vigil_sidecar.telemetry.log import configure
 
@@ -49,7 +50,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
 class Peer:
     """A gateway made by hand."""
 
-    def __init__(self, sidecar: Sidecar, version: int = 1) -> None:
+    def __init__(self, sidecar: Sidecar, version: int = PROTOCOL_VERSION) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
         self.socket.connect(str(Path(sidecar.settings.data_dir) / "run" / "sidecar.sock"))
@@ -85,7 +86,7 @@ class Peer:
         self.socket.close()
 
 
-def fresh(sidecar: Sidecar, version: int = 1) -> Peer:
+def fresh(sidecar: Sidecar, version: int = PROTOCOL_VERSION) -> Peer:
     wait_for(lambda: not sidecar._link.connected, 10, "the link is free")
     return Peer(sidecar, version)
 
@@ -115,7 +116,7 @@ DAMAGE: list[tuple[str, Callable[[Peer], bytes]]] = [
     ("not a frame", lambda p: header(b"\xff" * 40)),
     ("empty frame", lambda p: header(b"")),
     ("call damaged on its way", lambda p: encode_frame(p.call(damage=True))),
-    ("hello twice", lambda p: encode_frame(link.Frame(hello=link.Hello(protocol_version=1)))),
+    ("hello twice", lambda p: encode_frame(link.Frame(hello=link.Hello(protocol_version=PROTOCOL_VERSION)))),
     ("method out of range", lambda p: unknown_method(p)),
 ]  # fmt: skip
 
@@ -152,8 +153,8 @@ def test_short_frame(sidecar: Sidecar) -> None:
 
 def test_other_protocol_version_is_refused_in_words(sidecar: Sidecar) -> None:
     """A gateway of another version hears which version is spoken here."""
-    peer = fresh(sidecar, version=2)
-    assert peer.first is not None and "speaks 1" in peer.first.reject.reason
+    peer = fresh(sidecar, version=PROTOCOL_VERSION + 1)
+    assert peer.first is not None and f"speaks {PROTOCOL_VERSION}" in peer.first.reject.reason
     peer.close()
     works(sidecar)
 

@@ -22,7 +22,7 @@ import pytest
 from vigil.safety.v1 import safety_pb2 as safety
 
 from tests.harness import graphs
-from tests.harness.calls import Stub, details, infer_request, output
+from tests.harness.calls import INFER, Stub, details, infer_request, output
 from tests.harness.load import Load
 from tests.harness.product import ROOT, VIGIL, Product, wait_for
 from vigil_sidecar.audit.verify import verify_folder
@@ -367,3 +367,63 @@ def test_timeline_is_told_in_lines(product: Product) -> None:
     assert any("sidecar killed by SIGKILL; restart 1 in 0.1 s" in line for line in lines)
     assert sum("ready: grpc" in line for line in lines) >= 2
     assert json.loads((product.folder / "ready.json").read_text())["supervisor_pid"] > 0
+
+
+def test_interrupt_of_the_terminal_drains(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole foreground group; running calls still finish, and the end is in order."""
+    product = Product(tmp_path)
+    graphs.gemm(24, 1024, product.models / "slow" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        running = stub.raw(INFER).future(infer_request("slow", {"x": np.ones((1024, 1024), np.float32)}).SerializeToString(), timeout=60)
+        time.sleep(0.3)
+        assert product.process is not None
+        groups = {os.getpgid(pid) for pid in (product.process.pid, *(v for k, v in product.pids().items() if k.endswith("_pid")))}
+        assert len(groups) == 3  # so a signal to the supervisor's group reaches nobody else
+        product.process.send_signal(signal.SIGINT)
+        assert running.result()
+        assert product.process.wait(30) == 0
+
+
+def test_a_second_up_leaves_the_first_alone(product: Product) -> None:
+    """A second supervisor in the same data folder is refused, and the first one's files and service stay."""
+    before = {p.name: p.read_bytes() for p in (product.data / "run").glob("*.json")}
+    command = [*VIGIL, "up", "--models", str(product.models), "--data-dir", str(product.data), "--grpc-port", "0", "--http-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and "another `vigil up` runs there" in done.stderr, done
+    assert {p.name: p.read_bytes() for p in (product.data / "run").glob("*.json")} == before
+    assert product.listed("m")["serving_version"] == 1
+
+
+def test_ready_file_that_cannot_be_is_named(tmp_path: Path) -> None:
+    """Before anything starts."""
+    done = run_up(tmp_path, "--ready-file", str(tmp_path / "missing" / "x"))
+    assert done.returncode == 1 and "there is no folder" in done.stderr, done
+
+
+def test_sidecar_alone_drains(tmp_path: Path) -> None:
+    """SIGTERM to the sidecar alone lets the gateway's running calls finish."""
+    product = Product(tmp_path)
+    graphs.gemm(24, 1024, product.models / "slow" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        running = stub.raw(INFER).future(infer_request("slow", {"x": np.ones((1024, 1024), np.float32)}).SerializeToString(), timeout=60)
+        time.sleep(0.3)
+        os.kill(product.pids()["sidecar_pid"], signal.SIGTERM)
+        assert running.result()
+
+
+def test_streams_are_under_the_message_limit(product: Product) -> None:
+    """A stream's request above the limit, or beyond the contract's, is refused like any other."""
+    from vigil.safety.v1 import safety_pb2 as safety
+
+    channel = product.channel()
+    watch = channel.unary_stream(
+        "/vigil.safety.v1.SafetyService/Watch",
+        request_serializer=safety.WatchRequest.SerializeToString,
+        response_deserializer=safety.WatchResponse.FromString,
+    )
+    for size, code in ((100 << 20, grpc.StatusCode.RESOURCE_EXHAUSTED), (300, grpc.StatusCode.INVALID_ARGUMENT)):
+        with pytest.raises(grpc.RpcError) as error:
+            next(watch(safety.WatchRequest(subjects=["x" * size]), timeout=60))
+        assert error.value.code() == code, error.value

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "2b1f5ff9368a9173f78eca6756321d21e96dbef7631c05e48b4c7d187e9fc373"
+const Digest = "9d79a8dcf0557c3adc8bd090c16397803ff903d8bb7c7851c96b68e8666676e3"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -66,6 +67,33 @@ func exempt(path string) bool {
 	return strings.HasPrefix(path, "/grpc.health.") || strings.HasPrefix(path, "/grpc.reflection.")
 }
 
+// statusSaid is the code that a refusal by the transport gives its caller: gRPC
+// has it in the headers or trailers, Connect in the HTTP status.
+func statusSaid(header http.Header, status int) (codes.Code, string) {
+	for _, name := range []string{"Grpc-Status", http.TrailerPrefix + "Grpc-Status"} {
+		if n, err := strconv.ParseUint(header.Get(name), 10, 8); err == nil {
+			return codes.Code(n), "refused by the web transport: " + header.Get(strings.Replace(name, "Status", "Message", 1))
+		}
+	}
+	code := codes.InvalidArgument
+	switch status {
+	case http.StatusNotFound, http.StatusNotImplemented, http.StatusUnsupportedMediaType, http.StatusMethodNotAllowed:
+		code = codes.Unimplemented
+	case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
+		code = codes.ResourceExhausted
+	case http.StatusGatewayTimeout, http.StatusRequestTimeout:
+		code = codes.DeadlineExceeded
+	case statusClientClosedRequest:
+		code = codes.Canceled
+	case http.StatusOK: // gRPC-Web: the code stands in the body, which nobody here has read
+		code = codes.Unknown
+	}
+	return code, fmt.Sprintf("refused by the web transport with HTTP status %d", status)
+}
+
+// statusClientClosedRequest is what connect-go answers for a caller that went away.
+const statusClientClosedRequest = 499
+
 // watched serves a request so that its refusal by the transport is recorded.
 func (w *web) watched(rw http.ResponseWriter, r *http.Request, next http.Handler) {
 	if w.service == nil || r.Method != http.MethodPost || exempt(r.URL.Path) {
@@ -74,14 +102,11 @@ func (w *web) watched(rw http.ResponseWriter, r *http.Request, next http.Handler
 	}
 	watched := &watchedWriter{ResponseWriter: rw}
 	watched.refused = func(status int) {
-		code := codes.InvalidArgument
-		switch status {
-		case http.StatusNotFound, http.StatusNotImplemented:
-			code = codes.Unimplemented
-		case http.StatusTooManyRequests, http.StatusRequestEntityTooLarge:
-			code = codes.ResourceExhausted
+		code, text := statusSaid(rw.Header(), status)
+		if r.Context().Err() != nil {
+			code, text = codes.Canceled, "the caller went away before its request was read"
 		}
-		w.turnAway(rw, r, events.TransportRefused, code, fmt.Sprintf("refused by the web transport with HTTP status %d", status))
+		w.turnAway(rw, r, events.TransportRefused, code, text)
 	}
 	next.ServeHTTP(watched, r.WithContext(context.WithValue(r.Context(), watchKey{}, watched)))
 	watched.leaving(http.StatusOK) // an answer of headers alone leaves when the handler returns

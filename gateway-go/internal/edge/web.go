@@ -151,7 +151,8 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
 		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate"),
-		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader), MaxAge: 600,
+		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader,
+			"Trailer-"+PositionHeader, "Trailer-"+StateHeader), MaxAge: 600, // Connect's unary answers have trailers as headers
 	})
 	var handler http.Handler = mux
 	if len(config.AllowedOrigins) > 0 {

@@ -23,6 +23,9 @@ import (
 	"vigil/gateway/internal/telemetry"
 )
 
+// deadlineSlack is how early a client's own clock may end a call.
+const deadlineSlack = 20 * time.Millisecond
+
 // Limits of the service, each named in the settings.
 type Limits struct {
 	MessageBytesMax  int64
@@ -113,6 +116,30 @@ func (s *Service) admit(size int64) *CallError {
 	return nil
 }
 
+// enterStream takes a place for a stream and its request, for as long as it lasts.
+func (s *Service) enterStream(size int64) *CallError {
+	if size > s.limits.MessageBytesMax {
+		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
+	}
+	if n := s.watchers.Add(1); n > s.limits.WatchersMax {
+		s.watchers.Add(-1)
+		return limitError("limits.watchers_max", "%d streams are open", s.limits.WatchersMax)
+	}
+	if n := s.bytes.Add(size); n > s.limits.BytesInFlightMax {
+		s.watchers.Add(-1)
+		s.bytes.Add(-size)
+		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
+	}
+	return nil
+}
+
+// turnDown refuses a call that got no place: recorded and counted like any other.
+func (s *Service) turnDown(c *call, err *CallError) *Answer {
+	answer := s.refuse(c, err)
+	s.finish(c, err.Code, answer)
+	return answer
+}
+
 // TakeUnread counts bytes of a message that is still being read; false when
 // there are too many. FreeUnread gives them back.
 func (s *Service) TakeUnread(n int64) bool { return s.unread.Add(n) <= s.limits.BytesInFlightMax }
@@ -142,13 +169,13 @@ func (s *Service) Unary(ctx context.Context, m *Method, caller *Caller, message 
 	c := &call{method: m, caller: caller, start: time.Now()}
 	size := int64(len(message))
 	if err := s.enter(size); err != nil {
-		return s.refuse(c, err), err
+		return s.turnDown(c, err), err
 	}
 	defer s.leave(size)
 	span := s.tracer.Start(&caller.Trace, m.Name)
 	answer, err := s.unary(ctx, c, message)
 	if err != nil {
-		e := mapError(err)
+		e := mapError(deadlineOf(ctx, err))
 		if e.Code == codes.Internal && !e.FromSidecar {
 			s.log.Error("internal error", "method", m.Name, "trace_id", caller.Trace.ID(), "error", err.Error())
 		}
@@ -195,6 +222,15 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	}
 	c.version = reply.ModelVersion // what served, not what was asked for
 	return s.fromReply(reply)
+}
+
+// deadlineOf tells a caller whose time was over from one that went away: clients
+// withdraw a call when its deadline passes, often a moment before we see that.
+func deadlineOf(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, context.Canceled) && time.Until(deadline) < deadlineSlack {
+		return context.DeadlineExceeded
+	}
+	return err
 }
 
 // context is what travels with a call over the link.
@@ -247,12 +283,11 @@ type streamCall struct {
 // Stream carries a server stream; send is called with each message in order.
 func (s *Service) Stream(ctx context.Context, m *Method, caller *Caller, message []byte, send func([]byte) error) (*Answer, *CallError) {
 	c := &call{method: m, caller: caller, start: time.Now()}
-	if n := s.watchers.Add(1); n > s.limits.WatchersMax {
-		s.watchers.Add(-1)
-		err := limitError("limits.watchers_max", "%d streams are open", s.limits.WatchersMax)
-		return s.refuse(c, err), err
+	size := int64(len(message))
+	if err := s.enterStream(size); err != nil {
+		return s.turnDown(c, err), err
 	}
-	defer s.watchers.Add(-1)
+	defer func() { s.watchers.Add(-1); s.bytes.Add(-size) }()
 	answer, err := s.stream(ctx, c, message, send)
 	if err != nil {
 		e := mapError(err)

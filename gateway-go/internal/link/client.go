@@ -283,7 +283,7 @@ func (c *Client) Stream(ctx context.Context, method string, message []byte, call
 	if err != nil {
 		return nil, err
 	}
-	for {
+	for taken := uint32(0); ; {
 		select {
 		case r := <-p.results:
 			if !r.reply.More {
@@ -292,6 +292,10 @@ func (c *Client) Stream(ctx context.Context, method string, message []byte, call
 			if err := send(r.reply); err != nil {
 				cn.forget(id)
 				return nil, err
+			}
+			if taken++; taken == streamCredit/2 { // a slow reader gives none: the sidecar then drops what is old, and says so
+				_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_StreamCredit{StreamCredit: &linkv1.StreamCredit{Id: id, Count: taken}}}, true)
+				taken = 0
 			}
 		case err := <-p.failed:
 			return nil, err

@@ -21,6 +21,8 @@ var ErrSlowReader = errors.New("the reader of the stream is too slow")
 
 const (
 	streamQueueMax = 256
+	// streamCredit is how many messages of a stream may be under way unread.
+	streamCredit = 64
 	// frameBytesWanted bounds a frame of several calls; one call may be larger.
 	frameBytesWanted = 8 << 20
 )

@@ -18,7 +18,7 @@ import (
 
 // Limits of the wire format.
 const (
-	ProtocolVersion = 1
+	ProtocolVersion = 2
 	ChunkBytes      = 256 << 10
 	headerBytes     = 12
 	chunkStreamsMax = 4096

@@ -73,6 +73,11 @@ def connect(args: argparse.Namespace) -> Client:
     settings, _ = read_settings(args)
     ports = Path(settings.data_dir) / "run" / "gateway.json"
     port = settings.listen_grpc_port
-    if ports.is_file():
-        port = json.loads(ports.read_text()).get("grpc", port)
-    return Client(f"{settings.listen_host}:{port}")
+    try:
+        port = int(json.loads(ports.read_text())["grpc"])
+    except FileNotFoundError:
+        pass  # nothing runs in this folder as far as it says
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CommandFailed(f"{ports} cannot be understood; remove it, or give --target HOST:PORT") from None
+    host = settings.listen_host
+    return Client(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")

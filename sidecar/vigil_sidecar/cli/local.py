@@ -32,7 +32,7 @@ def config_show(args: argparse.Namespace) -> int:
 
 
 def _check_port(host: str, port: int) -> str | None:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -43,6 +43,8 @@ def _check_port(host: str, port: int) -> str | None:
 
 def _check_data(folder: Path) -> str | None:
     probe = folder if folder.exists() else folder.parent
+    if probe.exists() and not probe.is_dir():
+        return f"{probe} is not a folder; give --data-dir another one"
     while not probe.exists():
         probe = probe.parent
     if not os.access(probe, os.W_OK):
@@ -54,7 +56,10 @@ def _check_data(folder: Path) -> str | None:
 def _check_models(folder: Path) -> str | None:
     if not folder.is_dir():
         return f"{folder} does not exist; run `make setup` for the demonstration models, or give --models DIR"
-    found = [m.name for m in folder.iterdir() if m.is_dir() and any(m.glob("[1-9]*/model.onnx"))]
+    try:
+        found = [m.name for m in folder.iterdir() if m.is_dir() and any(m.glob("[1-9]*/model.onnx"))]
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
     return None if found else f"{folder} holds no NAME/VERSION/model.onnx"
 
 

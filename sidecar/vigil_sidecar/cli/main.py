@@ -69,6 +69,13 @@ def _common(parser: argparse.ArgumentParser, target: bool) -> None:
     add_settings_flags(parser)
 
 
+def _version(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 1 << 63:
+        raise ValueError
+    return number
+
+
 def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     models = verbs.add_parser("models", help="list, show, activate, reload").add_subparsers(dest="sub", required=True)
     for name, summary in (
@@ -81,7 +88,7 @@ def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
         if name != "list":
             parser.add_argument("name", metavar="NAME")
         if name == "activate":
-            parser.add_argument("version", metavar="VERSION", type=int)
+            parser.add_argument("version", metavar="VERSION", type=_version)
         if name in ("activate", "reload"):
             parser.add_argument("--reason", default="", help="why, for the audit record")
         _common(parser, target=True)
@@ -100,7 +107,7 @@ def _calls(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     detect.add_argument("image", metavar="IMAGE", nargs="+", type=Path)
     detect.add_argument("--model", metavar="NAME", required=True)
     detect.add_argument("--out", metavar="DIR", type=Path, help="write pictures with the boxes drawn")
-    detect.add_argument("--source", metavar="ID", default="vigil-detect")
+    detect.add_argument("--source", metavar="ID", help="source of the frames (default: one of this command's own)")
     detect.add_argument("--min-confidence", metavar="C", type=float, default=0.5)
     _common(detect, target=True)
     detect.set_defaults(run=_lazy("verbs", "detect"))
@@ -190,6 +197,9 @@ def main(arguments: list[str]) -> int:
         return 1
     except BrokenPipeError:
         return 0
+    except UnicodeEncodeError:
+        print("vigil: an argument is not UTF-8 text; give names as they are listed", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return code

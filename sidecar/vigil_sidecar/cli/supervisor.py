@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import http.client
 import json
 import os
@@ -51,7 +52,10 @@ class _Child:
 
     def start(self) -> None:
         """Start the process; its log goes to our stderr."""
-        self.process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, env=self._environment, preexec_fn=_die_with_parent)
+        # A group of its own: Ctrl-C reaches the supervisor alone, which stops both in order.
+        self.process = subprocess.Popen(
+            self._command(), stdin=subprocess.DEVNULL, env=self._environment, preexec_fn=_die_with_parent, process_group=0
+        )
 
     @property
     def pid(self) -> int:
@@ -97,10 +101,16 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._signalled)
         try:
             self._run.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._run / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for name in ("gateway.json", "sidecar.json"):
                 (self._run / name).unlink(missing_ok=True)
             if self._ready_file is not None:
                 self._ready_file.unlink(missing_ok=True)
+            if self._ready_file is not None and not self._ready_file.parent.is_dir():
+                raise CommandFailed(f"--ready-file {self._ready_file}: there is no folder {self._ready_file.parent}")
+        except BlockingIOError:
+            raise CommandFailed(f"{self._run}: another `vigil up` runs there; stop it, or give --data-dir another folder") from None
         except OSError as error:
             raise CommandFailed(f"{self._run}: {error.strerror}; give --data-dir a folder that can be written") from None
         for child in self._children:
@@ -199,8 +209,11 @@ class Supervisor:
         if self._ready_file is None:
             return
         temporary = self._ready_file.with_name(self._ready_file.name + ".partial")
-        temporary.write_text(json.dumps(self._ports))
-        temporary.rename(self._ready_file)
+        try:
+            temporary.write_text(json.dumps(self._ports))
+            temporary.rename(self._ready_file)
+        except OSError as error:  # whoever waits for the file waits in vain, but nobody is served worse
+            self._say(f"--ready-file {self._ready_file} cannot be written: {error.strerror}")
 
     def _stop(self) -> None:
         """Gateway first, so that it drains while the sidecar still answers."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,8 +112,10 @@ def infer(args: argparse.Namespace) -> int:
             raise CommandFailed(f"--input {pair}: needs NAME=FILE.npy")
         try:
             array = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise CommandFailed(f"--input {pair}: {error}; give a file written by numpy.save") from None
+        if not isinstance(array, np.ndarray):
+            raise CommandFailed(f"--input {pair}: it holds several arrays; give a file written by numpy.save")
         if array.dtype.kind in "US":
             datatype, raw = "BYTES", encode_bytes([str(x) for x in array.ravel().tolist()])
         else:
@@ -129,9 +133,12 @@ def infer(args: argparse.Namespace) -> int:
             array = np.frombuffer(raw, NUMPY[output.datatype]).reshape(shape)
         file = None
         if args.output_dir:
-            args.output_dir.mkdir(parents=True, exist_ok=True)
             file = str(args.output_dir / f"{output.name.replace('/', '_')}.npy")
-            np.save(file, array)
+            try:
+                args.output_dir.mkdir(parents=True, exist_ok=True)
+                np.save(file, array)
+            except OSError as error:
+                raise CommandFailed(f"--output-dir {args.output_dir}: {error.strerror}") from None
         outputs.append({"name": output.name, "datatype": output.datatype, "shape": list(shape), "file": file, "array": array})
     shown = {
         "model": reply.model_name, "version": reply.model_version,
@@ -153,21 +160,27 @@ def detect(args: argparse.Namespace) -> int:
     """vigil detect IMAGE... --model NAME"""
     client = connect(args)
     results: list[dict[str, Any]] = []
-    for image in args.image:
+    source = args.source or f"vigil-detect-{os.getpid()}"
+    stems = Counter(image.stem for image in args.image)
+    for number, image in enumerate(args.image):
         try:
             data = image.read_bytes()
         except OSError as error:
             raise CommandFailed(f"{image}: {error.strerror}") from None
         request = perception.DetectRequest(
-            source_id=args.source, capture_time_us=time.time_ns() // 1000, model=args.model, min_confidence=args.min_confidence,
+            source_id=source, capture_time_us=time.time_ns() // 1000, model=args.model, min_confidence=args.min_confidence,
             frame=perception.Frame(encoded=data),
         )  # fmt: skip
         reply, beside = client.call("/vigil.perception.v1.PerceptionService/Detect", request, perception.DetectResponse)
         o = reply.output
         target = None
         if args.out:
-            target = args.out / f"{image.stem}-{args.model}.png"
-            draw(image, o, target)
+            one_of_several = f"-{number + 1}" if stems[image.stem] > 1 else ""
+            target = args.out / f"{image.stem}{one_of_several}-{args.model}.png"
+            try:
+                draw(image, o, target)
+            except OSError as error:
+                raise CommandFailed(f"--out {args.out}: {error.strerror or error}") from None
         boxes = [
             {
                 "x_min": b.x_min, "y_min": b.y_min, "x_max": b.x_max, "y_max": b.y_max,

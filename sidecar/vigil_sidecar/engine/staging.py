@@ -7,12 +7,13 @@ import fcntl
 import hashlib
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from vigil_sidecar.errors import CandidateRefused
 
-__all__ = ["FileSignature", "StagedFile", "StillWritten", "signature_of", "stage"]
+__all__ = ["FileSignature", "StagedFile", "StillWritten", "is_written", "signature_of", "stage"]
 
 _PIECE_BYTES = 1 << 20
 _F_SETSIG = 10
@@ -49,10 +50,22 @@ class StagedFile(NamedTuple):
 def signature_of(path: Path) -> FileSignature | None:
     """Signature of a regular file, following links; None when there is none."""
     try:
-        stat = os.stat(path)
+        found = os.stat(path)
     except OSError:
         return None
-    return FileSignature(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    return FileSignature(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def is_written(path: Path) -> bool:
+    """Whether somebody has a regular file open for writing now, as far as can be told."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and _open_for_writing_elsewhere(fd)
+    finally:
+        os.close(fd)
 
 
 def _open_for_writing_elsewhere(fd: int) -> bool:

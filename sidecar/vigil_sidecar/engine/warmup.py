@@ -111,12 +111,18 @@ def warm_up(
         CandidateRefused: a run failed or the budget was spent.
     """
     deadline = clock() + budget_s
+
+    def in_time(done: str) -> None:
+        if clock() > deadline:
+            raise CandidateRefused(f"not warm within {budget_s} s (models.warmup_budget_s): {done}")
+
     contract = session.contract
     gap: float | None = None
     if configured_batch is None:
         if not _first_axis_is_free(contract):
             free = _free_dimension(session, None, free_sizes)
-            return Warmth(0, _timed(session, None, free, clock), 0.0)
+            in_time("one run took longer")
+            return _alone(session, None, free, clock, in_time)
         free = _free_dimension(session, 1, free_sizes)
         try:
             gap = _rows_are_independent(session, free)
@@ -129,14 +135,20 @@ def warm_up(
         free = _free_dimension(session, 1 if configured_batch > 0 else None, free_sizes)
         largest = configured_batch
         gap = _rows_are_independent(session, free) if configured_batch > 2 else 0.0
+    in_time("the first runs took longer")
     if largest == 0:
-        rows = 1 if _first_axis_is_free(contract) else None
-        return Warmth(0, _timed(session, rows, free, clock), 0.0)
+        return _alone(session, 1 if _first_axis_is_free(contract) else None, free, clock, in_time)
     for rows in range(1, largest + 1):
         session.run(_feeds(contract, rows, free, rows))
-        if clock() > deadline:
-            raise CandidateRefused(f"not warm within {budget_s} s (models.warmup_budget_s): {rows} of {largest} batch sizes ran")
+        in_time(f"{rows} of {largest} batch sizes ran")
     return Warmth(largest, _timed(session, largest, free, clock), -1.0 if gap is None else gap)
+
+
+def _alone(session: Session, rows: int | None, free: int, clock: Callable[[], float], in_time: Callable[[str], None]) -> Warmth:
+    """What a model that is not batched takes."""
+    run_s = _timed(session, rows, free, clock)
+    in_time("two runs took longer")
+    return Warmth(0, run_s, 0.0)
 
 
 def _timed(session: Session, rows: int | None, free: int, clock: Callable[[], float]) -> float:

@@ -17,11 +17,25 @@ PIPELINES: dict[str, Callable[[Mapping[str, Any]], DetectionPipeline]] = {
     "face-detection": FaceDetection,
 }
 
+_COMMON = {"side_max": (32, 8192), "threshold": (0, 1), "boxes_max": (1, 100_000)}
+_OPTIONS: dict[str, dict[str, tuple[float, float]]] = {
+    "text-detection": {**_COMMON, "side_min": (32, 8192), "unclip_ratio": (0, 10), "size_min": (0, 8192)},
+    "face-detection": {**_COMMON, "overlap_max": (0, 1)},
+}
+"""Keys of a model's ``[pipeline]`` and the least and largest value of each."""
+
 
 def make_pipeline(name: str, options: Mapping[str, Any]) -> DetectionPipeline:
     """A pipeline; raises ``CandidateRefused`` for an unknown name or option value."""
     if name not in PIPELINES:
         raise CandidateRefused(f"unknown pipeline '{name}'; known are {', '.join(PIPELINES)}")
+    known = _OPTIONS[name]
+    for key, value in options.items():
+        if key not in known:
+            raise CandidateRefused(f"pipeline '{name}': unknown key '{key}'; known are {', '.join(known)}")
+        low, high = known[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise CandidateRefused(f"pipeline '{name}': {key} = {value!r}: allowed is {low:g}..{high:g}")
     try:
         return PIPELINES[name](options)
     except (TypeError, ValueError) as error:

@@ -54,6 +54,8 @@ class Loader:
         try:
             for provider, reason in session.fallbacks:
                 self._observe(ModelEvent(events.PROVIDER_FALLBACK, model, number, staged.digest, f"{provider}: {reason}"))
+            if problem := options.contradiction(session.contract):
+                raise CandidateRefused(problem)
             if serving is not None and not (options.allow_contract_change or s.models_allow_contract_change):
                 difference = session.contract.difference(serving.session.contract)
                 if difference is not None:

@@ -27,6 +27,8 @@ class ModelMemory:
     read: dict[int, FileSignature] = field(default_factory=dict)
     deleted_told: int = 0
     config: object = None
+    config_seen: tuple[object, float] = (None, 0.0)
+    """Signatures of the files of settings when they changed last, and since when they keep still."""
     config_problem: str = ""
     told: set[str] = field(default_factory=set)
     pending: set[int] = field(default_factory=set)

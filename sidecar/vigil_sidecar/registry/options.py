@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from vigil_sidecar.engine.contract import Contract, TensorSpec
+
 __all__ = ["ModelOptions", "VersionPolicy"]
 
 
@@ -49,3 +51,18 @@ class ModelOptions:
     run_ms_max: float | None = None
     batch_difference_max: float | None = None
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    tensors: tuple[TensorSpec, ...] = ()
+    """Inputs and outputs as the file says them: a shape without the batch's axis where rows are batched, an empty type for any."""
+
+    def contradiction(self, contract: Contract) -> str:
+        """What the file says otherwise than the graph; empty when they agree."""
+        graph = {t.name: t for t in (*contract.inputs, *contract.outputs)}
+        for t in self.tensors:
+            found = graph.get(t.name)
+            if found is None:
+                return f"config.pbtxt: the graph has no tensor '{t.name}'; it has {', '.join(sorted(graph))}"
+            shape = found.shape[1:] if self.max_batch_size else found.shape
+            same = len(t.shape) == len(shape) and all(-1 in (a, b) or a == b for a, b in zip(t.shape, shape, strict=False))
+            if (t.datatype and t.datatype != found.datatype) or not same:
+                return f"config.pbtxt: '{t.name}' is {t.datatype} {list(t.shape)}, the graph says {found.datatype} {list(shape)}"
+        return ""

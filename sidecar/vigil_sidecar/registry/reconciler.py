@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Monitor
-from vigil_sidecar.engine.staging import FileSignature, StillWritten
+from vigil_sidecar.engine.staging import FileSignature, StillWritten, is_written
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.memory import ModelMemory, Refusal
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model, Registry
-from vigil_sidecar.registry.repository import MODEL_NAME, FolderView, list_models, look
+from vigil_sidecar.registry.repository import CONFIG_FILES, MODEL_NAME, FolderView, list_models, look
 from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, VersionView
 from vigil_sidecar.settings_gen import Settings
 
@@ -141,10 +141,13 @@ class Reconciler:
         folder = self._root / name
         try:
             view = look(folder)
-        except OSError:
+        except FileNotFoundError:
             view = FolderView({}, None, "", (None, None), ())
             if name not in self._registry.models:
                 return
+        except OSError as error:  # what cannot be read is not gone: nothing changes but that it is told
+            self._tell_once(memory, name, f"the model's folder cannot be read: {error.strerror}")
+            return
         model = self._registry.models.get(name) or Model(name)
         if name not in self._registry.models:
             self._registry.models = {**self._registry.models, name: model}
@@ -154,7 +157,11 @@ class Reconciler:
             self._forget(model)
             return
         for entry in view.ignored:
-            self._tell_once(memory, name, f"{entry}: not a version folder")
+            self._tell_once(memory, name, entry)
+        if not self._config_settled(model, memory, view):
+            self.mark(name, delay_s=_RETRY_S)
+            if model.serving is not None or not view.versions:
+                return
         self._read_config(model, memory, folder, view)
         self._tell_deleted(model, memory, view)
         memory.pending.clear()
@@ -185,6 +192,18 @@ class Reconciler:
         if reason not in memory.told and len(memory.told) < 1000:
             memory.told.add(reason)
             self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
+
+    def _config_settled(self, model: Model, memory: ModelMemory, view: FolderView) -> bool:
+        """Whether the model's files of settings keep still: a half-written one must not take effect."""
+        if memory.config == view.config:
+            return True
+        now, settle_s = time.monotonic(), self._settings.models_settle_ms / 1000
+        seen, since = memory.config_seen
+        if seen != view.config:
+            memory.config_seen, since = (view.config, now), now
+        written = max((s.mtime_ns for s in view.config if s is not None), default=0) / 1e9
+        cold = not self.first_pass.is_set() and time.time() - written > settle_s
+        return (cold or now - since >= settle_s) and not any(is_written(self._root / model.name / n) for n in CONFIG_FILES)
 
     def _read_config(self, model: Model, memory: ModelMemory, folder: Path, view: FolderView) -> None:
         if memory.config == view.config:
@@ -339,6 +358,8 @@ class Reconciler:
         problem = view.chosen_problem or (
             f"chosen version {view.chosen} does not exist" if view.chosen is not None and view.chosen not in view.versions else ""
         )
+        if not problem and model.options.policy.kind == "specific" and view.chosen not in (None, *model.options.policy.versions):
+            problem = f"chosen version {view.chosen} is excluded by version_policy"
         if not problem and view.chosen is not None and self._is_refused(memory, view, view.chosen):
             problem = f"chosen version {view.chosen} was refused: {memory.refused[view.chosen].reason}"
         if serving is None:
@@ -349,6 +370,9 @@ class Reconciler:
             self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")
         elif state == "STARTING":
             self._monitor.event(subject, "ready", f"version {serving.number} serves")
+        elif problem and state == "NORMAL" and "version_policy" in problem:
+            self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
+            self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")
         elif state == "DEGRADED" and not problem:
             self._monitor.event(subject, "ready", f"version {serving.number} serves")
             for _ in range(_PROBES):  # every gate's run of this version was such a probe

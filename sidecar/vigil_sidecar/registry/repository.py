@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from vigil_sidecar.engine.staging import FileSignature, signature_of
 
-__all__ = ["MODEL_NAME", "FolderView", "list_models", "look", "read_latest", "restore_latest", "write_latest"]
+__all__ = ["CONFIG_FILES", "MODEL_NAME", "FolderView", "list_models", "look", "read_latest", "restore_latest", "write_latest"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _VERSIONS_MAX = 1000
+CONFIG_FILES = ("config.pbtxt", "vigil.toml")
 
 
 class FolderView(NamedTuple):
@@ -70,20 +71,41 @@ def _chosen(folder: Path) -> tuple[int | None, str]:
     return int(name), ""
 
 
+def _no_model(version: Path) -> str:
+    """Why a version folder has no model; empty while it may still be being copied."""
+    try:
+        entries = os.listdir(version)
+    except NotADirectoryError:
+        return "not a folder"
+    except FileNotFoundError:
+        return "a link that leads nowhere"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if "model.onnx" in entries:
+        return (
+            "model.onnx is a link that leads nowhere" if (version / "model.onnx").is_symlink() else "model.onnx is no file that can be read"
+        )
+    others = sorted(e for e in entries if e.endswith(".onnx"))
+    return f"{others[0]} is not named model.onnx" if others else ""
+
+
 def look(folder: Path) -> FolderView:
     """Read one model folder. Raises ``OSError`` when it cannot be read."""
     versions: dict[int, FileSignature] = {}
     ignored: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if not _VERSION.fullmatch(entry.name):
-            if entry.name not in ("latest", "config.pbtxt", "vigil.toml") and not entry.name.startswith("."):
-                ignored.append(entry.name.encode("utf-8", "backslashreplace").decode())
+            if entry.name not in ("latest", *CONFIG_FILES) and not entry.name.startswith("."):
+                ignored.append(entry.name.encode("utf-8", "backslashreplace").decode() + ": not a version folder")
             continue
         signature = signature_of(Path(entry.path) / "model.onnx")
-        if signature is not None and len(versions) < _VERSIONS_MAX:
+        if signature is None:
+            if problem := _no_model(Path(entry.path)):
+                ignored.append(f"version {entry.name}: {problem}")
+        elif len(versions) < _VERSIONS_MAX:
             versions[int(entry.name)] = signature
     chosen, problem = _chosen(folder)
-    config = (signature_of(folder / "config.pbtxt"), signature_of(folder / "vigil.toml"))
+    config = (signature_of(folder / CONFIG_FILES[0]), signature_of(folder / CONFIG_FILES[1]))
     return FolderView(versions, chosen, problem, config, tuple(ignored))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ class Call:
     reason: str = ""
     """Why, as the caller of a control call said, for its record."""
     on_cancel: Callable[[], None] | None = None
+    credit: threading.Semaphore | None = None
+    """Of a stream over the link: how many messages more its reader takes."""
 
     def cancel(self) -> None:
         """Mark as cancelled and wake a stream that waits."""

@@ -22,7 +22,7 @@ from vigil_sidecar.server.dispatch import Dispatcher
 
 __all__ = ["DirectServer"]
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_TRACEPARENT = re.compile(r"(?:00|(?!00|ff)[0-9a-f]{2}(?=-.{52}(?:-|$)))-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _STREAM_QUEUE_MAX = 1024
 _CODES = {c.value[0]: c for c in grpc.StatusCode}
 
@@ -66,7 +66,7 @@ class DirectServer(grpc.GenericRpcHandler):
     def start(self, host: str, port: int) -> int:
         """Listen; returns the port. Raises ``OSError`` when it is taken."""
         try:
-            bound = self._server.add_insecure_port(f"{host}:{port}")
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError:
             bound = 0
         if bound == 0:
@@ -87,7 +87,7 @@ class DirectServer(grpc.GenericRpcHandler):
         """grpcio asks for the handler of a method."""
         method = handler_call_details.method
         if method not in self._methods:
-            return None
+            return grpc.stream_stream_rpc_method_handler(lambda messages, context: self._unary(method, b"", context))
         if method == "/inference.GRPCInferenceService/ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(lambda messages, context: self._unary(method, b"", context))
         if self._dispatcher.is_stream(method):
@@ -97,6 +97,8 @@ class DirectServer(grpc.GenericRpcHandler):
     def _context(self, context: Any) -> CallContext:
         metadata = dict(context.invocation_metadata())
         found = _TRACEPARENT.fullmatch(str(metadata.get("traceparent", "")))
+        if found and (not int(found[1], 16) or not int(found[2], 16)):  # all zeros are invalid (W3C Trace Context, 3.2.2)
+            found = None
         trace = bytes.fromhex(found[1]) if found else os.urandom(16)
         remaining = context.time_remaining()
         now_ns = time.monotonic_ns()

@@ -67,7 +67,7 @@ class Dispatcher:
         self._registry, self._audit, self._processor = registry, audit, processor
         self._batch, self._unary, self._streams, self._missing = batch, unary, streams, missing
         self._revalidation, self._observer, self._inline_s = revalidation, observer, inline_run_s
-        self._workers = ModelWorkers(processor.process, queue_max)
+        self._workers = ModelWorkers(processor.process, queue_max, self._at_once)
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
         self._reads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="reads")
         self._control_waiting = threading.BoundedSemaphore(_CONTROL_QUEUE_MAX)
@@ -78,8 +78,14 @@ class Dispatcher:
         """Whether the method is a server stream."""
         return method in self._streams
 
-    def submit_lane(self, model: str, calls: Sequence[Call], done: Callable[[], None]) -> None:
-        """Calls of one model's lane; ``done`` is called when all are answered. Light models run here and now."""
+    def _at_once(self, model: str) -> int:
+        """One batch of a model, at least of one call; a pipeline's calls are decoded and run one by one."""
+        found = self._registry.models.get(model)
+        serving = found.serving if found is not None else None
+        return max(1, serving.max_batch_size) if serving is not None and serving.options.pipeline is None else 1
+
+    def submit_lane(self, model: str, calls: Sequence[Call], progress: Callable[[], None], done: Callable[[], None]) -> None:
+        """Calls of one model's lane; ``progress`` is called when some are answered, ``done`` when all are. Light models run at once."""
         found = self._registry.models.get(model)
         serving = found.serving if found is not None else None
         small = sum(len(c.message) for c in calls) <= _INLINE_BYTES_MAX
@@ -91,7 +97,7 @@ class Dispatcher:
                 done()
             return
         try:
-            self._workers.submit(model, calls, done)
+            self._workers.submit(model, calls, progress, done)
         except LimitHit as error:
             for call in calls:
                 self._refuse(call, error)

@@ -25,9 +25,13 @@ from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encod
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+STREAM_CREDIT = 64
+"""Messages of a stream that may be under way to the gateway unread (docs/link.md)."""
+_CREDIT_WAIT_S = 0.25
 _SEND_TIMEOUT_S = 5.0
 _HANDSHAKE_TIMEOUT_S = 2.0
+_DRAIN_POLL_S = 0.01
 _FRAME_BYTES_WANTED = 8 << 20
 """Bounds a frame of several replies; one reply may be larger."""
 
@@ -55,6 +59,8 @@ class _Connection:
         self.sock = sock
         self.open = True
         self.calls: dict[int, Call] = {}
+        self.frames: set[object] = set()
+        """Lanes' frames that are not worked off: some of their answers were not sent yet."""
         self.last_heard = time.monotonic()
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
@@ -150,6 +156,17 @@ class LinkServer:
         threading.Thread(target=self._accept, name="link-accept", daemon=True).start()
         threading.Thread(target=self._beat, name="link-heartbeat", daemon=True).start()
 
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until no unary call is under way, at most this long; the gateway sends no new ones to a sidecar that is not ready."""
+        end = time.monotonic() + timeout_s
+        while (connection := self._connection) is not None:
+            if not connection.frames and all(self._dispatcher.is_stream(c.method) for c in connection.calls.copy().values()):
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(_DRAIN_POLL_S)
+        return True
+
     def stop(self) -> None:
         """End the link."""
         self._stopping.set()
@@ -231,6 +248,10 @@ class LinkServer:
                     call = connection.calls.get(call_id)
                     if call is not None:
                         call.cancel()
+            elif body == "stream_credit":
+                call = connection.calls.get(frame.stream_credit.id)
+                if call is not None and call.credit is not None:
+                    call.credit.release(min(frame.stream_credit.count, STREAM_CREDIT))
             elif body == "heartbeat":
                 if frame.heartbeat.checkpoint:
                     self._anchor(frame.heartbeat.checkpoint)
@@ -244,13 +265,17 @@ class LinkServer:
         under_way, buffered = connection.calls, bool(model)
 
         def reply(call: Call, answer: Reply) -> None:
-            if not answer.more:
-                under_way.pop(call.id, None)
+            if answer.more and call.credit is not None:
+                while not call.credit.acquire(timeout=_CREDIT_WAIT_S):  # the reader is slow: its queue is here, where the oldest can go
+                    if call.cancelled:
+                        return
             encoded = encode_reply(call.id, answer)
             if buffered:
                 replies.append(encoded)
             else:
                 connection.send(*replies_frame([encoded], ()))
+            if not answer.more:
+                under_way.pop(call.id, None)
 
         good, methods, validated = [], self._methods, self._validated
         for c in calls.calls:
@@ -265,9 +290,11 @@ class LinkServer:
                 now_ns + timeout_us * 1000 if timeout_us else 0, x.tenant, x.control, now_ns, validated,
             )  # fmt: skip
             call = under_way[call_id] = Call(call_id, methods[method], message, context, reply)
+            if not model and self._dispatcher.is_stream(call.method):
+                call.credit = threading.Semaphore(STREAM_CREDIT)
             good.append(call)
 
-        def done() -> None:
+        def send(credits: tuple[int, ...]) -> None:
             part: list[tuple[bytes, bytes]] = []
             size = 0
             for one in replies:
@@ -276,10 +303,21 @@ class LinkServer:
                     part, size = [], 0
                 part.append(one)
                 size += len(one[1])
-            connection.send(*replies_frame(part, (lane,)))
+            replies.clear()
+            if part or credits:
+                connection.send(*replies_frame(part, credits))
+
+        def progress() -> None:
+            send(())
+
+        connection.frames.add(lane_frame := object())
+
+        def done() -> None:
+            send((lane,))
+            connection.frames.discard(lane_frame)
 
         if model:
-            self._dispatcher.submit_lane(model, good, done)
+            self._dispatcher.submit_lane(model, good, progress, done)
         else:
             for call in good:
                 self._dispatcher.submit(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import tomllib
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from inference.model_config_pb2 import ModelConfig
+from inference.model_config_pb2 import DataType, ModelConfig
 
+from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.session import PROVIDER_NAMES
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.catalogue import make_pipeline
@@ -19,10 +21,18 @@ from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
 __all__ = ["read_options"]
 
 _FILE_BYTES_MAX = 1 << 20
-_SUPPORTED = {
-    "name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output",
-    "version_policy", "instance_group", "optimization", "parameters",
+_SUPPORTED: dict[str, frozenset[str]] = {
+    "": frozenset(
+        ("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy",
+         "instance_group", "optimization", "parameters")
+    ),
+    "input": frozenset(("name", "data_type", "dims", "format")), "output": frozenset(("name", "data_type", "dims", "label_filename")),
+    "instance_group": frozenset(("name", "kind", "count")), "optimization": frozenset(("execution_accelerators",)),
+    "optimization.execution_accelerators": frozenset(("gpu_execution_accelerator", "cpu_execution_accelerator")),
+    "optimization.execution_accelerators.gpu_execution_accelerator": frozenset(("name",)),
+    "optimization.execution_accelerators.cpu_execution_accelerator": frozenset(("name",)),
 }  # fmt: skip
+"""Fields that count, by the path of their message; version_policy and parameters count whole."""
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
     "pipeline": dict, "finite_inputs": bool, "output_min": (int, float), "output_max": (int, float),
     "gates": dict, "providers": list, "intra_op_threads": int,
@@ -62,9 +72,7 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
         config = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
         raise CandidateRefused(f"config.pbtxt: {error}") from None
-    for field, _ in config.ListFields():
-        if field.name not in _SUPPORTED:
-            raise CandidateRefused(f"config.pbtxt: the field '{field.name}' is not supported")
+    _only_supported(config, "")
     if config.name not in ("", model):
         raise CandidateRefused(f"config.pbtxt: name is '{config.name}', the folder is '{model}'")
     if config.backend not in ("", "onnxruntime") or config.platform not in ("", "onnxruntime_onnx"):
@@ -82,17 +90,49 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
         out["policy"] = VersionPolicy("specific", versions=tuple(config.version_policy.specific.versions))
     elif policy == "latest":
         out["policy"] = VersionPolicy("latest", max(1, config.version_policy.latest.num_versions))
+        if any(n < 1 for n in config.version_policy.specific.versions):
+            raise CandidateRefused("config.pbtxt: version_policy.specific names a version below 1")
     accelerators = config.optimization.execution_accelerators
-    for field, _ in config.optimization.ListFields():
-        if field.name != "execution_accelerators":
-            raise CandidateRefused(f"config.pbtxt: the field 'optimization.{field.name}' is not supported")
     names = [a.name for a in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator)]
     if names:
         out["providers"] = tuple(names)
     for group in config.instance_group:
         if group.kind not in (group.KIND_AUTO, group.KIND_CPU):
             raise CandidateRefused("config.pbtxt: the field 'instance_group.kind' supports KIND_CPU and KIND_AUTO")
+        if group.count > 1:
+            raise CandidateRefused(f"config.pbtxt: instance_group.count is {group.count}, one instance is supported")
+    unknown = [n for n in names if n not in PROVIDER_NAMES]
+    if unknown:
+        raise CandidateRefused(f"config.pbtxt: unknown execution accelerator '{unknown[0]}'; known are {', '.join(PROVIDER_NAMES)}")
+    if config.default_model_filename not in ("", "model.onnx"):
+        raise CandidateRefused(f"config.pbtxt: default_model_filename is '{config.default_model_filename}', only model.onnx is served")
+    out["tensors"] = _tensors(config)
     return out
+
+
+def _only_supported(message: Any, path: str) -> None:
+    """Raise for the first field that would have no effect."""
+    known = _SUPPORTED.get(path)
+    if known is None:
+        return
+    for field, value in message.ListFields():
+        inner = f"{path}.{field.name}" if path else field.name
+        if field.name not in known:
+            raise CandidateRefused(f"config.pbtxt: the field '{inner}' is not supported")
+        if field.message_type is not None:
+            for one in value if field.is_repeated else (value,):
+                _only_supported(one, inner)
+
+
+def _tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """What the file says of inputs and outputs; the graph must agree (``ModelOptions.contradiction``)."""
+    out = []
+    said: list[Any] = [*config.input, *config.output]
+    for t in said:
+        datatype = DataType.Name(t.data_type).removeprefix("TYPE_")
+        datatype = "BYTES" if datatype == "STRING" else datatype
+        out.append(TensorSpec(t.name, "" if datatype == "INVALID" else datatype, tuple(t.dims)))
+    return tuple(out)
 
 
 def _gates(table: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +156,7 @@ def _toml(text: str) -> dict[str, Any]:
     for key, value in content.items():
         if key not in _TOML_KEYS:
             raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
-        if not isinstance(value, _TOML_KEYS[key]):
+        if not isinstance(value, _TOML_KEYS[key]) or (isinstance(value, bool) and key != "finite_inputs"):
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
     out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates")}
     out |= _gates(content.get("gates", {}))
@@ -127,6 +167,9 @@ def _toml(text: str) -> dict[str, Any]:
         out["providers"] = tuple(content["providers"])
     if not 0 <= content.get("intra_op_threads", 0) <= 1024:
         raise CandidateRefused(f"vigil.toml: intra_op_threads = {content['intra_op_threads']}: allowed is 0..1024")
+    low, high = content.get("output_min", -math.inf), content.get("output_max", math.inf)
+    if not low <= high:  # not a number is neither
+        raise CandidateRefused(f"vigil.toml: output_min = {low}, output_max = {high}: no value is allowed")
     if "pipeline" in content:
         options = dict(content["pipeline"])
         kind = options.pop("kind", None)

@@ -17,7 +17,7 @@ from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, U
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 
-__all__ = ["answer_head", "bounded", "finite", "id_field", "infer_job", "not_finite", "plausible"]
+__all__ = ["answer_head", "bounded", "check_output", "finite", "id_field", "infer_job", "not_finite", "plausible"]
 
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31

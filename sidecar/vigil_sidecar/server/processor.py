@@ -68,6 +68,12 @@ class _Refused(NamedTuple):
     source_id: str = ""
 
 
+def _named(request: Message | None) -> tuple[str, str]:
+    """Request id and source id of a decoded request, as far as it has them."""
+    request_id = getattr(request, "request_id", "") or getattr(request, "id", "")
+    return str(request_id), str(getattr(request, "source_id", ""))
+
+
 _INTERNAL = "internal error; the log has the detail"
 
 
@@ -113,7 +119,7 @@ class Processor:
                 version.release()
 
     def _prepare(self, call: Call, leased: dict[tuple[str, str], LoadedVersion], jobs: list[Job], refused: list[_Refused]) -> None:
-        name, version = "", None
+        name, version, request = "", None, None
         try:
             if call.cancelled or call.context.deadline_ns:
                 check_alive(call)
@@ -135,10 +141,10 @@ class Processor:
             version = leased.get((name, number)) or self._lease(name, number, leased)
             jobs.append(method.job(call, request, version))
         except CallError as error:
-            refused.append(_Refused(call, error, name, version))
+            refused.append(_Refused(call, error, name, version, *_named(request)))
         except Exception as error:  # a fault of ours must not take the neighbours with it
             self._observer.fault(call, error)
-            refused.append(_Refused(call, InternalFault(_INTERNAL), name, version))
+            refused.append(_Refused(call, InternalFault(_INTERNAL), name, version, *_named(request)))
 
     def _lease(self, name: str, number: str, leased: dict[tuple[str, str], LoadedVersion]) -> LoadedVersion:
         version = self._registry.lease(name, number)

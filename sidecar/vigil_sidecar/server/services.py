@@ -18,7 +18,7 @@ from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.errors import AuditError, Forbidden, SemanticViolation, Unavailable, UnknownModel
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
-from vigil_sidecar.registry.repository import read_latest, restore_latest, write_latest
+from vigil_sidecar.registry.repository import MODEL_NAME, read_latest, restore_latest, write_latest
 from vigil_sidecar.registry.version import ModelView
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.settings_gen import Settings
@@ -115,6 +115,11 @@ class Models:
             raise SemanticViolation(
                 f"model '{view.name}' has no version {request.version}; it has {known}", [("version", "does not exist")]
             )
+        policy = view.options.policy
+        if policy.kind == "specific" and request.version not in policy.versions:
+            allowed = ", ".join(map(str, policy.versions))
+            text = f"version_policy of model '{view.name}' allows the versions {allowed}, not {request.version}; change its config.pbtxt"
+            raise SemanticViolation(text, [("version", "excluded by version_policy")])
         call.subject, call.reason = f"{view.name} version {request.version}", request.reason
         self._reconciler.mark(view.name)
         self._reconciler.wait_looked(view.name, _wait_s(call))
@@ -150,7 +155,7 @@ class Models:
         """Look again, forgetting refusals."""
         _require_control(call)
         call.subject, call.reason = request.name, request.reason
-        if not (self._root / Path(request.name).name).is_dir() or "/" in request.name:
+        if MODEL_NAME.fullmatch(request.name) is None or not (self._root / request.name).is_dir():
             self._registry.get(request.name)
         self._reconciler.mark(request.name, forget_refusals=True)
         if not self._reconciler.wait_looked(request.name, _wait_s(call)):

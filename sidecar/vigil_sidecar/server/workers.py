@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from vigil_sidecar.errors import LimitHit
 from vigil_sidecar.server.call import Call
@@ -14,25 +15,33 @@ __all__ = ["ModelWorkers"]
 _IDLE_S = 30.0
 
 
+class Waiting(NamedTuple):
+    """A call that waits, and what is to be called when it, and when the last one of its frame, is answered."""
+
+    call: Call
+    progress: Callable[[], None] | None
+    done: Callable[[], None] | None
+
+
 class _Worker:
-    def __init__(self, model: str, process: Callable[[Sequence[Call]], None], queue_max: int) -> None:
-        self._process, self._max = process, queue_max
-        self._queue: deque[tuple[Call, Callable[[], None] | None]] = deque()
+    def __init__(self, model: str, process: Callable[[Sequence[Call]], None], queue_max: int, at_once: Callable[[str], int]) -> None:
+        self._model, self._process, self._max, self._at_once = model, process, queue_max, at_once
+        self._queue: deque[Waiting] = deque()
         self._condition = threading.Condition()
         self.stopped = False
         self._thread = threading.Thread(target=self._run, name=f"model-{model}", daemon=True)
         self._thread.start()
 
-    def put(self, calls: Sequence[Call], done: Callable[[], None] | None) -> bool:
-        """Queue calls; ``done`` is called once the last of them is answered. False when the worker has ended."""
+    def put(self, calls: Sequence[Call], progress: Callable[[], None] | None, done: Callable[[], None] | None) -> bool:
+        """Queue calls; ``done`` is called once the last of them is answered, ``progress`` before. False when the worker has ended."""
         with self._condition:
             if self.stopped:
                 return False
             if len(self._queue) + len(calls) > self._max:
                 raise LimitHit(f"{self._max} calls wait for this model", metadata={"limit": "worker_queue"})
             for call in calls[:-1]:
-                self._queue.append((call, None))
-            self._queue.append((calls[-1], done))
+                self._queue.append(Waiting(call, progress, None))
+            self._queue.append(Waiting(calls[-1], None, done))
             self._condition.notify()
             return True
 
@@ -42,26 +51,30 @@ class _Worker:
                 if not self._queue and not self._condition.wait(_IDLE_S) and not self._queue:
                     self.stopped = True
                     return
-                taken = list(self._queue)
-                self._queue.clear()
-            if taken:
-                try:
-                    self._process([call for call, _ in taken])  # answers every call and never raises
-                finally:
-                    for _, done in taken:
-                        if done is not None:
-                            done()
+                # One batch at a time: its answers need not wait for calls behind them, nor their inputs be in memory.
+                taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._at_once(self._model)))]
+            try:
+                self._process([w.call for w in taken])  # answers every call and never raises
+            finally:
+                finished = [w.done for w in taken if w.done is not None]
+                for done in finished:
+                    done()
+                if taken[-1].progress is not None:
+                    taken[-1].progress()
 
 
 class ModelWorkers:
     """Workers by model, started when needed and ended when idle. Any thread may call."""
 
-    def __init__(self, process: Callable[[Sequence[Call]], None], queue_max: int) -> None:
-        self._process, self._max = process, queue_max
+    def __init__(self, process: Callable[[Sequence[Call]], None], queue_max: int, at_once: Callable[[str], int]) -> None:
+        """``at_once`` says how many calls of a model are worth taking together."""
+        self._process, self._max, self._at_once = process, queue_max, at_once
         self._lock = threading.Lock()
         self._workers: dict[str, _Worker] = {}
 
-    def submit(self, model: str, calls: Sequence[Call], done: Callable[[], None] | None = None) -> None:
+    def submit(
+        self, model: str, calls: Sequence[Call], progress: Callable[[], None] | None = None, done: Callable[[], None] | None = None
+    ) -> None:
         """Give calls to the model's worker; raises ``LimitHit`` when its queue is full."""
         while True:
             worker = self._workers.get(model)
@@ -69,6 +82,6 @@ class ModelWorkers:
                 with self._lock:
                     worker = self._workers.get(model)
                     if worker is None or worker.stopped:
-                        worker = self._workers[model] = _Worker(model, self._process, self._max)
-            if worker.put(calls, done):
+                        worker = self._workers[model] = _Worker(model, self._process, self._max, self._at_once)
+            if worker.put(calls, progress, done):
                 return

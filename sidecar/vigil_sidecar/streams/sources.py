@@ -12,9 +12,14 @@ from vigil_sidecar.errors import LimitHit, OrderViolation
 __all__ = ["SourceOrder", "Subscription", "WatchHub"]
 
 
+_RETRIES_MAX = 16
+"""A source's latest frames whose retries are known."""
+
+
 class _Last(NamedTuple):
     capture_time_us: int
-    request_id: str
+    accepted: tuple[tuple[int, str], ...]
+    """Time and request id of the latest frames that had one."""
     seen_s: float
 
 
@@ -49,8 +54,12 @@ class SourceOrder:
                 self._last.popitem(last=False)
             last = self._last.get(key)
             if last is not None:
-                retry = request_id != "" and last.request_id == request_id and last.capture_time_us == capture_time_us
-                if capture_time_us <= last.capture_time_us and not retry:
+                retry = request_id != "" and (capture_time_us, request_id) in last.accepted
+                if retry:
+                    self._last[key] = last._replace(seen_s=now_s)
+                    self._last.move_to_end(key)
+                    return
+                if capture_time_us <= last.capture_time_us:
                     raise OrderViolation(
                         f"capture_time_us {capture_time_us} of source '{source}' is not after {last.capture_time_us}",
                         [("capture_time_us", "not increasing")],
@@ -60,7 +69,9 @@ class SourceOrder:
                     f"{self._max} sources are known (limits.sources_max); idle ones are forgotten after {self._idle_s} s",
                     metadata={"limit": "limits.sources_max"},
                 )
-            self._last[key] = _Last(capture_time_us, request_id, now_s)
+            known = last.accepted if last is not None else ()
+            accepted = (*known, (capture_time_us, request_id))[-_RETRIES_MAX:] if request_id else known
+            self._last[key] = _Last(capture_time_us, accepted, now_s)
             self._last.move_to_end(key)
 
 

@@ -41,6 +41,7 @@ type Frame struct {
 	//	*Frame_Replies
 	//	*Frame_Cancel
 	//	*Frame_Chunk
+	//	*Frame_StreamCredit
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -162,6 +163,15 @@ func (x *Frame) GetChunk() *Chunk {
 	return nil
 }
 
+func (x *Frame) GetStreamCredit() *StreamCredit {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_StreamCredit); ok {
+			return x.StreamCredit
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -198,6 +208,10 @@ type Frame_Chunk struct {
 	Chunk *Chunk `protobuf:"bytes,9,opt,name=chunk,proto3,oneof"`
 }
 
+type Frame_StreamCredit struct {
+	StreamCredit *StreamCredit `protobuf:"bytes,10,opt,name=stream_credit,json=streamCredit,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_Welcome) isFrame_Body() {}
@@ -213,6 +227,8 @@ func (*Frame_Replies) isFrame_Body() {}
 func (*Frame_Cancel) isFrame_Body() {}
 
 func (*Frame_Chunk) isFrame_Body() {}
+
+func (*Frame_StreamCredit) isFrame_Body() {}
 
 // Hello is the gateway's first frame.
 type Hello struct {
@@ -998,6 +1014,59 @@ func (x *Cancel) GetIds() []uint64 {
 	return nil
 }
 
+// StreamCredit lets the sidecar send so many messages more of a stream.
+type StreamCredit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamCredit) Reset() {
+	*x = StreamCredit{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamCredit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamCredit) ProtoMessage() {}
+
+func (x *StreamCredit) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamCredit.ProtoReflect.Descriptor instead.
+func (*StreamCredit) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StreamCredit) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *StreamCredit) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Chunk is a part of a frame that is larger than 256 KiB.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1010,7 +1079,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1091,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1104,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{11}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Chunk) GetStream() uint64 {
@@ -1063,7 +1132,7 @@ var File_vigil_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/safety/v1/safety.proto\"\xb9\x03\n" +
+	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/safety/v1/safety.proto\"\xfd\x03\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05hello\x18\x02 \x01(\v2\x14.vigil.link.v1.HelloH\x00R\x05hello\x122\n" +
@@ -1073,7 +1142,9 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05calls\x18\x06 \x01(\v2\x14.vigil.link.v1.CallsH\x00R\x05calls\x122\n" +
 	"\areplies\x18\a \x01(\v2\x16.vigil.link.v1.RepliesH\x00R\areplies\x12/\n" +
 	"\x06cancel\x18\b \x01(\v2\x15.vigil.link.v1.CancelH\x00R\x06cancel\x12,\n" +
-	"\x05chunk\x18\t \x01(\v2\x14.vigil.link.v1.ChunkH\x00R\x05chunkB\x06\n" +
+	"\x05chunk\x18\t \x01(\v2\x14.vigil.link.v1.ChunkH\x00R\x05chunk\x12B\n" +
+	"\rstream_credit\x18\n" +
+	" \x01(\v2\x1b.vigil.link.v1.StreamCreditH\x00R\fstreamCreditB\x06\n" +
 	"\x04body\"\xe5\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x120\n" +
@@ -1138,7 +1209,10 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\areplies\x18\x01 \x03(\v2\x14.vigil.link.v1.ReplyR\areplies\x12\x18\n" +
 	"\acredits\x18\x02 \x03(\rR\acredits\"\x1a\n" +
 	"\x06Cancel\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x04R\x03ids\"G\n" +
+	"\x03ids\x18\x01 \x03(\x04R\x03ids\"4\n" +
+	"\fStreamCredit\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"G\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
@@ -1156,7 +1230,7 @@ func file_vigil_link_v1_link_proto_rawDescGZIP() []byte {
 	return file_vigil_link_v1_link_proto_rawDescData
 }
 
-var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*Frame)(nil),           // 0: vigil.link.v1.Frame
 	(*Hello)(nil),           // 1: vigil.link.v1.Hello
@@ -1169,9 +1243,10 @@ var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*Reply)(nil),           // 8: vigil.link.v1.Reply
 	(*Replies)(nil),         // 9: vigil.link.v1.Replies
 	(*Cancel)(nil),          // 10: vigil.link.v1.Cancel
-	(*Chunk)(nil),           // 11: vigil.link.v1.Chunk
-	(*v1.SubjectState)(nil), // 12: vigil.safety.v1.SubjectState
-	(*v1.Transition)(nil),   // 13: vigil.safety.v1.Transition
+	(*StreamCredit)(nil),    // 11: vigil.link.v1.StreamCredit
+	(*Chunk)(nil),           // 12: vigil.link.v1.Chunk
+	(*v1.SubjectState)(nil), // 13: vigil.safety.v1.SubjectState
+	(*v1.Transition)(nil),   // 14: vigil.safety.v1.Transition
 }
 var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	1,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
@@ -1181,17 +1256,18 @@ var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	7,  // 4: vigil.link.v1.Frame.calls:type_name -> vigil.link.v1.Calls
 	9,  // 5: vigil.link.v1.Frame.replies:type_name -> vigil.link.v1.Replies
 	10, // 6: vigil.link.v1.Frame.cancel:type_name -> vigil.link.v1.Cancel
-	11, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
-	12, // 8: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
-	13, // 9: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
-	5,  // 10: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
-	6,  // 11: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
-	8,  // 12: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
+	11, // 8: vigil.link.v1.Frame.stream_credit:type_name -> vigil.link.v1.StreamCredit
+	13, // 9: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
+	14, // 10: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
+	5,  // 11: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
+	6,  // 12: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
+	8,  // 13: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_vigil_link_v1_link_proto_init() }
@@ -1208,6 +1284,7 @@ func file_vigil_link_v1_link_proto_init() {
 		(*Frame_Replies)(nil),
 		(*Frame_Cancel)(nil),
 		(*Frame_Chunk)(nil),
+		(*Frame_StreamCredit)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1215,7 +1292,7 @@ func file_vigil_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_link_v1_link_proto_rawDesc), len(file_vigil_link_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -387,6 +387,47 @@ func (m *Frame) validate(all bool) error {
 			}
 		}
 
+	case *Frame_StreamCredit:
+		if v == nil {
+			err := FrameValidationError{
+				field:  "Body",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetStreamCredit()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "StreamCredit",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "StreamCredit",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetStreamCredit()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return FrameValidationError{
+					field:  "StreamCredit",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
 	default:
 		_ = v // ensures v is used
 	}
@@ -1720,6 +1761,109 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = CancelValidationError{}
+
+// Validate checks the field values on StreamCredit with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *StreamCredit) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on StreamCredit with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in StreamCreditMultiError, or
+// nil if none found.
+func (m *StreamCredit) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *StreamCredit) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Id
+
+	// no validation rules for Count
+
+	if len(errors) > 0 {
+		return StreamCreditMultiError(errors)
+	}
+
+	return nil
+}
+
+// StreamCreditMultiError is an error wrapping multiple validation errors
+// returned by StreamCredit.ValidateAll() if the designated constraints aren't met.
+type StreamCreditMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m StreamCreditMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m StreamCreditMultiError) AllErrors() []error { return m }
+
+// StreamCreditValidationError is the validation error returned by
+// StreamCredit.Validate if the designated constraints aren't met.
+type StreamCreditValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e StreamCreditValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e StreamCreditValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e StreamCreditValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e StreamCreditValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e StreamCreditValidationError) ErrorName() string { return "StreamCreditValidationError" }
+
+// Error satisfies the builtin error interface
+func (e StreamCreditValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sStreamCredit.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = StreamCreditValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = StreamCreditValidationError{}
 
 // Validate checks the field values on Chunk with the rules defined in the
 // proto definition for this message. If any rules are violated, the first

@@ -488,9 +488,10 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\n" +
 	"GetRequest\"A\n" +
 	"\vGetResponse\x122\n" +
-	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"5\n" +
-	"\fWatchRequest\x12%\n" +
-	"\bsubjects\x18\x01 \x03(\tB\t\xfaB\x06\x92\x01\x03\x10\x80\bR\bsubjects\"\x80\x01\n" +
+	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"<\n" +
+	"\fWatchRequest\x12,\n" +
+	"\bsubjects\x18\x01 \x03(\tB\x10\xfaB\r\x92\x01\n" +
+	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\"\x80\x01\n" +
 	"\rWatchResponse\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n" +
 	"\n" +

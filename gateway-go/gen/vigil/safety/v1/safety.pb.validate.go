@@ -295,6 +295,22 @@ func (m *WatchRequest) validate(all bool) error {
 		errors = append(errors, err)
 	}
 
+	for idx, item := range m.GetSubjects() {
+		_, _ = idx, item
+
+		if utf8.RuneCountInString(item) > 256 {
+			err := WatchRequestValidationError{
+				field:  fmt.Sprintf("Subjects[%v]", idx),
+				reason: "value length must be at most 256 runes",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+	}
+
 	if len(errors) > 0 {
 		return WatchRequestMultiError(errors)
 	}
