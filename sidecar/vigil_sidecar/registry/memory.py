@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,3 +33,8 @@ class ModelMemory:
     config_problem: str = ""
     told: set[str] = field(default_factory=set)
     pending: set[int] = field(default_factory=set)
+
+    def is_refused(self, versions: Mapping[int, FileSignature], number: int) -> bool:
+        """Whether a version's file, as it is now, was refused."""
+        refusal = self.refused.get(number)
+        return refusal is not None and refusal.signature == versions.get(number)

@@ -16,7 +16,8 @@ from vigil_sidecar.registry.memory import ModelMemory, Refusal
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model, Registry
 from vigil_sidecar.registry.repository import CONFIG_FILES, MODEL_NAME, FolderView, list_models, look
-from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, VersionView
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.registry.views import refresh_views, set_view
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Reconciler"]
@@ -170,7 +171,7 @@ class Reconciler:
             self._try(model, memory, view, wanted)
         self._keep_by_policy(model, memory, view)
         self._judge(model, memory, view)
-        self._refresh_views(model, memory, view)
+        refresh_views(model, memory, view)
         self._registry.notify()
 
     def _admissible(self, name: str) -> bool:
@@ -231,14 +232,10 @@ class Reconciler:
             memory.deleted_told = serving.number
             self._observe(ModelEvent(events.SERVING_FILES_DELETED, model.name, serving.number, serving.digest, "goes on serving"))
 
-    def _is_refused(self, memory: ModelMemory, view: FolderView, number: int) -> bool:
-        refusal = memory.refused.get(number)
-        return refusal is not None and refusal.signature == view.versions.get(number)
-
     def _wanted(self, model: Model, memory: ModelMemory, view: FolderView) -> int | None:
         """The version that should serve and does not yet; None when all is as it should be."""
         serving = model.serving
-        good = [n for n in view.versions if not self._is_refused(memory, view, n)]
+        good = [n for n in view.versions if not memory.is_refused(view.versions, n)]
         if model.options.policy.kind == "specific":
             good = [n for n in good if n in model.options.policy.versions]
         if view.chosen is not None and view.chosen in good:
@@ -263,7 +260,7 @@ class Reconciler:
         version = self._load(model, memory, view, number)
         if version is not None and model.serving is not version:
             self._switch(model, version)
-        elif version is None and self._is_refused(memory, view, number) and model.serving is None:
+        elif version is None and memory.is_refused(view.versions, number) and model.serving is None:
             self.mark(model.name)  # the next best one
         return version
 
@@ -275,7 +272,7 @@ class Reconciler:
         if not self._settled(memory, number, signature):
             self.mark(model.name, delay_s=_RETRY_S)
             return None
-        self._set_view(model, number, "", "loading", "", signature.size)
+        set_view(model, number, "", "loading", "", signature.size)
         digest = ""
         try:
             if memory.config_problem:
@@ -342,7 +339,7 @@ class Reconciler:
             return
         keep = model.options.policy.keeps(list(view.versions)) if model.options.policy != ModelOptions().policy else set()
         for number in sorted(keep):
-            if number != model.serving.number and not self._is_refused(memory, view, number):
+            if number != model.serving.number and not memory.is_refused(view.versions, number):
                 self._load(model, memory, view, number)
         keep.add(model.serving.number)
         for number, version in list(model.loaded.items()):
@@ -360,10 +357,10 @@ class Reconciler:
         )
         if not problem and model.options.policy.kind == "specific" and view.chosen not in (None, *model.options.policy.versions):
             problem = f"chosen version {view.chosen} is excluded by version_policy"
-        if not problem and view.chosen is not None and self._is_refused(memory, view, view.chosen):
+        if not problem and view.chosen is not None and memory.is_refused(view.versions, view.chosen):
             problem = f"chosen version {view.chosen} was refused: {memory.refused[view.chosen].reason}"
         if serving is None:
-            if view.versions and all(self._is_refused(memory, view, n) for n in view.versions) and state != "DEGRADED":
+            if view.versions and all(memory.is_refused(view.versions, n) for n in view.versions) and state != "DEGRADED":
                 self._monitor.event(subject, "fault", "no version passes its checks")
         elif problem and state == "STARTING":
             self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
@@ -377,30 +374,3 @@ class Reconciler:
             self._monitor.event(subject, "ready", f"version {serving.number} serves")
             for _ in range(_PROBES):  # every gate's run of this version was such a probe
                 self._monitor.event(subject, "probe_good", f"version {serving.number} passed its gates")
-
-    def _set_view(self, model: Model, number: int, digest: str, state: str, reason: str, size: int) -> None:
-        old = model.views.get(number)
-        if old is not None and (old.digest, old.state, old.reason) == (digest, state, reason):
-            return
-        model.views[number] = VersionView(number, digest, state, reason, time.time_ns() // 1000, size)
-
-    def _refresh_views(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
-        serving = model.serving
-        for number in {*view.versions, *model.views}:
-            loaded, refusal = model.loaded.get(number), memory.refused.get(number)
-            refused_now = refusal is not None and self._is_refused(memory, view, number)
-            if loaded is not None:
-                reason = "" if number in view.versions else "files deleted"
-                if refused_now and refusal is not None:
-                    reason = f"the file was replaced by one that was refused: {refusal.reason}"
-                state = "serving" if loaded is serving else "standby"
-                self._set_view(model, number, loaded.digest, state, reason, loaded.size)
-            elif refused_now and refusal is not None:
-                self._set_view(model, number, refusal.digest, "refused", refusal.reason, refusal.signature.size)
-            elif number not in view.versions:
-                if number in model.views and model.views[number].state != "retired":
-                    self._set_view(model, number, model.views[number].digest, "retired", "files deleted", 0)
-            elif number in memory.pending:
-                self._set_view(model, number, "", "loading", "", view.versions[number].size)
-            else:
-                self._set_view(model, number, "", "retired", "on disk, not loaded", view.versions[number].size)
