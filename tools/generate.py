@@ -195,6 +195,10 @@ def layout() -> dict[str, str]:
     py += [f"KIND_{k['name'].upper()} = {n}" for n, k in source["kinds"].items()]
     py += ["KIND_NAMES: dict[int, str] = {" + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items()) + "}"]
 
+    py += ["FIELDS: tuple[tuple[str, str, int, str], ...] = ("]
+    py += [f"    ({f['name']!r}, {f['type']!r}, {size}, {f['doc']!r})," for f, _, size in rows] + [")"]
+    py += ['"""Name, type, bytes and meaning of each header field: the columns of every export."""']
+
     def named(title: str, text: str, fields: list[tuple[dict[str, Any], int, int]]) -> list[str]:
         return [f'\n\nclass {title}(NamedTuple):\n    """{text}"""\n'] + [
             f"    {f['name']}: {'bytes' if f['type'] == 'bytes' else 'int'}" for f, _, _ in fields

@@ -15,10 +15,12 @@ import (
 
 const usage = `usage: auditverify [--key FILE]... [--witness FILE]... [--json] DIR...
        auditverify proof FILE --key FILE... [--json]
+       auditverify export DIR --key FILE... [--json]
 
 Checks audit logs (each DIR holds segment-*.vlog): every record, the chain, the
 tree, the signed checkpoints, and each log against the checkpoints that the
-others hold of it. Or checks one proof of inclusion (C2SP tlog-proof).
+others hold of it. Or checks one proof of inclusion (C2SP tlog-proof), or an
+export: its manifest, every file under it, and its segments or proofs.
 
 --key FILE holds note verifier keys that you trust, one a line. Keys that lie
 inside a log are never trusted: without --key nothing is called verified.
@@ -79,6 +81,9 @@ func run(args []string) int {
 	if rest[0] == "proof" {
 		return proofs(rest[1:], keys, asJSON)
 	}
+	if rest[0] == "export" {
+		return exports(rest[1:], keys, asJSON)
+	}
 	var witnesses []audit.Witness
 	for _, file := range kept {
 		note, err := os.ReadFile(file)
@@ -101,9 +106,7 @@ func run(args []string) int {
 	}
 	worst := 0
 	for _, r := range reports {
-		if rank(r.ExitCode) > rank(worst) {
-			worst = r.ExitCode
-		}
+		worst = audit.Worse(worst, r.ExitCode)
 		if asJSON {
 			_ = json.NewEncoder(os.Stdout).Encode(r)
 		} else {
@@ -112,8 +115,6 @@ func run(args []string) int {
 	}
 	return worst
 }
-
-func rank(code int) int { return strings.IndexByte("036514", byte('0'+code)) }
 
 func show(out io.Writer, r *audit.Report) {
 	if r.Damage != nil {
@@ -168,4 +169,38 @@ func proofs(files []string, keys []audit.Key, asJSON bool) int {
 		fmt.Fprintf(os.Stderr, "auditverify: %s: %v\n", files[0], err)
 	}
 	return code
+}
+
+func exports(folders []string, keys []audit.Key, asJSON bool) int {
+	if len(folders) != 1 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	r, err := audit.VerifyExport(folders[0], keys)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "auditverify:", err)
+		if errors.Is(err, audit.ErrNoExport) {
+			return audit.ExitNoLog
+		}
+		return audit.ExitUnreadable
+	}
+	switch {
+	case asJSON:
+		_ = json.NewEncoder(os.Stdout).Encode(r)
+	case r.Problem != "":
+		fmt.Printf("%s: %s\n", r.Folder, r.Problem)
+	default:
+		fmt.Printf("%s: all %d files are those of the manifest\n", r.Folder, r.Files)
+		for _, l := range r.Logs {
+			show(os.Stdout, l)
+		}
+		for log, n := range r.Proven {
+			verdict := "verified"
+			if r.ExitCode == audit.ExitNoKey {
+				verdict = "no signature by a trusted key"
+			}
+			fmt.Printf("  %s: %d records are in the signed log, %d have no proof: %s\n", log, n, r.Unproven[log], verdict)
+		}
+	}
+	return r.ExitCode
 }

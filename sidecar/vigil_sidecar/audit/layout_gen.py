@@ -30,6 +30,40 @@ KIND_ANCHOR = 7
 KIND_KEY = 8
 KIND_PRUNE = 9
 KIND_NAMES: dict[int, str] = {1: "answer", 2: "refusal", 3: "model", 4: "state", 5: "system", 6: "checkpoint", 7: "anchor", 8: "key", 9: "prune"}
+FIELDS: tuple[tuple[str, str, int, str], ...] = (
+    ('magic', 'bytes', 4, 'ASCII VGLA'),
+    ('version', 'u16', 2, 'Layout version, 2'),
+    ('length', 'u16', 2, 'Bytes of the whole record, header and payload'),
+    ('kind', 'u16', 2, 'What the payload is, see kinds'),
+    ('flags', 'u16', 2, 'Bit 0: the four hashes of what a caller sent or got are keyed, see keyed hashes; other bits 0'),
+    ('event_id', 'u32', 4, 'Id from safety/events.yaml'),
+    ('instance', 'bytes', 16, 'Writer instance, random, made with the log'),
+    ('boot_id', 'bytes', 16, 'Run of the writer, random, made at each start'),
+    ('sequence', 'u64', 8, 'From 1, never reused, never skipped, over all runs'),
+    ('time_ns', 'u64', 8, "UTC, nanoseconds since 1970-01-01, as the kernel's clock says"),
+    ('monotonic_ns', 'u64', 8, 'CLOCK_MONOTONIC, nanoseconds'),
+    ('time_uncertainty_ns', 'u64', 8, 'Bound of the error of time_ns; all ones: unknown'),
+    ('clock_source', 'u8', 1, '0 unknown, 1 kernel, 2 chrony, 3 ptp4l'),
+    ('clock_status', 'u8', 1, '0 unknown, 1 synchronised, 2 free-running'),
+    ('safety_state', 'u8', 1, '0 unknown, 1 starting, 2 normal, 3 degraded, 4 recovering, 5 safe stop'),
+    ('quality', 'u8', 1, '0 no answer, 1 normal, 2 cache, 3 rule'),
+    ('status_code', 'u32', 4, 'google.rpc.Code of the reply'),
+    ('trace_id', 'bytes', 16, 'W3C trace id'),
+    ('span_id', 'bytes', 8, 'W3C span id'),
+    ('latency_ns', 'u64', 8, 'From arrival at the writer to this record'),
+    ('batch_size', 'u32', 4, 'Rows of the batch that was run; 0 without one'),
+    ('batch_row', 'u32', 4, 'First row of this call in the batch, from 0'),
+    ('request_id_hash', 'bytes', 32, 'SHA-256 of the request id; zeros without one'),
+    ('tenant_hash', 'bytes', 32, 'SHA-256 of the tenant; zeros without one'),
+    ('model_digest', 'bytes', 32, 'SHA-256 of the model file that computed'),
+    ('model_version', 'u64', 8, 'Number of the version folder'),
+    ('input_hash', 'bytes', 32, 'See hash of inputs and outputs'),
+    ('output_hash', 'bytes', 32, 'See hash of inputs and outputs'),
+    ('previous_leaf_hash', 'bytes', 32, 'Leaf hash of the record before; zeros in the first'),
+    ('reserved', 'u32', 4, '0'),
+    ('crc32c', 'u32', 4, 'CRC-32C of all other bytes: header before this field, then payload'),
+)
+"""Name, type, bytes and meaning of each header field: the columns of every export."""
 
 
 class RecordHeader(NamedTuple):

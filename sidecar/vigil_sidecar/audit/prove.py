@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ import google_crc32c
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.kept import KeptDamaged, read_kept
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
-from vigil_sidecar.audit.reader import follow, read_records
+from vigil_sidecar.audit.reader import Record, follow, read_records
 from vigil_sidecar.audit.tree import CompactRange, Subtrees, inclusion_ranges, root_from_inclusion
 
-__all__ = ["NotProven", "ProofParts", "check_proof", "make_proof", "open_proof"]
+__all__ = ["NotProven", "ProofParts", "check_proof", "make_proof", "open_proof", "prove_each"]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _TITLE = "c2sp.org/tlog-proof@v1"
@@ -72,6 +72,52 @@ def make_proof(folder: Path, sequence: int) -> bytes:
     roots = _roots(folder, ranges, base)
     lines += [base64.b64encode(roots[r]).decode() for r in ranges]
     return ("\n".join(lines) + "\n\n").encode() + note
+
+
+def prove_each(folder: Path, wanted: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Sequence and proof of each wanted record that a checkpoint covers, in order; memory holds about a segment's leaf hashes.
+
+    Raises ``LogDamaged``.
+    """
+    window = _Window()
+    for record in follow(folder, window.opened):
+        if record.header.kind == layout.KIND_CHECKPOINT and window.waiting:
+            yield from window.covered(record.payload)
+        window.take(record, record.header.sequence in wanted)
+
+
+class _Window:
+    """Leaf hashes from the beginning of a segment on, and records that wait for a checkpoint over all of them."""
+
+    def __init__(self) -> None:
+        self.base, self.leaves = CompactRange(), list[bytes]()
+        self.waiting: list[tuple[int, bytes]] = []
+
+    def opened(self, header: layout.SegmentHeader) -> None:
+        """A segment begins: what was before is needed only while something waits."""
+        if not self.waiting:
+            self.base, self.leaves = CompactRange.decode(header.first_sequence - 1, header.tree_range), []
+
+    def take(self, record: Record, wanted: bool) -> None:
+        """The next record."""
+        self.leaves.append(record.leaf)
+        if wanted:
+            self.waiting.append((record.header.sequence, _RECORD.pack(*record.header) + record.payload))
+
+    def covered(self, note: bytes) -> Iterator[tuple[int, bytes]]:
+        """Proofs by a checkpoint, if it covers all that wait."""
+        try:
+            size = parse_checkpoint(open_note(note, ())[0]).size
+        except NoteError:
+            return
+        if size < self.waiting[-1][0] or size > self.base.size + len(self.leaves):
+            return
+        subtrees = Subtrees(self.base, self.leaves)
+        for sequence, record in self.waiting:
+            lines = [_TITLE, "extra " + base64.b64encode(record).decode(), f"index {sequence - 1}"]
+            lines += [base64.b64encode(h).decode() for h in subtrees.path(sequence - 1, size)]
+            yield sequence, ("\n".join(lines) + "\n\n").encode() + note
+        self.waiting = []
 
 
 def _roots(folder: Path, ranges: Sequence[tuple[int, int]], base: CompactRange) -> dict[tuple[int, int], bytes]:

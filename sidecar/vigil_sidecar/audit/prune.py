@@ -16,6 +16,7 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.disk import Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
+from vigil_sidecar.audit.find import build_index, index_missing
 from vigil_sidecar.audit.kept import KEPT_CLASSES, encode_kept, kept_class, kept_name, list_kept
 from vigil_sidecar.audit.notes import NoteError, open_note, parse_checkpoint, prune_text
 from vigil_sidecar.audit.segment import list_segments, read_header, write_all
@@ -108,9 +109,15 @@ class Pruner:
         seal()
         for segment in segments[:count]:
             self._disk.unlink(segment.path)
+            segment.path.with_suffix(".index").unlink(missing_ok=True)
             self._disk.sync_folder(self._folder)  # else a later one could be gone after a cut, and this one not
         self._drop_kept()
         return count
+
+    def index(self) -> None:
+        """Write the indexes of finished segments that have none; raises ``OSError``."""
+        for segment in index_missing(self._folder):
+            build_index(segment, self._disk)
 
     def _segments(self) -> list[_Segment]:
         found = []

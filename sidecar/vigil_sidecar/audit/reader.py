@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,7 +20,7 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import NoteError, open_note, parse_checkpoint
 from vigil_sidecar.audit.trust import Forged
 
-__all__ = ["Damage", "LogDamaged", "Record", "follow", "list_segments", "read_records", "torn_bytes"]
+__all__ = ["Damage", "LogDamaged", "Record", "follow", "list_segments", "read_records", "records_of", "segment_header", "torn_bytes"]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
@@ -120,6 +120,44 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         leaf = hashlib.sha256(b"\0" + head + payload).digest()
         yield Record(name, at, fields, payload, leaf)
         at, sequence = at + fields.length, sequence + 1
+
+
+def segment_header(path: Path) -> layout.SegmentHeader:
+    """A segment's header; raises ``LogDamaged``."""
+    with path.open("rb") as file:
+        return _segment_header(file, path.name, 0)
+
+
+def records_of(path: Path, places: Sequence[int] | None) -> Iterator[Record]:
+    """A segment's records, or those at these places: each checked by itself, not against the others. Raises ``LogDamaged``."""
+    with path.open("rb") as file:
+        if places == []:
+            return
+        _segment_header(file, path.name, 0)
+        for at in places if places is not None else _all_places(file, path.name):
+            file.seek(at)
+            head = file.read(layout.HEADER_BYTES)
+            if len(head) < layout.HEADER_BYTES:
+                raise LogDamaged(path.name, at, 0, "record is cut off")
+            fields = layout.RecordHeader(*_RECORD.unpack(head))
+            if fields.magic != layout.MAGIC or fields.version != layout.VERSION or fields.length < layout.HEADER_BYTES:
+                raise LogDamaged(path.name, at, 0, "no record here: wrong magic or version")
+            payload = file.read(fields.length - layout.HEADER_BYTES)
+            reason = _check(head, payload, fields)
+            if reason is not None:
+                raise LogDamaged(path.name, at, fields.sequence, reason)
+            yield Record(path.name, at, fields, payload, hashlib.sha256(b"\0" + head + payload).digest())
+
+
+def _all_places(file: BinaryIO, name: str) -> Iterator[int]:
+    at = layout.SEGMENT_HEADER_BYTES
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if not any(head):
+            return
+        yield at
+        at += struct.unpack_from("<H", head, 6)[0]
 
 
 _LOG_NAME = re.compile(rb"[a-z0-9-]{1,31}\0+")

@@ -96,6 +96,7 @@ class Sealer:
         if self._pruner is None:
             return
         try:
+            self._pruner.index()
             self._pruner.run(self._sealed, self.seal)
         except AuditClosed:
             return

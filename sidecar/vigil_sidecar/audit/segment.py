@@ -15,7 +15,18 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.tree import CompactRange
 
-__all__ = ["LogEnd", "create_segment", "find_end", "last_key_note", "leaf_hash", "list_segments", "record_crc", "segment_name", "write_all"]
+__all__ = [
+    "LogEnd",
+    "create_segment",
+    "find_end",
+    "last_key_note",
+    "leaf_hash",
+    "list_segments",
+    "record_bytes",
+    "record_crc",
+    "segment_name",
+    "write_all",
+]
 
 _HEADER = struct.Struct(layout.SEGMENT_FORMAT)
 _LENGTH = struct.Struct("<4sHH")
@@ -60,6 +71,11 @@ def list_segments(folder: Path) -> list[Path]:
 def leaf_hash(record: bytes | memoryview) -> bytes:
     """RFC 6962 leaf hash: SHA-256 over a zero byte and the record."""
     return hashlib.sha256(b"\0" + record).digest()
+
+
+def record_bytes(header: layout.RecordHeader, payload: bytes) -> bytes:
+    """A record as it stands in the log."""
+    return struct.pack(layout.RECORD_FORMAT, *header) + payload
 
 
 def record_crc(record: bytes | memoryview) -> int:

@@ -7,15 +7,11 @@ import json
 import sys
 from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from google.protobuf.message import DecodeError
-from vigil.audit.v1 import audit_pb2, service_pb2
+from vigil.audit.v1 import service_pb2
 
 from vigil_safety.events_gen import NAMES
-from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import NoteError, Verifier
 from vigil_sidecar.audit.prove import NotProven, check_proof, make_proof
 from vigil_sidecar.audit.verify import (
@@ -32,21 +28,28 @@ from vigil_sidecar.audit.verify import (
 from vigil_sidecar.cli.client import CommandFailed, connect
 from vigil_sidecar.cli.options import read_settings
 from vigil_sidecar.errors import SettingsError
+from vigil_sidecar.export.words import explain, plain
 
-__all__ = ["audit_checkpoint", "audit_proof", "audit_prove", "audit_rotate_key", "audit_tail", "audit_verify", "explain"]
+__all__ = [
+    "audit_checkpoint",
+    "audit_proof",
+    "audit_prove",
+    "audit_rotate_key",
+    "audit_tail",
+    "audit_verify",
+    "folders_of",
+    "read_keys",
+    "show_record",
+]
 
 _SERVICE = "/vigil.audit.v1.AuditService/"
 _LOGS = {"gateway": service_pb2.LOG_GATEWAY, "sidecar": service_pb2.LOG_SIDECAR}
 _SEVERITY = (0, 3, 6, 5, 1, 4)
 """Exit codes in rising order: of several logs the worst counts."""
-_PAYLOADS: dict[int, Any] = {
-    layout.KIND_ANSWER: audit_pb2.CallPayload, layout.KIND_REFUSAL: audit_pb2.CallPayload,
-    layout.KIND_MODEL: audit_pb2.ModelPayload, layout.KIND_STATE: audit_pb2.StatePayload,
-    layout.KIND_SYSTEM: audit_pb2.SystemPayload,
-}  # fmt: skip
 
 
-def _folders(args: argparse.Namespace) -> list[Path]:
+def folders_of(args: argparse.Namespace) -> list[Path]:
+    """The logs that DIR or the data folder has."""
     if args.dir:
         root = Path(args.dir)
         inner = [root / n for n in ("gateway", "sidecar")]
@@ -55,7 +58,8 @@ def _folders(args: argparse.Namespace) -> list[Path]:
     return [Path(settings.data_dir) / "audit" / n for n in ("gateway", "sidecar")]
 
 
-def _keys(files: Sequence[Path]) -> list[Verifier]:
+def read_keys(files: Sequence[Path]) -> list[Verifier]:
+    """Trusted keys of --key; raises ``SettingsError``."""
     keys: list[Verifier] = []
     for file in files:
         try:
@@ -73,12 +77,6 @@ def _witnesses(files: Sequence[Path]) -> dict[str, bytes]:
         return {str(f): f.read_bytes() for f in files}
     except OSError as error:
         raise SettingsError(f"--witness {error.filename}: {error.strerror}") from None
-
-
-def _plain(value: Any) -> str:
-    """A value for the terminal: what callers wrote must not end lines or move the cursor."""
-    text = str(value)
-    return text if text.isprintable() else json.dumps(text)
 
 
 def _some_records(folder: Path) -> Path:
@@ -109,7 +107,7 @@ def _show(r: Report) -> None:
 def audit_verify(args: argparse.Namespace) -> int:
     """vigil audit verify [DIR] [--key FILE]...: 0, 3, 4, 5, 6, or 1 when it could not be read"""
     try:
-        reports = verify_folders(_folders(args), _keys(args.key), _witnesses(args.witness))
+        reports = verify_folders(folders_of(args), read_keys(args.key), _witnesses(args.witness))
     except NoteError as error:
         raise SettingsError(f"--witness: {error}") from None
     except FileNotFoundError as error:
@@ -126,45 +124,12 @@ def audit_verify(args: argparse.Namespace) -> int:
     return max((r.exit_code for r in reports), key=_SEVERITY.index)
 
 
-def explain(record: Record, log: str) -> dict[str, Any]:
-    """One record in words."""
-    h = record.header
-    fields: dict[str, Any]
-    try:
-        payload = _PAYLOADS[h.kind].FromString(record.payload) if h.kind in _PAYLOADS else None
-    except DecodeError:
-        return _header(record, log) | {"detail": {"payload": record.payload.hex()}}
-    if payload is not None:
-        fields = {f.name: getattr(payload, f.name) for f, _ in payload.ListFields() if f.name not in ("violations", "fields")}
-        if h.kind in (layout.KIND_ANSWER, layout.KIND_REFUSAL) and payload.violations:
-            fields["violations"] = [v.field for v in payload.violations]
-        if h.kind == layout.KIND_SYSTEM:
-            fields |= dict(payload.fields)
-    else:
-        lines = record.payload.decode("utf-8", "replace").split("\n")
-        fields = {"note": " ".join(x for x in lines if x and not x.startswith("\u2014"))}
-    return _header(record, log) | {"detail": fields}
-
-
-def _header(record: Record, log: str) -> dict[str, Any]:
-    h = record.header
-    return {
-        "position": f"{log}/{h.boot_id.hex()}/{h.sequence}",
-        "time": datetime.fromtimestamp(h.time_ns / 1e9, UTC).isoformat(timespec="microseconds"),
-        "kind": layout.KIND_NAMES[h.kind], "event": f"DIA-{h.event_id}", "name": NAMES[h.event_id],
-        "trace_id": h.trace_id.hex() if any(h.trace_id) else "", "status_code": h.status_code,
-        "model_version": h.model_version, "model_digest": h.model_digest.hex() if any(h.model_digest) else "",
-        "input_hash": h.input_hash.hex() if any(h.input_hash) else "", "output_hash": h.output_hash.hex() if any(h.output_hash) else "",
-        "batch_size": h.batch_size, "batch_row": h.batch_row, "latency_us": h.latency_ns // 1000,
-    }  # fmt: skip
-
-
 def audit_tail(args: argparse.Namespace) -> int:
     """vigil audit tail: 0, or 4 when a log is damaged"""
     if args.lines < 1:
         raise SettingsError(f"--lines {args.lines}: allowed is 1 and more")
     code = 0
-    for folder in _folders(args):
+    for folder in folders_of(args):
         last: deque[Record] = deque(maxlen=args.lines)
         try:
             for record in read_records(_some_records(folder)):
@@ -176,14 +141,19 @@ def audit_tail(args: argparse.Namespace) -> int:
             print(f"vigil: {folder}: {damaged}; `vigil audit verify` says more", file=sys.stderr)
             code = EXIT_FORGED
         for record in last:
-            shown = explain(record, folder.name)
-            if args.json:
-                print(json.dumps(shown))
-                continue
-            told = {**dict(list(shown.items())[5:-1]), **shown["detail"]}
-            rest = "  ".join(f"{k}={_plain(v)}" for k, v in told.items() if v not in ("", 0))
-            print(f"{shown['time']} {folder.name}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
+            show_record(record, folder.name, args.json)
     return code
+
+
+def show_record(record: Record, log: str, as_json: bool) -> None:
+    """One record in a line."""
+    shown = explain(record, log)
+    if as_json:
+        print(json.dumps(shown))
+        return
+    told = {**dict(list(shown.items())[5:-1]), **shown["detail"]}
+    rest = "  ".join(f"{k}={plain(v)}" for k, v in told.items() if v not in ("", 0))
+    print(f"{shown['time']} {log}/{record.header.sequence} {shown['event']} {shown['name']} {rest}")
 
 
 def _one_folder(args: argparse.Namespace) -> Path:
@@ -217,7 +187,7 @@ def audit_prove(args: argparse.Namespace) -> int:
 def audit_proof(args: argparse.Namespace) -> int:
     """vigil audit proof FILE --key FILE...: 0 verified, 4 not proven, 6 no signature by a trusted key"""
     try:
-        header, _, head, trusted = check_proof(args.file.read_bytes(), _keys(args.key))
+        header, _, head, trusted = check_proof(args.file.read_bytes(), read_keys(args.key))
     except NotProven as error:
         print(f"vigil: {args.file}: {error}", file=sys.stderr)
         return EXIT_FORGED

@@ -152,6 +152,42 @@ def _audit(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     rotate.add_argument("--reason", default="", help="why, for the record")
     _common(rotate, target=True)
     rotate.set_defaults(run=_lazy("auditing", "audit_rotate_key"))
+    _review(audit)
+
+
+def _selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="time_from", metavar="TIME", help="records from this time on, as 2026-11-25T10:00:00Z")
+    parser.add_argument("--to", dest="time_to", metavar="TIME", help="records before this time")
+    parser.add_argument("--trace", metavar="ID", help="records of this trace id")
+    parser.add_argument("--model", metavar="NAME")
+    parser.add_argument("--event", metavar="DIA-NNNN", help="an event of docs/events.md, or its name")
+    parser.add_argument("--tenant", metavar="T")
+    parser.add_argument("--hash-key", metavar="FILE", type=Path, help="key of keyed hashes, to find a tenant")
+    parser.add_argument("--log", choices=("gateway", "sidecar"), help="only this log")
+
+
+def _review(audit: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = audit.add_parser("export", help="records in many forms, with what proves them, for a reviewer")
+    export.add_argument("dir", metavar="DIR", nargs="?", help="the logs (default: those of the data folder)")
+    export.add_argument("-o", "--output", metavar="DIR|FILE.zip", type=Path, required=True)
+    export.add_argument("--key", metavar="FILE", action="append", type=Path, default=[], help="trusted keys, for the verdict in the report")
+    export.add_argument("--forms", metavar="A,B", help="of parquet, csv, mdf4, dlt, a2l, segments, tiles, report (default: all)")
+    search = audit.add_parser("search", help="find records")
+    search.add_argument("dir", metavar="DIR", nargs="?")
+    search.add_argument("-n", "--limit", type=int, default=100)
+    search.add_argument("--after", metavar="SEQ", type=int, default=0, help="go on behind this sequence")
+    stats = audit.add_parser("stats", help="counts of events")
+    stats.add_argument("dir", metavar="DIR", nargs="?")
+    for name, parser in (("export", export), ("search", search), ("stats", stats)):
+        _selection(parser)
+        _common(parser, target=False)
+        parser.set_defaults(run=_lazy("reviewing", f"audit_{name}"))
+    show = audit.add_parser("show", help="one record with every field explained")
+    show.add_argument("position", metavar="POSITION", help="LOG/BOOT/SEQ, or SEQ with --log")
+    show.add_argument("--dir", metavar="DIR")
+    show.add_argument("--log", choices=("gateway", "sidecar"))
+    _common(show, target=False)
+    show.set_defaults(run=_lazy("reviewing", "audit_show"))
 
 
 def _parser() -> argparse.ArgumentParser:
