@@ -158,6 +158,12 @@ def layout_page(source: dict[str, Any], rows: list[tuple[dict[str, Any], int, in
     return re.sub(r"(<!-- generated: layout -->\n).*?(<!-- end -->)", lambda m: m[1] + tables + m[2], text, flags=re.S)
 
 
+def field_table(rows: list[tuple[dict[str, Any], int, int]]) -> list[str]:
+    lines = ["FIELDS: tuple[tuple[str, str, int, str], ...] = ("]
+    lines += [f"    ({f['name']!r}, {f['type']!r}, {size}, {f['doc']!r})," for f, _, size in rows] + [")"]
+    return [*lines, '"""Name, type, bytes and meaning of each header field: the columns of every export."""']
+
+
 def layout() -> dict[str, str]:
     source = load("proto/audit_record.yaml")
     rows, seg = offsets(source["fields"]), offsets(source["segment"]["fields"])
@@ -195,9 +201,7 @@ def layout() -> dict[str, str]:
     py += [f"KIND_{k['name'].upper()} = {n}" for n, k in source["kinds"].items()]
     py += ["KIND_NAMES: dict[int, str] = {" + ", ".join(f'{n}: "{k["name"]}"' for n, k in source["kinds"].items()) + "}"]
 
-    py += ["FIELDS: tuple[tuple[str, str, int, str], ...] = ("]
-    py += [f"    ({f['name']!r}, {f['type']!r}, {size}, {f['doc']!r})," for f, _, size in rows] + [")"]
-    py += ['"""Name, type, bytes and meaning of each header field: the columns of every export."""']
+    py += field_table(rows)
 
     def named(title: str, text: str, fields: list[tuple[dict[str, Any], int, int]]) -> list[str]:
         return [f'\n\nclass {title}(NamedTuple):\n    """{text}"""\n'] + [

@@ -343,7 +343,7 @@ func (s *subtrees) root(begin, end uint64) []byte {
 		if end == at+width {
 			return hash
 		}
-		r, err := ranges.NewRange(0, s.size-begin, s.hashes[i:])
+		r, err := ranges.NewRange(0, s.size-begin, slices.Clone(s.hashes[i:])) // appending writes into what it is given
 		for _, leaf := range s.leaves[:end-s.size] {
 			err = errors.Join(err, r.Append(leaf, nil))
 		}
