@@ -102,4 +102,9 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
             f"link.heartbeat_timeout_ms = {values['link.heartbeat_timeout_ms']}: allowed is at least twice "
             f"link.heartbeat_interval_ms ({values['link.heartbeat_interval_ms']})"
         )
+    if values["audit.retention_bytes"] < 2 * values["audit.segment_bytes"]:
+        raise SettingsError(
+            f"audit.retention_bytes = {values['audit.retention_bytes']}: allowed is at least twice "
+            f"audit.segment_bytes ({values['audit.segment_bytes']})"
+        )
     return replace(Settings(), **{BY_KEY[k].name: v for k, v in values.items()}), origin

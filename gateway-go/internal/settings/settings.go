@@ -177,5 +177,9 @@ func Load(file string, environment []string, flags map[string]string) (*Settings
 		return nil, refuse("link.heartbeat_timeout_ms", strconv.FormatInt(s.LinkHeartbeatTimeoutMs, 10), "settings",
 			fmt.Sprintf("at least twice link.heartbeat_interval_ms (%d)", s.LinkHeartbeatIntervalMs))
 	}
+	if s.AuditRetentionBytes < 2*s.AuditSegmentBytes {
+		return nil, refuse("audit.retention_bytes", strconv.FormatInt(s.AuditRetentionBytes, 10), "settings",
+			fmt.Sprintf("at least twice audit.segment_bytes (%d)", s.AuditSegmentBytes))
+	}
 	return s, nil
 }
