@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import stat
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.harness.product import ROOT
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockStatus, ClockWatch
@@ -97,3 +99,10 @@ def test_a_hash_key_that_others_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "audit-hash.key").chmod(0o644)
     with pytest.raises(AuditError, match="others may read"):
         hash_key(tmp_path)
+
+
+def test_keyed_vector_of_the_page() -> None:
+    """The page's example is what the writer computes."""
+    plain = json.loads((ROOT / "tests" / "vectors" / "hashes.json").read_text())["tensors"][0]["sha256"]
+    keyed = hmac.digest(bytes(range(32)), bytes.fromhex(plain), "sha256").hex()
+    assert keyed in (ROOT / "docs" / "audit-format.md").read_text()
