@@ -302,7 +302,7 @@ func (s *seals) pruneRecord(sequence uint64, payload []byte) error {
 		return err
 	case h.origin != s.origin:
 		return fmt.Errorf("a prune record of %s in the log %s", h.origin, s.origin)
-	case h.size >= s.size() || (len(s.prunes) > 0 && h.size <= s.prunes[len(s.prunes)-1].size):
+	case h.size >= s.size() || (len(s.prunes) > 0 && h.size < s.prunes[len(s.prunes)-1].size):
 		return fmt.Errorf("a prune record of %d records, %d stand before it", h.size, s.size())
 	case h.size >= s.begin && s.starts[h.size] != h.root:
 		return fmt.Errorf("the prune record of %d records names another root, or no segment begins there", h.size)

@@ -114,6 +114,20 @@ func (s *sealer) rotated() {
 	s.wake()
 }
 
+// endRotation puts the new key in place if a rotation could not: a start needs
+// the key record for that, and it may be pruned.
+func (s *sealer) endRotation() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys.key.Equal(s.signer.key) {
+		return nil
+	}
+	if _, _, err := s.forcedHead(); err != nil {
+		return err
+	}
+	return s.keys.change(s.signer.key)
+}
+
 // prune takes away what the retention says.
 func (s *sealer) prune() {
 	if s.pruner == nil {
@@ -122,7 +136,11 @@ func (s *sealer) prune() {
 	s.latestMu.Lock()
 	sealed := s.sealed
 	s.latestMu.Unlock()
-	if _, err := s.pruner.run(sealed, s.seal); err != nil && !errors.Is(err, errClosed) && s.w.o.Report != nil {
+	err := s.endRotation()
+	if err == nil {
+		_, err = s.pruner.run(sealed, s.seal)
+	}
+	if err != nil && !errors.Is(err, errClosed) && s.w.o.Report != nil {
 		s.w.o.Report(fmt.Errorf("nothing was pruned: %w", err))
 	}
 }

@@ -91,11 +91,19 @@ class Sealer:
                 self.prune()
             self._stopping.wait(_GAP_S)
 
+    def _end_rotation(self) -> None:
+        """Put the new key in place if a rotation could not: a start needs the key record for it, and that may be pruned."""
+        with self._lock:
+            if Signer(self._origin, self._keys.key).id != self._signer.id:
+                self._forced_head()
+                self._keys.switch(self._signer.key)
+
     def prune(self) -> None:
         """Prune what the retention says; why nothing could be pruned is reported."""
         if self._pruner is None:
             return
         try:
+            self._end_rotation()
             self._pruner.index()
             self._pruner.run(self._sealed, self.seal)
         except AuditClosed:

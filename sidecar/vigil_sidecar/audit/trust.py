@@ -93,7 +93,7 @@ class Seals:
             raise Forged(f"{error}") from None
         if cut.origin != self.origin:
             raise Forged(f"a prune record of {cut.origin} in the log {self.origin}")
-        if cut.size >= self.size or (self.prunes and cut.size <= self.prunes[-1][1]):
+        if cut.size >= self.size or (self.prunes and cut.size < self.prunes[-1][1]):
             raise Forged(f"a prune record of {cut.size} records, {self.size} stand before it")
         if cut.size >= self.begin and self._starts.get(cut.size) != cut.root:
             raise Forged(f"the prune record of {cut.size} records names another root, or no segment begins there")

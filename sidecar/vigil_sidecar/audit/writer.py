@@ -94,8 +94,12 @@ class AuditWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_fd = os.open(folder / "writer.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._open(keys)
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._open(keys)
+            except BaseException:
+                os.close(self._lock_fd)  # whoever tries again must not find this one in the way
+                raise
         except BlockingIOError:
             raise AuditError(f"audit log {folder}: another process writes it; give --data-dir another folder") from None
         except OSError as error:
