@@ -120,6 +120,13 @@ def test_health(product: Product, port: str) -> None:
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
     assert call(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    watch = product.channel(port).unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )(health_pb2.HealthCheckRequest(), timeout=10)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
 
 
 def test_buf_curl_by_reflection(product: Product) -> None:

@@ -19,7 +19,6 @@ import (
 	"github.com/rs/cors"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -147,6 +146,7 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 		mux.Handle(path, handler)
 	}
 	mux.Handle("/grpc.health.v1.Health/Check", connect.NewUnaryHandler("/grpc.health.v1.Health/Check", w.health, small))
+	mux.Handle("/grpc.health.v1.Health/Watch", connect.NewServerStreamHandler("/grpc.health.v1.Health/Watch", w.watchHealth, small))
 	mux.Handle("/", pages)
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
@@ -337,15 +337,4 @@ func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw
 		}
 		return nil
 	}
-}
-
-func (w *web) health(_ context.Context, req *connect.Request[healthpb.HealthCheckRequest]) (*connect.Response[healthpb.HealthCheckResponse], error) {
-	if req.Msg.Service != "" {
-		return nil, connect.NewError(connect.CodeNotFound, errors.New("unknown service; ask for the empty name"))
-	}
-	status := healthpb.HealthCheckResponse_NOT_SERVING
-	if w.service.Ready() {
-		status = healthpb.HealthCheckResponse_SERVING
-	}
-	return connect.NewResponse(&healthpb.HealthCheckResponse{Status: status}), nil
 }

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
@@ -286,6 +287,12 @@ class AuditWriter:
     def _keyed(self, value: bytes) -> bytes:
         return hmac.digest(self._hash_key, value, "sha256") if value != ZERO32 else value
 
+    def _with_keyed_hashes(self, e: Entry) -> Entry:
+        return replace(
+            e, request_id_hash=self._keyed(e.request_id_hash), tenant_hash=self._keyed(e.tenant_hash),
+            input_hash=self._keyed(e.input_hash), output_hash=self._keyed(e.output_hash),
+        )  # fmt: skip
+
     def _append(self, entries: Sequence[Entry]) -> range:
         (time_ns, monotonic_ns), clock = self._now, self._clock.status()
         flags = layout.FLAG_KEYED if self._hash_key else 0
@@ -296,8 +303,7 @@ class AuditWriter:
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]
             if flags:
-                e.request_id_hash, e.tenant_hash = self._keyed(e.request_id_hash), self._keyed(e.tenant_hash)
-                e.input_hash, e.output_hash = self._keyed(e.input_hash), self._keyed(e.output_hash)
+                e = self._with_keyed_hashes(e)
             length = layout.HEADER_BYTES + len(payload)
             if self._offset + size + length > self._size:
                 self._commit(b"".join(parts), sequence, leaf, leaves)

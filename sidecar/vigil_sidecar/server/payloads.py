@@ -19,7 +19,7 @@ def call_payload(
 ) -> bytes:
     """Payload of an answer or refusal; long texts are cut so that the record stays small."""
     payload = CallPayload(
-        method=method, model=model[:256], request_id=request_id[:256], source_id=source_id[:128], reason=reason[:_TEXT_MAX]
+        method=method[:256], model=model[:256], request_id=request_id[:256], source_id=source_id[:128], reason=reason[:_TEXT_MAX]
     )  # fmt: skip
     if error is not None:
         payload.message = error.text[:_TEXT_MAX]
