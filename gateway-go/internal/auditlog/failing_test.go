@@ -74,7 +74,7 @@ func (d *failingDisk) SyncFolder(path string) error {
 func failingOptions(folder string, disk Disk) Options {
 	o := options(filepath.Join(folder, "log"), "power")
 	o.SegmentBytes, o.KeyFolder, o.CheckpointRecords, o.CheckpointInterval = 12<<10, filepath.Join(folder, "keys"), 1<<30, time.Hour
-	o.Disk, o.Retention = disk, Retention{BytesMax: 36 << 10, KeptBytesMax: 1 << 20}
+	o.Disk, o.Retention = disk, Retention{BytesMax: 36 << 10, KeptBytesMax: 1 << 20, Manual: true}
 	return o
 }
 
@@ -106,7 +106,7 @@ func life(t *testing.T, folder string, disk Disk) (acknowledged []uint64, told i
 		}
 		if i%20 == 9 {
 			note(w.seal.seal())
-			w.seal.prune()
+			w.Prune()
 		}
 		if i == 50 {
 			_, err := w.RotateKey()

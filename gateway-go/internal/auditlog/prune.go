@@ -30,6 +30,8 @@ type Retention struct {
 	Age          time.Duration
 	KeptBytesMax int64
 	Archive      string
+	// Manual: only Writer.Prune takes segments away.
+	Manual bool
 }
 
 const pruneTitle = "vigil audit prune"

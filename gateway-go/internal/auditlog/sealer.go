@@ -82,6 +82,7 @@ type sealer struct {
 	// segments: a segment was begun since the last look at what may be pruned.
 	segments atomic.Bool
 	pruner   *pruner
+	pruning  sync.Mutex // held while segments are taken away
 
 	mu     sync.Mutex // held while a checkpoint is made
 	signer *signer
@@ -128,11 +129,20 @@ func (s *sealer) endRotation() error {
 	return s.keys.change(s.signer.key)
 }
 
+// Prune takes away now what the retention says.
+func (w *Writer) Prune() {
+	if w.seal != nil {
+		w.seal.prune()
+	}
+}
+
 // prune takes away what the retention says.
 func (s *sealer) prune() {
 	if s.pruner == nil {
 		return
 	}
+	s.pruning.Lock()
+	defer s.pruning.Unlock()
 	s.latestMu.Lock()
 	sealed := s.sealed
 	s.latestMu.Unlock()
@@ -158,7 +168,7 @@ func (s *sealer) run(interval time.Duration) {
 		case <-tick.C:
 		}
 		s.try() // after a failure the next turn tries again
-		if s.segments.Swap(false) || time.Since(looked) >= pruneGap {
+		if !s.w.o.Retention.Manual && (s.segments.Swap(false) || time.Since(looked) >= pruneGap) {
 			looked = time.Now()
 			s.prune()
 		}
