@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from tests.harness import graphs
-from tests.harness.calls import Stub, infer_request, output
+from tests.harness.calls import Stub
 from tests.harness.load import Load
 from tests.harness.product import Product, wait_for
-
-X = np.array([[1, 2, 3, 4]], np.float32)
+from tests.harness.swaps import factor, refused
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +31,6 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 @pytest.fixture(scope="module")
 def stub(product: Product) -> Stub:
     return Stub(product.channel())
-
-
-def factor(stub: Stub, model: str = "m", version: str = "") -> float:
-    return float(output(stub.infer(infer_request(model, {"x": X}, version)))[0, 0])
-
-
-def serves(stub: Stub, value: float, model: str = "m") -> None:
-    wait_for(lambda: factor(stub, model) == value, 20, f"{model} multiplies by {value}")
-
-
-def versions(stub: Stub, model: str = "m") -> dict[int, tuple[str, str]]:
-    names = {1: "loading", 2: "serving", 3: "standby", 4: "refused", 5: "retired"}
-    return {v.version: (names[v.state], v.reason) for v in stub.models()[model].versions}
-
-
-def refused(stub: Stub, number: int, model: str = "m") -> str:
-    def look() -> str:
-        state, reason = versions(stub, model).get(number, ("", ""))
-        return reason if state == "refused" else ""
-
-    return str(wait_for(look, 20, f"version {number} is refused"))
 
 
 def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "1bed3264670f6f453ba853a0eb6e2540550fc249d17ab9c2ef86dc0d1d3024d3"
+const CatalogueDigest = "7a7c28dc45e020276613cc25b82dc769b4be9a0457b7e7eb22ef274dbda1ead5"
 
 // Ids of events.
 const (
@@ -86,12 +86,6 @@ const (
 	KeyRotated uint32 = 5006
 	// Pruned: Segments before an index were taken out of the ring; what must stay was kept.
 	Pruned uint32 = 5007
-	// Unlogged: The log could not be written for a while, and answers left without a record: how many, and between which times.
-	Unlogged uint32 = 5008
-	// RefusalsAggregated: Refusals above the rate that is recorded one by one: how many of an event, and between which times.
-	RefusalsAggregated uint32 = 5009
-	// Undelivered: An answer that the other log may hold did not reach its caller, who got this refusal.
-	Undelivered uint32 = 5010
 	// ClockStepped: The wall clock jumped against the monotonic clock.
 	ClockStepped uint32 = 6001
 	// ClockStatusChanged: The clock's source or status is another one than before.
@@ -139,9 +133,6 @@ var Names = map[uint32]string{
 	5005: "anchored",
 	5006: "key_rotated",
 	5007: "pruned",
-	5008: "unlogged",
-	5009: "refusals_aggregated",
-	5010: "undelivered",
 	6001: "clock_stepped",
 	6002: "clock_status_changed",
 }
@@ -187,9 +178,6 @@ var Classes = map[uint32]string{
 	5005: "audit",
 	5006: "audit",
 	5007: "audit",
-	5008: "audit",
-	5009: "audit",
-	5010: "audit",
 	6001: "clock",
 	6002: "clock",
 }
