@@ -267,7 +267,9 @@ func (l *life) live() {
 		l.seal()
 		l.append(5+l.random.Intn(3), layout.KindRefusal)
 	}
-	check(l.w.Anchor([]byte("vigil/sidecar/0\n1\nAAAA\n\n\u2014 a AAAAAAAA\n")))
+	note := []byte("vigil/sidecar/0\n1\nAAAA\n\n\u2014 a AAAAAAAA\n")
+	_, err = l.w.Append(&auditlog.Entry{Kind: layout.KindAnchor, EventID: events.Anchored, Payload: note})
+	check(err)
 	_, err = l.w.RotateKey()
 	check(err)
 	l.append(6, layout.KindRefusal)

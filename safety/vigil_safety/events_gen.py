@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "7a7c28dc45e020276613cc25b82dc769b4be9a0457b7e7eb22ef274dbda1ead5"
+CATALOGUE_DIGEST = "4535c67fc5d8e60a1f0f39c0c61047fecfeb59da3267c35241ee42174eec33da"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -46,6 +46,9 @@ CHECKPOINT = 5004
 ANCHORED = 5005
 KEY_ROTATED = 5006
 PRUNED = 5007
+UNLOGGED = 5008
+REFUSALS_AGGREGATED = 5009
+UNDELIVERED = 5010
 CLOCK_STEPPED = 6001
 CLOCK_STATUS_CHANGED = 6002
 
@@ -89,6 +92,9 @@ NAMES: dict[int, str] = {
     5005: "anchored",
     5006: "key_rotated",
     5007: "pruned",
+    5008: "unlogged",
+    5009: "refusals_aggregated",
+    5010: "undelivered",
     6001: "clock_stepped",
     6002: "clock_status_changed",
 }
@@ -133,6 +139,9 @@ CLASSES: dict[int, str] = {
     5005: "audit",
     5006: "audit",
     5007: "audit",
+    5008: "audit",
+    5009: "audit",
+    5010: "audit",
     6001: "clock",
     6002: "clock",
 }

@@ -14,11 +14,12 @@ from vigil.link.v1 import link_pb2 as link
 
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Change, Monitor
-from vigil_safety.table import machine_table
+from vigil_safety.table import machine_table, worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.keys import KeyFile, hash_key
 from vigil_sidecar.audit.prune import Retention
+from vigil_sidecar.audit.recorder import Recorder
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation
@@ -50,7 +51,9 @@ __all__ = ["Sidecar"]
 _DIRECT_THREADS = 32
 _WORKER_QUEUE_MAX = 4096
 _TRANSITIONS_MAX = 256
-_LOG_PROBE_S = 0.5
+_LOG_PROBE_S = 0.2
+_LOG = "log/sidecar"
+"""Subject of the log's own state machine."""
 _SWAP_RESULTS = {
     events.VERSION_SWITCHED: "switched", events.VERSION_REFUSED: "refused",
     events.VERSION_RETIRED: "retired", events.VERSION_LOADED: "loaded",
@@ -65,7 +68,7 @@ class Sidecar:
         self.settings, self.log, self.metrics = settings, get_logger("sidecar"), Metrics()
         self._tracing = Tracing(settings.trace_otlp_endpoint)
         data = Path(settings.data_dir)
-        self.audit = AuditWriter(
+        log = AuditWriter(
             data / "audit" / "sidecar", "sidecar", durability=settings.audit_durability,
             sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
             describe=system_payload, report=lambda text: self.log.error("audit", reason=text), keys=KeyFile(data / "keys", "sidecar"),
@@ -76,9 +79,13 @@ class Sidecar:
                 Path(settings.audit_archive_dir) if settings.audit_archive_dir else None,
             ),
         )  # fmt: skip
+        self.audit = Recorder(
+            log, settings.audit_on_failure, settings.audit_write_timeout_ms / 1000, settings.audit_refusals_per_s, system_payload
+        )
         self.audit.enabled = settings.audit_enabled
-        self.metrics.count_records(lambda: self.audit.records_total)
-        self.metrics.checkpoint_age(lambda: self.audit.checkpoint_age_s)
+        self.metrics.count_records(lambda: log.records_total)
+        self.metrics.count_unlogged(lambda: self.audit.unlogged_total)
+        self.metrics.checkpoint_age(lambda: log.checkpoint_age_s)
         self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
@@ -94,7 +101,7 @@ class Sidecar:
         self._watcher = Watcher(root, self.reconciler.mark)
         self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
         self.dispatcher = self._make_dispatcher(root)
-        instance, boot = self.audit.instance.hex(), self.audit.boot_id.hex()
+        instance, boot = log.instance.hex(), log.boot_id.hex()
         config = LinkConfig(
             data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
@@ -103,7 +110,7 @@ class Sidecar:
         self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
-            self._direct_done, self.monitor.whole,
+            self._direct_done, self.monitor.whole, self._lost_to_the_log,
         )  # fmt: skip
 
     def _make_dispatcher(self, root: Path) -> Dispatcher:
@@ -116,7 +123,7 @@ class Sidecar:
             Metadata(self.registry, self.ready),
             Models(root, s, self.registry, self.reconciler, self.monitor),
             SafetyReports(self.monitor, self._hub),
-            AuditReports(self.audit),
+            AuditReports(self.audit.log),
         )
         batch = batch_methods(parts)
         processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state)
@@ -162,8 +169,8 @@ class Sidecar:
         self.audit.close()
 
     def ready(self) -> bool:
-        """Whether every model present was looked at, and the log can be written."""
-        return self.reconciler.first_pass.is_set() and self.audit.failure is None
+        """Whether every model present was looked at, and the log can be written, or need not."""
+        return self.reconciler.first_pass.is_set() and (self.audit.policy != "refuse" or self.audit.failure is None)
 
     def _follow_readiness(self) -> None:
         self.reconciler.first_pass.wait()
@@ -171,8 +178,26 @@ class Sidecar:
         self.log.info("sidecar ready", models=len(self.registry.models))
         while not self._stopping.wait(_LOG_PROBE_S):
             if self.audit.failure is not None:  # nobody may call while health says no, so the log is tried here
-                self._append(Entry(layout.KIND_SYSTEM, events.LOG_RECOVERED, payload=system_payload("the log can be written again", {})))
+                again = system_payload("the log can be written again", {})
+                self.audit.try_again(Entry(layout.KIND_SYSTEM, events.LOG_RECOVERED, payload=again))
+            self._judge_log()
             self._direct.set_ready(self.ready())
+
+    def _judge_log(self) -> None:
+        """Feed the log's state machine; with ``audit.on_failure = continue`` only metrics tell."""
+        failure, state = self.audit.failure, self.monitor.status(_LOG).state
+        if self.audit.policy == "continue" or not self.audit.enabled:
+            return
+        if failure is not None:
+            self.monitor.event(_LOG, "fault", failure)
+        elif state in ("STARTING", "DEGRADED"):
+            self.monitor.event(_LOG, "ready", "the log is written")
+        elif state == "RECOVERING":
+            self.monitor.event(_LOG, "probe_good", "the log is written")
+
+    def _lost_to_the_log(self) -> str:
+        """Why a call under way must not wait for its record any longer; empty when it may."""
+        return self.audit.hung if self.audit.policy == "refuse" else ""
 
     # What the parts report.
 
@@ -183,10 +208,11 @@ class Sidecar:
             make_pipeline(version.options.pipeline, version.options.pipeline_options).check(version.session.contract)
 
     def _model_state(self, model: str) -> str:
-        return self.monitor.status(f"model/{model}").state
+        state = self.monitor.status(f"model/{model}").state
+        return worst([state, self.monitor.status(_LOG).state]) if self.audit.failure is not None else state
 
     def _append_or_fail(self, entry: Entry) -> None:
-        self.audit.append([entry])
+        self.audit.append_or_fail(entry)
 
     def _append(self, entry: Entry) -> None:
         """Write an event; when the log fails the event is still logged, and calls are being refused."""
@@ -251,7 +277,8 @@ class Sidecar:
         self.log.warning("link " + what, reason=text)
 
     def _heartbeat(self, beat: link.Heartbeat) -> None:
-        beat.ready, beat.checkpoint = self.ready(), self.audit.checkpoint
+        beat.ready, beat.checkpoint = self.ready(), self.audit.log.checkpoint
+        beat.log_failure = self._lost_to_the_log()[:256]
         for subject, status in self.monitor.all().items():
             beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us)
         beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
@@ -261,7 +288,8 @@ class Sidecar:
 
     def _anchor(self, note: bytes) -> None:
         try:
-            self.audit.anchor(note)
+            if self.audit.failure is None:
+                self.audit.log.anchor(note)
         except AuditError as error:
             self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
 

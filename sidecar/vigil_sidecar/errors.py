@@ -44,10 +44,14 @@ class SettingsError(VigilError):
 class AuditError(VigilError):
     """The log cannot be written or read. Calls are refused until it can.
 
-    ``recorded`` says that the records stand in the log, but could not be forced to disk.
+    ``standing`` are the sequences that stand in the log all the same: written, but
+    not forced to disk, or not known to be written in time.
     """
 
-    recorded = False
+    def __init__(self, text: str, standing: Sequence[int] = ()) -> None:
+        """Say why, and which records stand."""
+        super().__init__(text)
+        self.standing = standing
 
 
 class AuditClosed(AuditError):

@@ -81,6 +81,9 @@ class Settings:
     audit_retention_s: float = 0
     audit_kept_bytes_max: int = 16777216
     audit_archive_dir: str = ''
+    audit_on_failure: str = 'refuse'
+    audit_write_timeout_ms: int = 900
+    audit_refusals_per_s: int = 1000
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
     supervisor_backoff_ms: int = 100
@@ -256,6 +259,15 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.archive_dir', 'audit_archive_dir', 'string', '', None, None,
          (), None,
          'Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.'),
+    Spec('audit.on_failure', 'audit_on_failure', 'string', 'refuse', None, None,
+         ('refuse', 'degrade', 'continue'), None,
+         'While a log cannot be written: refuse answers no call; degrade answers, counts what has no record, and is Degraded; continue answers and counts only.'),
+    Spec('audit.write_timeout_ms', 'audit_write_timeout_ms', 'int', 900, 10, 60000,
+         (), None,
+         'A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.'),
+    Spec('audit.refusals_per_s', 'audit_refusals_per_s', 'int', 1000, 1, 1000000,
+         (), None,
+         'Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.'),
     Spec('supervisor.restart_count_max', 'supervisor_restart_count_max', 'int', 5, 0, 1000000,
          (), None,
          'Restarts within supervisor.restart_window_s before the supervisor gives up.'),

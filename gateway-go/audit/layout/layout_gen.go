@@ -48,9 +48,9 @@ const (
 	OffTraceID = 88
 	// W3C span id.
 	OffSpanID = 104
-	// From arrival at the writer to this record.
+	// From arrival at the writer to this record. In counts: from the first to the last.
 	OffLatencyNs = 112
-	// Rows of the batch that was run; 0 without one.
+	// Rows of the batch that was run; 0 without one. In counts (unlogged, refusals_aggregated, undelivered): how many calls and events.
 	OffBatchSize = 120
 	// First row of this call in the batch, from 0.
 	OffBatchRow = 124

@@ -58,7 +58,7 @@ type gateway struct {
 	settings *settings.Settings
 	log      *slog.Logger
 	doors    *listeners
-	audit    *auditlog.Writer
+	audit    *auditlog.Recorder
 	tracer   *telemetry.Tracer
 	service  *flow.Service
 	client   *link.Client
@@ -81,7 +81,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 				return nil, err
 			}
 		}
-		g.audit, err = auditlog.Open(auditlog.Options{
+		writer, err := auditlog.Open(auditlog.Options{
 			HashKey: hashKey,
 			Folder:  filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
 			SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
@@ -96,6 +96,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		if err != nil {
 			return nil, err
 		}
+		g.audit = auditlog.NewRecorder(writer, auditlog.Policy(s.AuditOnFailure), time.Duration(s.AuditWriteTimeoutMs)*time.Millisecond, s.AuditRefusalsPerS)
 		instance = g.audit.Instance()
 	}
 	if g.tracer, err = telemetry.NewTracer(ctx, s.TraceOTLPEndpoint, s.TraceSampleRatio); err != nil {
@@ -113,6 +114,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.service.AttachLink(g.client)
 	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(g.service.InFlight()) })
 	if g.audit != nil {
+		metrics.Gauge("vigil_audit_unlogged_total", "Calls and events without a record.", func() float64 { return float64(g.audit.UnloggedTotal()) })
 		metrics.Gauge("vigil_audit_checkpoint_age_seconds", "Since the latest signed checkpoint.", func() float64 { return g.audit.CheckpointAge().Seconds() })
 	}
 	metrics.Limits(map[string]float64{
@@ -166,6 +168,7 @@ func serve(s *settings.Settings) error {
 	defer stopLink()
 	linkDone := make(chan struct{})
 	go func() { g.client.Run(linkCtx); close(linkDone) }()
+	go g.service.WatchLog(ctx)
 	go followHealth(ctx, g.service, g.native)
 	failed := make(chan error, 3)
 	go func() { failed <- g.native.Serve(g.doors.grpc) }()

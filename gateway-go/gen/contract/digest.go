@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "9d79a8dcf0557c3adc8bd090c16397803ff903d8bb7c7851c96b68e8666676e3"
+const Digest = "f6f0ddea86429bdf65110eae0e4a260f40961f75441947c8a669f81bcf5b19e4"

@@ -32,6 +32,7 @@ type Entry struct {
 	TraceID       [16]byte
 	SpanID        [8]byte
 	LatencyNs     uint64
+	BatchSize     uint32
 	RequestIDHash [32]byte
 	TenantHash    [32]byte
 	Payload       []byte
@@ -97,6 +98,7 @@ func encode(dst []byte, e *Entry, s *stamp, sequence uint64, previous *[32]byte)
 	copy(r[layout.OffTraceID:], e.TraceID[:])
 	copy(r[layout.OffSpanID:], e.SpanID[:])
 	le.PutUint64(r[layout.OffLatencyNs:], e.LatencyNs)
+	le.PutUint32(r[layout.OffBatchSize:], e.BatchSize)
 	copy(r[layout.OffRequestIDHash:], s.keyed(&e.RequestIDHash))
 	copy(r[layout.OffTenantHash:], s.keyed(&e.TenantHash))
 	if s.hashKey != nil {

@@ -311,23 +311,6 @@ func (w *Writer) Seal() ([]byte, error) {
 // RotateKey takes a new signing key and returns its verifier key.
 func (w *Writer) RotateKey() (string, error) { return w.seal.rotate() }
 
-// Anchor puts the other log's latest checkpoint into this one, once.
-func (w *Writer) Anchor(note []byte) error {
-	w.mu.Lock()
-	known := len(note) == 0 || len(note) > NoteBytesMax || string(note) == w.anchored
-	w.mu.Unlock()
-	if known {
-		return nil
-	}
-	_, err := w.Append(&Entry{Kind: layout.KindAnchor, EventID: events.Anchored, Payload: note})
-	if err == nil { // else the next heartbeat brings it again
-		w.mu.Lock()
-		w.anchored = string(note)
-		w.mu.Unlock()
-	}
-	return err
-}
-
 // count is the number of records written, over all runs.
 func (w *Writer) count() uint64 {
 	w.mu.Lock()

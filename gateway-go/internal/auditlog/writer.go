@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,6 @@ type Writer struct {
 	tree    *tree
 	// sealedAt: records when a checkpoint was last asked for.
 	sealedAt uint64
-	anchored string
 	seal     *sealer
 	keys     *keyFile
 	clockAt  int64 // monotonic ns of the last reading of the clock's status
@@ -69,6 +69,8 @@ type Writer struct {
 	placedAt time.Time
 	// syncError: the last forced write in the background failed; the next Append tries it first.
 	syncError error
+	// syncBegan: when the forced write in the background began (Unix nanoseconds), 0 without one.
+	syncBegan atomic.Int64
 	dirty     chan struct{}
 	done      chan struct{}
 	buffer    []byte
@@ -335,11 +337,11 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// checkPlace asks at most once a second whether the file that is written is
+// checkPlace asks at most every 0.4 s whether the file that is written is
 // still the one that readers find.
 func (w *Writer) checkPlace() error {
 	now := time.Now()
-	if now.Sub(w.placedAt) < time.Second {
+	if now.Sub(w.placedAt) < lookGap {
 		return nil
 	}
 	found, err := os.Stat(w.path)
@@ -349,6 +351,16 @@ func (w *Writer) checkPlace() error {
 	}
 	w.placedAt = now
 	return nil
+}
+
+// look notices a file that was deleted or replaced, also while nothing is written.
+func (w *Writer) look() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil
+	}
+	return w.checkPlace()
 }
 
 func (w *Writer) syncLoop() {
@@ -362,7 +374,9 @@ func (w *Writer) syncLoop() {
 		f, err := duplicate(w.f)
 		w.mu.Unlock()
 		if err == nil {
+			w.syncBegan.Store(time.Now().UnixNano())
 			err = errors.Join(w.o.Disk.Datasync(f), f.Close())
+			w.syncBegan.Store(0)
 		}
 		if err != nil {
 			w.notForced(err)

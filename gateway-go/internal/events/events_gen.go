@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "7a7c28dc45e020276613cc25b82dc769b4be9a0457b7e7eb22ef274dbda1ead5"
+const CatalogueDigest = "4535c67fc5d8e60a1f0f39c0c61047fecfeb59da3267c35241ee42174eec33da"
 
 // Ids of events.
 const (
@@ -86,6 +86,12 @@ const (
 	KeyRotated uint32 = 5006
 	// Pruned: Segments before an index were taken out of the ring; what must stay was kept.
 	Pruned uint32 = 5007
+	// Unlogged: Calls got their reply without a record while the log could not be written: how many, and between which times.
+	Unlogged uint32 = 5008
+	// RefusalsAggregated: Refusals of one kind above audit.refusals_per_s, as a count with first and last time.
+	RefusalsAggregated uint32 = 5009
+	// Undelivered: Records that stand, but whose callers were told that the log failed: those records are superseded.
+	Undelivered uint32 = 5010
 	// ClockStepped: The wall clock jumped against the monotonic clock.
 	ClockStepped uint32 = 6001
 	// ClockStatusChanged: The clock's source or status is another one than before.
@@ -133,6 +139,9 @@ var Names = map[uint32]string{
 	5005: "anchored",
 	5006: "key_rotated",
 	5007: "pruned",
+	5008: "unlogged",
+	5009: "refusals_aggregated",
+	5010: "undelivered",
 	6001: "clock_stepped",
 	6002: "clock_status_changed",
 }
@@ -178,6 +187,9 @@ var Classes = map[uint32]string{
 	5005: "audit",
 	5006: "audit",
 	5007: "audit",
+	5008: "audit",
+	5009: "audit",
+	5010: "audit",
 	6001: "clock",
 	6002: "clock",
 }

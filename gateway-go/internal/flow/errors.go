@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -77,6 +78,9 @@ func mapError(err error) *CallError {
 	case errors.Is(err, link.ErrDown):
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SIDECAR_DOWN",
 			Text: "no sidecar can take the call; it is being restarted, try again"}
+	case errors.Is(err, link.ErrLog):
+		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
+			Text: strings.TrimPrefix(err.Error(), link.ErrLog.Error()+": ") + "; no answer leaves without its record"}
 	case errors.Is(err, link.ErrSlowReader):
 		return limitError("stream_queue", "the reader of the stream is too slow")
 	case errors.Is(err, auditlog.ErrFailed):

@@ -1,7 +1,9 @@
 package flow
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -35,10 +37,12 @@ func (s *Service) local(c *call, request, reply proto.Message) (*Answer, error) 
 		Kind: layout.KindAnswer, EventID: events.ControlAnswer, SafetyState: auditlog.SafetyCode(answer.SafetyState), Quality: 1,
 		TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID, LatencyNs: uint64(time.Since(c.start)), Payload: words,
 	})
-	if err != nil {
+	if err != nil && s.audit.Policy == auditlog.Refuse {
 		return nil, err
 	}
-	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
+	if err == nil {
+		s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
+	}
 	answer.AuditPosition = s.audit.Position(sequence)
 	return answer, nil
 }
@@ -49,7 +53,7 @@ func (s *Service) refuse(c *call, e *CallError) *Answer {
 	if limit := e.Metadata["limit"]; limit != "" {
 		s.metrics.LimitHits.WithLabelValues(limit).Inc()
 	}
-	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024)}
+	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024), HandedOver: c.handedOver}
 	for _, v := range e.Violations[:min(len(e.Violations), 64)] {
 		payload.Violations = append(payload.Violations,
 			&auditv1.FieldViolation{Field: clip(v.Field, 256), Description: clip(v.Description, 256)})
@@ -105,8 +109,44 @@ func (s *Service) record(e *auditlog.Entry) string {
 	if err != nil {
 		s.metrics.AuditFailures.Inc()
 		s.log.Error("event not recorded", "dia", e.EventID, "error", err.Error())
-		return ""
+	} else if sequence != auditlog.Aggregated {
+		s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
 	}
-	s.metrics.AuditRecords.WithLabelValues("gateway").Inc()
 	return s.audit.Position(sequence)
+}
+
+// unrecordable refuses a call while the gateway's log cannot be written, when the policy says so.
+func (s *Service) unrecordable() error {
+	if s.audit == nil || s.audit.Policy != auditlog.Refuse {
+		return nil
+	}
+	if failure := s.audit.Failure(); failure != "" {
+		return errors.Join(auditlog.ErrFailed, errors.New(failure))
+	}
+	return nil
+}
+
+// WatchLog feeds the state machine of the gateway's own log, until ctx ends. With
+// audit.on_failure = continue only metrics tell.
+func (s *Service) WatchLog(ctx context.Context) {
+	if s.audit == nil || s.audit.Policy == auditlog.Continue {
+		return
+	}
+	tick := time.NewTicker(logGap)
+	defer tick.Stop()
+	for {
+		switch failure, state := s.audit.Failure(), s.monitor.Status(logSubject).State; {
+		case failure != "":
+			s.monitor.Event(logSubject, "fault", failure)
+		case state == "STARTING" || state == "DEGRADED":
+			s.monitor.Event(logSubject, "ready", "the log is written")
+		case state == "RECOVERING":
+			s.monitor.Event(logSubject, "probe_good", "the log is written")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }

@@ -54,7 +54,7 @@ type Answer struct {
 type Service struct {
 	limits  Limits
 	link    *link.Client
-	audit   *auditlog.Writer
+	audit   *auditlog.Recorder
 	monitor *safety.Monitor
 	metrics *telemetry.Metrics
 	tracer  *telemetry.Tracer
@@ -72,7 +72,7 @@ type Service struct {
 }
 
 // New wires a service. AttachLink must follow before it is used.
-func New(limits Limits, audit *auditlog.Writer, metrics *telemetry.Metrics, tracer *telemetry.Tracer, log *slog.Logger) (*Service, error) {
+func New(limits Limits, audit *auditlog.Recorder, metrics *telemetry.Metrics, tracer *telemetry.Tracer, log *slog.Logger) (*Service, error) {
 	table, err := safety.Machine()
 	if err != nil {
 		return nil, err
@@ -161,6 +161,8 @@ type call struct {
 	model     string
 	version   string
 	requestID string
+	// handedOver: the sidecar had the call, and may have a record of it that did not reach the caller.
+	handedOver bool
 }
 
 // Unary carries one call to its answer. The error is what the caller gets; the
@@ -216,8 +218,14 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 		return nil, &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SAFE_STOP",
 			Text: "the sidecar failed too often; it is stopped safely until a person restarts the gateway"}
 	}
+	if c.method.Control || c.method.model != nil {
+		if err := s.unrecordable(); err != nil {
+			return nil, err
+		}
+	}
 	reply, err := s.link.Call(ctx, c.model, c.method.Name, message, c.context(ctx))
 	if err != nil {
+		c.handedOver = !errors.Is(err, link.ErrNotSent)
 		return nil, err
 	}
 	c.version = reply.ModelVersion // what served, not what was asked for

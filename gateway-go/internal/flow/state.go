@@ -21,7 +21,12 @@ import (
 	"vigil/gateway/internal/safety"
 )
 
-const sidecarSubject = "sidecar"
+const (
+	sidecarSubject = "sidecar"
+	// logSubject is the gateway's own log.
+	logSubject = "log/gateway"
+	logGap     = 200 * time.Millisecond
+)
 
 // subjects is what the sidecar last told of its own machines.
 type subjects struct {
@@ -157,6 +162,11 @@ func (s *Service) system() *safetyv1.SystemState {
 	out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
 		Subject: sidecarSubject, State: stateValue(own.State), Reason: own.Reason, SinceUs: own.SinceUs,
 	})
+	if log := s.monitor.Status(logSubject); s.audit != nil && s.audit.Policy != auditlog.Continue {
+		out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
+			Subject: logSubject, State: stateValue(log.State), Reason: log.Reason, SinceUs: log.SinceUs,
+		})
+	}
 	out.Subjects = append(out.Subjects, s.subjects.Load().states...)
 	out.State = stateValue(s.Whole())
 	return out
@@ -165,8 +175,11 @@ func (s *Service) system() *safetyv1.SystemState {
 // Whole is the state with the highest rank among all subjects.
 func (s *Service) Whole() string {
 	known := s.subjects.Load()
-	states := make([]string, 1, 1+len(known.states))
+	states := make([]string, 1, 2+len(known.states))
 	states[0] = s.monitor.Status(sidecarSubject).State
+	if s.audit != nil && s.audit.Policy != auditlog.Continue {
+		states = append(states, s.monitor.Status(logSubject).State)
+	}
 	for _, x := range known.states {
 		states = append(states, x.State.String()[len("STATE_"):])
 	}
@@ -175,7 +188,7 @@ func (s *Service) Whole() string {
 
 // Ready says whether calls can be answered now.
 func (s *Service) Ready() bool {
-	return !s.draining.Load() && s.link.Connected() && s.subjects.Load().ready
+	return !s.draining.Load() && s.link.Connected() && s.subjects.Load().ready && s.unrecordable() == nil
 }
 
 func (s *Service) known(model string) bool { return s.subjects.Load().models[model] }
@@ -255,6 +268,7 @@ func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
 			s.log.Error("the sidecar's checkpoint was not recorded", "error", err.Error())
 		}
 	}
+	s.link.HoldCalls(h.LogFailure)
 	models := make(map[string]bool, len(h.Models))
 	for _, m := range h.Models {
 		models[m] = true

@@ -231,6 +231,14 @@ func (c *Client) Connected() bool {
 	return cn.closed == nil && !cn.silent
 }
 
+// HoldCalls ends the calls under way and refuses new ones for a reason that the
+// sidecar told, until it is empty.
+func (c *Client) HoldCalls(reason string) {
+	if cn := c.conn.Load(); cn != nil {
+		cn.hold(reason)
+	}
+}
+
 // Serves says whether the connected sidecar serves a method.
 func (c *Client) Serves(method string) bool {
 	cn := c.conn.Load()
@@ -265,7 +273,7 @@ func (c *Client) start(model, method string, message []byte, call *linkv1.Contex
 func (c *Client) Call(ctx context.Context, model, method string, message []byte, call *linkv1.Context) (*linkv1.Reply, error) {
 	cn, id, p, err := c.start(model, method, message, call, false)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, ErrNotSent)
 	}
 	select {
 	case r := <-p.results:

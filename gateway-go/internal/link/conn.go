@@ -2,6 +2,7 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -15,6 +16,12 @@ var ErrDown = errors.New("the sidecar is not connected")
 
 // ErrSilent says that the sidecar sent no heartbeat in time.
 var ErrSilent = errors.New("the sidecar is silent")
+
+// ErrLog says that the sidecar's log cannot be written, so that no answer will come.
+var ErrLog = errors.New("the sidecar's log")
+
+// ErrNotSent says, beside its cause, that the sidecar did not get the call.
+var ErrNotSent = errors.New("not sent")
 
 // ErrSlowReader says that a stream's reader fell too far behind.
 var ErrSlowReader = errors.New("the reader of the stream is too slow")
@@ -79,6 +86,7 @@ type conn struct {
 	mu       sync.Mutex
 	closed   error
 	silent   bool
+	held     error // why new calls are refused although the sidecar lives
 	nextID   uint64
 	pending  map[uint64]*pending
 	lanes    map[string]*lane
@@ -140,6 +148,21 @@ func (c *conn) failCalls(err error) {
 	}
 }
 
+// hold ends every call and refuses new ones until it is called without a reason.
+func (c *conn) hold(reason string) {
+	c.mu.Lock()
+	held := c.held != nil
+	c.held = nil
+	if reason != "" {
+		c.held = fmt.Errorf("%w: %s", ErrLog, reason)
+	}
+	err := c.held
+	c.mu.Unlock()
+	if err != nil && !held {
+		c.failCalls(err)
+	}
+}
+
 // submit queues a call and returns its id.
 func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, error) {
 	c.mu.Lock()
@@ -150,6 +173,10 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 	if c.silent {
 		c.mu.Unlock()
 		return 0, ErrSilent
+	}
+	if c.held != nil {
+		c.mu.Unlock()
+		return 0, c.held
 	}
 	c.nextID++
 	call.Id = c.nextID

@@ -114,6 +114,12 @@ type Settings struct {
 	AuditKeptBytesMax int64
 	// AuditArchiveDir is audit.archive_dir. Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.
 	AuditArchiveDir string
+	// AuditOnFailure is audit.on_failure. While a log cannot be written: refuse answers no call; degrade answers, counts what has no record, and is Degraded; continue answers and counts only.
+	AuditOnFailure string
+	// AuditWriteTimeoutMs is audit.write_timeout_ms. A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.
+	AuditWriteTimeoutMs int64
+	// AuditRefusalsPerS is audit.refusals_per_s. Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.
+	AuditRefusalsPerS int64
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
 	SupervisorRestartCountMax int64
 	// SupervisorRestartWindowS is supervisor.restart_window_s. Window of supervisor.restart_count_max.
@@ -186,6 +192,9 @@ var table = []Spec{
 	{Key: "audit.retention_s", Type: "float", Default: "0", Min: 0, Max: 3155760000, Allowed: []string{}, Flag: "", Doc: "Segments whose last record is older are pruned. 0 keeps them until audit.retention_bytes.", field: func(s *Settings) any { return &s.AuditRetentionS }},
 	{Key: "audit.kept_bytes_max", Type: "int", Default: "16777216", Min: 65536, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Room for the safety, model, security, audit and clock events of pruned segments, each class by itself; its oldest go first.", field: func(s *Settings) any { return &s.AuditKeptBytesMax }},
 	{Key: "audit.archive_dir", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.", field: func(s *Settings) any { return &s.AuditArchiveDir }},
+	{Key: "audit.on_failure", Type: "string", Default: "refuse", Min: 0, Max: 0, Allowed: []string{"refuse", "degrade", "continue"}, Flag: "", Doc: "While a log cannot be written: refuse answers no call; degrade answers, counts what has no record, and is Degraded; continue answers and counts only.", field: func(s *Settings) any { return &s.AuditOnFailure }},
+	{Key: "audit.write_timeout_ms", Type: "int", Default: "900", Min: 10, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.", field: func(s *Settings) any { return &s.AuditWriteTimeoutMs }},
+	{Key: "audit.refusals_per_s", Type: "int", Default: "1000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.", field: func(s *Settings) any { return &s.AuditRefusalsPerS }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},
 	{Key: "supervisor.backoff_ms", Type: "int", Default: "100", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Wait before the first restart; doubles with each further one in the window.", field: func(s *Settings) any { return &s.SupervisorBackoffMs }},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hmac
+from dataclasses import dataclass, replace
 
 __all__ = ["SAFETY_CODES", "ZERO8", "ZERO16", "ZERO32", "Entry"]
 
@@ -31,3 +32,14 @@ class Entry:
     input_hash: bytes = ZERO32
     output_hash: bytes = ZERO32
     payload: bytes = b""
+
+    def with_keyed_hashes(self, key: bytes) -> Entry:
+        """The same with the hashes of what a caller sent or got as HMACs."""
+
+        def keyed(value: bytes) -> bytes:
+            return hmac.digest(key, value, "sha256") if value != ZERO32 else value
+
+        return replace(
+            self, request_id_hash=keyed(self.request_id_hash), tenant_hash=keyed(self.tenant_hash),
+            input_hash=keyed(self.input_hash), output_hash=keyed(self.output_hash),
+        )  # fmt: skip

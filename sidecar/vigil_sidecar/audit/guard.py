@@ -6,11 +6,11 @@ from pathlib import Path
 
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.keys import KeyFile
-from vigil_sidecar.audit.notes import NoteError, Signer, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.notes import NoteError, Signer, Verifier, open_note, origin_of, parse_checkpoint
 from vigil_sidecar.audit.segment import LogEnd, find_end, last_key_note, list_segments, read_header
 from vigil_sidecar.errors import AuditError
 
-__all__ = ["check_head"]
+__all__ = ["check_head", "was_on_disk"]
 
 _EVIDENCE = "keep the folder and the keys as evidence; to start a new log, move both away"
 
@@ -49,3 +49,21 @@ def check_head(folder: Path, end: LogEnd, keys: KeyFile, origin: str) -> None:
         raise AuditError(f"audit log {folder}: no published key signed the checkpoint kept beside the key; {_EVIDENCE}")
     if _root_at(folder, head.size) != head.root:
         raise AuditError(f"audit log {folder}: its first {head.size} records are not those that were signed; {_EVIDENCE}")
+
+
+def was_on_disk(end: LogEnd, keys: KeyFile | None, log_name: str) -> bool:
+    """Whether the damaged record was forced to disk: then no crash damaged it.
+
+    So it is when a checkpoint behind it covers it. Without keys nothing can be told, and every hole counts.
+    """
+    if keys is None:
+        return True
+    origin = origin_of(log_name, end.instance)
+    for note in end.later_notes:
+        try:
+            text, signed = open_note(note, keys.verifiers(origin))
+            if signed and parse_checkpoint(text).size >= end.next_sequence:
+                return True
+        except NoteError:
+            continue
+    return False

@@ -160,7 +160,7 @@ class Sealer:
             try:
                 self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
             except AuditError as error:
-                if not error.recorded:
+                if not error.standing:
                     raise
                 failed = error
             # The record stands: whatever fails from here on, the old key signs nothing any more.

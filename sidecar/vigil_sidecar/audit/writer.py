@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import hmac
 import os
 import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
@@ -20,12 +18,12 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock import ClockReader, ClockWatch
 from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
-from vigil_sidecar.audit.guard import check_head
+from vigil_sidecar.audit.guard import check_head, was_on_disk
 from vigil_sidecar.audit.keys import KeyFile
-from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, NoteError, open_note, origin_of, parse_checkpoint
+from vigil_sidecar.audit.notes import NOTE_BYTES_MAX, origin_of
 from vigil_sidecar.audit.prune import Pruner, Retention
 from vigil_sidecar.audit.sealer import Sealer
-from vigil_sidecar.audit.segment import LogEnd, create_segment, find_end, last_key_note, list_segments, segment_name, write_all
+from vigil_sidecar.audit.segment import create_segment, find_end, last_key_note, list_segments, segment_name, write_all
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.errors import AuditClosed, AuditError
 
@@ -35,6 +33,7 @@ _PACK = struct.Struct(layout.RECORD_FORMAT[:-1]).pack
 """Packs a header but for its last field, the CRC-32C over what is packed here and the payload."""
 _CRC = struct.Struct("<I").pack
 _FORCED = frozenset({layout.KIND_MODEL, layout.KIND_STATE, layout.KIND_SYSTEM, layout.KIND_KEY, layout.KIND_PRUNE})
+_PLACE_S = 0.4
 _PAYLOAD_BYTES_MAX = layout.RECORD_BYTES_MAX - layout.HEADER_BYTES
 
 
@@ -85,6 +84,9 @@ class AuditWriter:
         self._dirty = threading.Event()
         self._closed = self._closing = False
         self.records_total = 0
+        self.lock_wait_s = threading.TIMEOUT_MAX
+        """How long an append waits for the one before; more is an ``AuditError``."""
+        self._began_s = self._sync_began_s = 0.0
         self.failure: str | None = None
         self._sync_failed = False
         self._placed_s = 0.0
@@ -123,7 +125,7 @@ class AuditWriter:
         end = find_end(segments[-1])
         if end is None:
             raise AuditError(f"audit log {segments[-1].name}: no valid segment header; move the folder away to start a new log")
-        if end.followers and self._was_on_disk(end, keys):
+        if end.followers and was_on_disk(end, keys, self.log_name):
             raise AuditError(
                 f"audit log {end.segment.name}: record {end.next_sequence} (byte {end.offset}) is damaged, although it was on disk "
                 "before later ones; keep the folder as evidence, and move it away to start a new log"
@@ -145,23 +147,6 @@ class AuditWriter:
             }  # fmt: skip
             self._system(events.LOG_RECOVERED, "the writer before did not close the log", found)
         self._system(events.LOG_OPENED, "log continued", {})
-
-    def _was_on_disk(self, end: LogEnd, keys: KeyFile | None) -> bool:
-        """Whether the damaged record was forced to disk: then no crash damaged it.
-
-        So it is when a checkpoint behind it covers it. Without keys nothing can be told, and every hole counts.
-        """
-        if keys is None:
-            return True
-        origin = origin_of(self.log_name, end.instance)
-        for note in end.later_notes:
-            try:
-                text, signed = open_note(note, keys.verifiers(origin))
-                if signed and parse_checkpoint(text).size >= end.next_sequence:
-                    return True
-            except NoteError:
-                continue
-        return False
 
     def _new_segment(self) -> None:
         self._fd = create_segment(
@@ -219,34 +204,45 @@ class AuditWriter:
         """
         if not self.enabled:
             return range(len(entries))
-        with self._lock:
+        if not self._lock.acquire(timeout=self.lock_wait_s):
+            raise AuditError("the audit log cannot be written: the disk holds the write before")
+        try:
             if self._closed or (self._closing and entries[0].kind != layout.KIND_CHECKPOINT):
                 raise AuditClosed("the audit log is closed")
             self._closing = self._closing or entries[0].event_id == events.LOG_CLOSED
-            try:
-                self._check_place()
-                if self._sync_failed:
-                    self._force_again()
-                sequences = self._append([*self._clock_events(), *entries])[-len(entries) :]
-            except OSError as error:
-                self.failure = error.strerror
-                raise AuditError(f"the audit log cannot be written: {error.strerror}") from error
-            self.failure = None
-            fd = self._fd
-            forced = self._durability == "power" or (self._durability == "interval" and self._promised(entries))
-            if forced:
-                try:
-                    self._disk.fdatasync(fd)
-                except OSError as error:
-                    self.failure, self._sync_failed = error.strerror, True
-                    failed = AuditError(f"the audit log cannot be forced to disk: {error.strerror}")
-                    failed.recorded = True
-                    raise failed from error
+            sequences, forced = self._append_and_force(entries)
+        finally:
+            self._began_s = 0.0
+            self._lock.release()
         if not forced:
             self._dirty.set()
         if self.sealer is not None and (len(self._leaves) >= self._checkpoint_records or self._sealed_at_once(entries)):
             self.sealer.wake()
         return sequences
+
+    def _append_and_force(self, entries: Sequence[Entry]) -> tuple[range, bool]:
+        """Write entries and, where that is promised, force them to disk. The lock is held."""
+        before = self._sequence
+        try:
+            self._check_place()
+            if self._sync_failed:
+                self._force_again()
+            happened = self._clock_events()
+            before += len(happened)
+            sequences = self._append([*happened, *entries])[-len(entries) :]
+        except OSError as error:
+            self.failure = error.strerror
+            standing = range(before, max(before, self._sequence))
+            raise AuditError(f"the audit log cannot be written: {error.strerror}", standing=standing) from error
+        self.failure = None
+        forced = self._durability == "power" or (self._durability == "interval" and self._promised(entries))
+        if forced:
+            try:
+                self._disk.fdatasync(self._fd)
+            except OSError as error:
+                self.failure, self._sync_failed = error.strerror, True
+                raise AuditError(f"the audit log cannot be forced to disk: {error.strerror}", standing=sequences) from error
+        return sequences, forced
 
     @staticmethod
     def _promised(entries: Sequence[Entry]) -> bool:
@@ -258,9 +254,9 @@ class AuditWriter:
         return any(e.kind in (layout.KIND_STATE, layout.KIND_KEY) for e in entries)
 
     def _check_place(self) -> None:
-        """At most once a second: the file that is written must still be the one that readers find."""
-        now_s = time.monotonic()
-        if now_s - self._placed_s < 1.0:
+        """At most every 0.4 s: the file that is written must still be the one that readers find."""
+        self._began_s = now_s = time.monotonic()
+        if now_s - self._placed_s < _PLACE_S:
             return
         try:
             found = os.stat(self._path)
@@ -270,6 +266,23 @@ class AuditWriter:
         if found is None or (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
             raise OSError(5, "its file was deleted or replaced; restart with a new data folder, or put the folder back")
         self._placed_s = now_s
+
+    def held_s(self) -> float:
+        """How long the disk has held the write, or the forcing, that is under way; 0 when there is none."""
+        began = [at for at in (self._began_s, self._sync_began_s) if at]
+        return time.monotonic() - min(began) if began else 0.0
+
+    def look(self) -> None:
+        """Notice a file that was deleted or replaced, also while nothing is written."""
+        if not self._closed and self._lock.acquire(timeout=self.lock_wait_s):
+            try:
+                if not self._closed:
+                    self._check_place()
+            except OSError as error:
+                self.failure = error.strerror
+            finally:
+                self._began_s = 0.0
+                self._lock.release()
 
     def _clock_events(self) -> list[Entry]:
         """Records of what happened to the clock since the last append; they come before what is dated by it."""
@@ -284,15 +297,6 @@ class AuditWriter:
             found.append(Entry(layout.KIND_SYSTEM, events.CLOCK_STATUS_CHANGED, payload=self._describe(words, {})))
         return found
 
-    def _keyed(self, value: bytes) -> bytes:
-        return hmac.digest(self._hash_key, value, "sha256") if value != ZERO32 else value
-
-    def _with_keyed_hashes(self, e: Entry) -> Entry:
-        return replace(
-            e, request_id_hash=self._keyed(e.request_id_hash), tenant_hash=self._keyed(e.tenant_hash),
-            input_hash=self._keyed(e.input_hash), output_hash=self._keyed(e.output_hash),
-        )  # fmt: skip
-
     def _append(self, entries: Sequence[Entry]) -> range:
         (time_ns, monotonic_ns), clock = self._now, self._clock.status()
         flags = layout.FLAG_KEYED if self._hash_key else 0
@@ -303,7 +307,7 @@ class AuditWriter:
         for e in entries:
             payload = e.payload[:_PAYLOAD_BYTES_MAX]
             if flags:
-                e = self._with_keyed_hashes(e)
+                e = e.with_keyed_hashes(self._hash_key)
             length = layout.HEADER_BYTES + len(payload)
             if self._offset + size + length > self._size:
                 self._commit(b"".join(parts), sequence, leaf, leaves)
@@ -367,10 +371,13 @@ class AuditWriter:
             with self._sync_lock:
                 if self._closed:
                     return
+                self._sync_began_s = time.monotonic()
                 try:
                     self._disk.fdatasync(self._fd)
                 except OSError as error:
                     self.not_forced(error)
+                finally:
+                    self._sync_began_s = 0.0
             time.sleep(interval_s)
 
     def close(self) -> None:

@@ -17,13 +17,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from vigil_sidecar.errors import Unavailable
 from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.dispatch import Dispatcher
+from vigil_sidecar.server.status import error_reply
 
 __all__ = ["DirectServer"]
 
 _TRACEPARENT = re.compile(r"(?:00|(?!00|ff)[0-9a-f]{2}(?=-.{52}(?:-|$)))-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _STREAM_QUEUE_MAX = 1024
+_LOST_S = 0.1
 _CODES = {c.value[0]: c for c in grpc.StatusCode}
 
 
@@ -42,10 +45,10 @@ class DirectServer(grpc.GenericRpcHandler):
 
     def __init__(
         self, dispatcher: Dispatcher, message_bytes_max: int, allow_remote_control: bool, threads: int,
-        observe: Callable[[Call, Reply], None], whole: Callable[[], str],
+        observe: Callable[[Call, Reply], None], whole: Callable[[], str], lost: Callable[[], str],
     ) -> None:  # fmt: skip
         self._dispatcher, self._allow_remote = dispatcher, allow_remote_control
-        self._observe, self._whole = observe, whole
+        self._observe, self._whole, self._lost = observe, whole, lost
         self._streams = threading.BoundedSemaphore(threads // 2)
         self._ids = itertools.count(1)
         self._methods = set(dispatcher.methods)
@@ -129,9 +132,19 @@ class DirectServer(grpc.GenericRpcHandler):
         answers: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         call = self._call(method, message, context, lambda _, reply: answers.put(reply))
         self._dispatcher.submit(call)
-        reply = answers.get()
+        reply = self._wait(call, answers)
         self._finish(context, call, reply)
         return reply.message
+
+    def _wait(self, call: Call, answers: queue.SimpleQueue[Reply]) -> Reply:
+        """The answer, or, while the disk under the log hangs, the refusal in its place."""
+        while True:
+            try:
+                return answers.get(timeout=_LOST_S)
+            except queue.Empty:
+                if why := self._lost():
+                    call.cancel()
+                    return error_reply(Unavailable(f"{why}; no answer leaves without its record"), call.context)
 
     def _stream(self, method: str, message: bytes, context: Any) -> Iterator[bytes]:
         answers: queue.Queue[Reply] = queue.Queue(_STREAM_QUEUE_MAX)

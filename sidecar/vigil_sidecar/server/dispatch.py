@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import Entry
-from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.audit.recorder import Recorder
 from vigil_sidecar.errors import (
     AuditError,
     CallError,
@@ -60,7 +60,7 @@ class Dispatcher:
     """Takes calls and sees to it that each gets a final reply. Any thread may call."""
 
     def __init__(
-        self, registry: Registry, audit: AuditWriter, processor: Processor, batch: dict[str, BatchMethod],
+        self, registry: Registry, audit: Recorder, processor: Processor, batch: dict[str, BatchMethod],
         unary: dict[str, UnaryMethod], streams: dict[str, StreamMethod], missing: dict[str, str],
         revalidation: Revalidation, observer: BatchObserver, inline_run_s: float, queue_max: int, streams_max: int,
     ) -> None:  # fmt: skip

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, ZERO32, Entry
-from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.audit.recorder import Recorder
 from vigil_sidecar.batching.batcher import form_batches, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Unavailable
@@ -74,6 +74,11 @@ def _named(request: Message | None) -> tuple[str, str]:
     return str(request_id), str(getattr(request, "source_id", ""))
 
 
+def _nowhere(sequence: int) -> str:
+    """The position of a record in a log that is switched off."""
+    return ""
+
+
 _INTERNAL = "internal error; the log has the detail"
 
 
@@ -81,7 +86,7 @@ class Processor:
     """Stateless between calls; ``process`` may run in several threads at once."""
 
     def __init__(
-        self, registry: Registry, audit: AuditWriter, methods: dict[str, BatchMethod], revalidation: Revalidation,
+        self, registry: Registry, audit: Recorder, methods: dict[str, BatchMethod], revalidation: Revalidation,
         observer: BatchObserver, model_state: Callable[[str], str],
     ) -> None:  # fmt: skip
         self._registry, self._audit, self._methods = registry, audit, methods
@@ -240,14 +245,14 @@ class Processor:
                 answered.add(call.id)
                 call.reply(call, error_reply(gone, call.context))
             return
-        position = self._audit.position_prefix if self._audit.enabled else ""
+        position = self._audit.position if self._audit.enabled else _nowhere
         for r, sequence in zip(refused, sequences, strict=False):
             reply = error_reply(r.error, r.call.context)
             if r.version is not None:
                 reply.model_version, reply.safety_state = r.version.text, states[r.model]
-            self._send(r.call, r.error, reply, position + str(sequence) if position else "", answered)
+            self._send(r.call, r.error, reply, position(sequence), answered)
         for job, sequence in zip(done, sequences[len(refused) :], strict=True):
-            self._answer(job, states[job.version.model], position + str(sequence) if position else "", answered)
+            self._answer(job, states[job.version.model], position(sequence), answered)
 
     def _answer(self, job: Job, state: str, position: str, answered: set[int]) -> None:
         call, result = job.call, job.result

@@ -80,6 +80,11 @@ class Metrics:
         """Where the number of written records is read when scraped."""
         self._records.labels("sidecar").set_function(read)
 
+    def count_unlogged(self, read: Callable[[], float]) -> None:
+        """Where the number of calls and events without a record is read when scraped."""
+        gauge = Gauge("vigil_audit_unlogged_total", "Calls and events without a record.", ["log"], registry=self.registry)
+        gauge.labels("sidecar").set_function(read)
+
     def checkpoint_age(self, read: Callable[[], float]) -> None:
         """Where the age of the latest signed checkpoint is read when scraped."""
         gauge = Gauge("vigil_audit_checkpoint_age_seconds", "Since the latest signed checkpoint.", registry=self.registry)

@@ -37,7 +37,10 @@ type CallPayload struct {
 	// Violated fields, in the order of the message.
 	Violations []*FieldViolation `protobuf:"bytes,6,rep,name=violations,proto3" json:"violations,omitempty"`
 	// Why a control call was made, as its caller said.
-	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The sidecar had been given the call: whatever its log says of it did not reach
+	// the caller, this record does.
+	HandedOver    bool `protobuf:"varint,8,opt,name=handed_over,json=handedOver,proto3" json:"handed_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +122,13 @@ func (x *CallPayload) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *CallPayload) GetHandedOver() bool {
+	if x != nil {
+		return x.HandedOver
+	}
+	return false
 }
 
 // FieldViolation names one violated field.
@@ -409,7 +419,7 @@ var File_vigil_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\xe9\x01\n" +
+	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\x8a\x02\n" +
 	"\vCallPayload\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
@@ -420,7 +430,9 @@ const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"violations\x18\x06 \x03(\v2\x1e.vigil.audit.v1.FieldViolationR\n" +
 	"violations\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"H\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1f\n" +
+	"\vhanded_over\x18\b \x01(\bR\n" +
+	"handedOver\"H\n" +
 	"\x0eFieldViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xe2\x01\n" +

@@ -103,6 +103,8 @@ func (m *CallPayload) validate(all bool) error {
 
 	// no validation rules for Reason
 
+	// no validation rules for HandedOver
+
 	if len(errors) > 0 {
 		return CallPayloadMultiError(errors)
 	}

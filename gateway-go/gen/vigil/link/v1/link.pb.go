@@ -464,7 +464,9 @@ type Heartbeat struct {
 	// CRC-32C of count, monotonic time and readiness, encoded as in docs/link.md.
 	Crc uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
 	// The sender's latest signed audit checkpoint, when it changed since the last heartbeat.
-	Checkpoint    []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Checkpoint []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// Why calls under way must not wait for their record: the disk hangs. Empty otherwise.
+	LogFailure    string `protobuf:"bytes,9,opt,name=log_failure,json=logFailure,proto3" json:"log_failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -553,6 +555,13 @@ func (x *Heartbeat) GetCheckpoint() []byte {
 		return x.Checkpoint
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetLogFailure() string {
+	if x != nil {
+		return x.LogFailure
+	}
+	return ""
 }
 
 // Context is what a call brings along.
@@ -1161,7 +1170,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n" +
 	"\amethods\x18\a \x03(\tR\amethods\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xa8\x02\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xd3\x02\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1172,7 +1181,9 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03crc\x18\a \x01(\aR\x03crc\x12(\n" +
 	"\n" +
 	"checkpoint\x18\b \x01(\fB\b\xfaB\x05z\x03\x18\x80@R\n" +
-	"checkpoint\"\xa8\x01\n" +
+	"checkpoint\x12)\n" +
+	"\vlog_failure\x18\t \x01(\tB\b\xfaB\x05r\x03\x18\x80\bR\n" +
+	"logFailure\"\xa8\x01\n" +
 	"\aContext\x12\x19\n" +
 	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
 	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x18\n" +

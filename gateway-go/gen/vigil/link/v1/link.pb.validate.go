@@ -954,6 +954,17 @@ func (m *Heartbeat) validate(all bool) error {
 		errors = append(errors, err)
 	}
 
+	if utf8.RuneCountInString(m.GetLogFailure()) > 1024 {
+		err := HeartbeatValidationError{
+			field:  "LogFailure",
+			reason: "value length must be at most 1024 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CallPayload(_message.Message):
-    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations", "reason")
+    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations", "reason", "handed_over")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class CallPayload(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     method: str
     model: str
     request_id: str
@@ -22,7 +23,8 @@ class CallPayload(_message.Message):
     message: str
     violations: _containers.RepeatedCompositeFieldContainer[FieldViolation]
     reason: str
-    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
+    handed_over: bool
+    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ..., reason: _Optional[str] = ..., handed_over: _Optional[bool] = ...) -> None: ...
 
 class FieldViolation(_message.Message):
     __slots__ = ("field", "description")
