@@ -52,3 +52,13 @@ func (realDisk) SyncFolder(path string) error { return syncFolder(path) }
 
 // RealDisk is the file system itself, for those who wrap it.
 var RealDisk Disk = realDisk{}
+
+// duplicate gives a second descriptor of a file, which may be forced to disk
+// while the first is closed.
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

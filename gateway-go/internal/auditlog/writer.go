@@ -69,8 +69,7 @@ type Writer struct {
 	placedAt time.Time
 	// syncError: the last forced write in the background failed; the next Append tries it first.
 	syncError error
-	// syncBegan: when the forced write in the background began (Unix nanoseconds), 0 without one.
-	syncBegan atomic.Int64
+	syncBegan atomic.Int64 // Unix nanoseconds of the forced write under way in the background, or 0
 	dirty     chan struct{}
 	done      chan struct{}
 	buffer    []byte
@@ -225,7 +224,7 @@ func (w *Writer) system(event uint32, text string, fields map[string]string) err
 	return err
 }
 
-// Instance and Boot name the log and this run of its writer, hex.
+// Instance names the log, hex.
 func (w *Writer) Instance() string { return hex.EncodeToString(w.s.instance[:]) }
 
 // Boot names this run of the writer, hex.
@@ -325,16 +324,6 @@ func (w *Writer) forceAgain() error {
 // forced says whether records of a kind are forced to disk at once.
 func forced(kind uint16) bool {
 	return kind == layout.KindModel || kind == layout.KindState || kind == layout.KindSystem || kind == layout.KindKey || kind == layout.KindPrune
-}
-
-// duplicate gives a second descriptor of a file, which may be forced to disk
-// while the first is closed.
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // checkPlace asks at most every 0.4 s whether the file that is written is
