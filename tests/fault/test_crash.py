@@ -309,7 +309,7 @@ def explore(work: Workload, folder: Path, most: int, seed: int = 1) -> tuple[int
 Record = Callable[..., Workload]
 PYTHON_PLACES = [
     "sealer.py:_forced_head:fdatasync", "segment.py:create_segment:fsync", "segment.py:create_segment:sync_folder",
-    "writer.py:_rotate:fdatasync", "writer.py:append:fdatasync", "writer.py:close:fdatasync",
+    "writer.py:_rotate:fdatasync", "writer.py:_append_and_force:fdatasync", "writer.py:close:fdatasync",
     "prune.py:_write:fsync", "prune.py:_write:sync_folder", "prune.py:run:sync_folder",
 ]  # fmt: skip
 GO_PLACES = [

@@ -180,7 +180,7 @@ def test_heartbeats_come_while_calls_are_worked_on(sidecar: Sidecar) -> None:
     beat = frame.heartbeat
     assert beat.ready and list(beat.models) == ["m"]
     assert beat.crc == google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
-    assert {s.subject for s in beat.subjects} == {"model/m"}
+    assert {s.subject for s in beat.subjects} == {"model/m", "log/sidecar"}
     peer.close()
 
 
