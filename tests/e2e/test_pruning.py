@@ -32,7 +32,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
     """Two logs of five segments at most, out of more; an archive of the rest; a rotation in a pruned segment."""
     folder = tmp_path_factory.mktemp("ring")
     settings = {
-        "audit.segment_bytes": MIB, "audit.refusals_per_s": 10**6, "audit.retention_bytes": 4 * MIB, "audit.archive_dir": folder / "archive",
+        "audit.segment_bytes": MIB, "audit.refusals_per_s": 10**6, "audit.retention_bytes": 4 * MIB,
+        "audit.archive_dir": folder / "archive",
         "audit.checkpoint_interval_s": 0.5, "limits.calls_in_flight_max": 2000,
     }  # fmt: skip
     product = Product(folder, settings)
