@@ -179,6 +179,10 @@ func (l *life) keepKeys() {
 	check(err)
 	for _, e := range entries {
 		data, err := os.ReadFile(filepath.Join(l.folder, "keys", e.Name()))
+		if errors.Is(err, fs.ErrNotExist) { // the sealer renamed it meanwhile
+			l.keepKeys()
+			return
+		}
 		check(err)
 		found[e.Name()] = data
 	}

@@ -101,7 +101,7 @@ class GoWriter:
     def record(self, folder: Path, durability: str, skip: str = "", seed: int = 3, segments: int = 0) -> Workload:
         """A life of a log, as ``recorded`` does it for the Python writer."""
         command = [str(self.tool), "record", str(folder), durability, str(seed), skip, str(segments * SEGMENT)]
-        life = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+        life = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout)
         work = Workload(RecordingDisk(), first_key=life["first_key"], log="gateway", reopen=self.reopen)
         data = base64.b64decode
         work.disk.ops[:] = [Op(o["kind"], o["inode"], o["name"], o["target"], o["offset"], data(o["data"] or "")) for o in life["ops"]]

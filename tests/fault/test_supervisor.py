@@ -142,9 +142,17 @@ def test_sidecar_alone_drains(tmp_path: Path) -> None:
     graphs.gemm(24, 1024, product.models / "slow" / "1" / "model.onnx")
     with product:
         stub = Stub(product.channel())
-        running = stub.raw(INFER).future(infer_request("slow", {"x": np.ones((1024, 1024), np.float32)}).SerializeToString(), timeout=60)
+        sidecar = product.pids()["sidecar_pid"]
+
+        def worked() -> int:
+            fields = Path(f"/proc/{sidecar}/stat").read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+
+        idle = worked()
+        request = infer_request("slow", {"x": np.ones((1024, 1024), np.float32)}).SerializeToString()
+        running = [stub.raw(INFER).future(request, timeout=60) for _ in range(3)]
         metrics = f"http://127.0.0.1:{product.ports['metrics']}/metrics"
-        wait_for(lambda: b"vigil_queue_depth 1" in urllib.request.urlopen(metrics, timeout=5).read(), 10, "the call is in the gateway")
-        time.sleep(0.3)
-        os.kill(product.pids()["sidecar_pid"], signal.SIGTERM)
-        assert running.result()
+        wait_for(lambda: b"vigil_queue_depth 3" in urllib.request.urlopen(metrics, timeout=5).read(), 10, "the calls are in the gateway")
+        wait_for(lambda: worked() > idle + 20, 30, "the sidecar computes")
+        os.kill(sidecar, signal.SIGTERM)
+        assert all(call.result() for call in running)

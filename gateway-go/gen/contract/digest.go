@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "f6f0ddea86429bdf65110eae0e4a260f40961f75441947c8a669f81bcf5b19e4"
+const Digest = "16bdc32de03d80f4dfc6f151d41fa443c15423b825fe6274c74b4153c88bc465"

@@ -177,6 +177,8 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 				return damaged("heartbeat does not match its CRC-32C")
 			}
 			c.observer.LinkHeartbeat(body.Heartbeat)
+		case *linkv1.Frame_Drain:
+			cn.drain()
 		case *linkv1.Frame_Reject:
 			return errors.New("the sidecar ended the link: " + body.Reject.Reason)
 		default:

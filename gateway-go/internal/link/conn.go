@@ -94,6 +94,8 @@ type conn struct {
 	models   map[string]bool
 	lastBeat time.Time
 	beats    uint64
+	// draining: the sidecar is about to stop; drained: it heard that nothing waits for it.
+	draining, drained bool
 }
 
 func newConn(c net.Conn, welcome *linkv1.Welcome, callMax int) *conn {
@@ -146,6 +148,7 @@ func (c *conn) failCalls(err error) {
 	for _, p := range waiting {
 		p.fail(err)
 	}
+	c.settle()
 }
 
 // hold ends every call and refuses new ones until it is called without a reason.
@@ -166,7 +169,7 @@ func (c *conn) hold(reason string) {
 // submit queues a call and returns its id.
 func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, error) {
 	c.mu.Lock()
-	if c.closed != nil {
+	if c.closed != nil || c.draining {
 		c.mu.Unlock()
 		return 0, ErrDown
 	}
@@ -233,6 +236,7 @@ func (c *conn) forget(id uint64) {
 	c.mu.Unlock()
 	if known {
 		_ = c.w.send(&linkv1.Frame{Body: &linkv1.Frame_Cancel{Cancel: &linkv1.Cancel{Ids: []uint64{id}}}}, true)
+		c.settle()
 	}
 }
 
@@ -289,6 +293,7 @@ func (c *conn) replies(in *linkv1.Replies) error {
 			c.forget(d.r.Id)
 		}
 	}
+	c.settle()
 	return nil
 }
 

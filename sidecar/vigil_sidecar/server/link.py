@@ -59,13 +59,13 @@ class _Connection:
         self.sock = sock
         self.open = True
         self.calls: dict[int, Call] = {}
-        self.frames: set[object] = set()
-        """Lanes' frames that are not worked off: some of their answers were not sent yet."""
         self.last_heard = time.monotonic()
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self.checkpoint_sent = b""
         self._stream = 0
+        self.drained = threading.Event()
+        """The gateway said that no unary call waits for this sidecar."""
 
     def heard(self) -> None:
         """Note a sign of life: any piece of any frame is one."""
@@ -157,14 +157,15 @@ class LinkServer:
         threading.Thread(target=self._beat, name="link-heartbeat", daemon=True).start()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until no unary call is under way, at most this long; the gateway sends no new ones to a sidecar that is not ready."""
+        """Ask the gateway for no new calls, and wait until the last unary one under way is answered, at most this long."""
+        connection = self._connection
+        if connection is None:
+            return True
+        connection.send_first(link.Frame(drain=link.Drain()).SerializeToString())
         end = time.monotonic() + timeout_s
-        while (connection := self._connection) is not None:
-            if not connection.frames and all(self._dispatcher.is_stream(c.method) for c in connection.calls.copy().values()):
-                return True
+        while connection.open and not connection.drained.wait(_DRAIN_POLL_S):
             if time.monotonic() > end:
                 return False
-            time.sleep(_DRAIN_POLL_S)
         return True
 
     def stop(self) -> None:
@@ -252,6 +253,8 @@ class LinkServer:
                 call = connection.calls.get(frame.stream_credit.id)
                 if call is not None and call.credit is not None:
                     call.credit.release(min(frame.stream_credit.count, STREAM_CREDIT))
+            elif body == "drained":
+                connection.drained.set()
             elif body == "heartbeat":
                 if frame.heartbeat.checkpoint:
                     self._anchor(frame.heartbeat.checkpoint)
@@ -310,11 +313,8 @@ class LinkServer:
         def progress() -> None:
             send(())
 
-        connection.frames.add(lane_frame := object())
-
         def done() -> None:
             send((lane,))
-            connection.frames.discard(lane_frame)
 
         if model:
             self._dispatcher.submit_lane(model, good, progress, done)

@@ -42,6 +42,8 @@ type Frame struct {
 	//	*Frame_Cancel
 	//	*Frame_Chunk
 	//	*Frame_StreamCredit
+	//	*Frame_Drain
+	//	*Frame_Drained
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -172,6 +174,24 @@ func (x *Frame) GetStreamCredit() *StreamCredit {
 	return nil
 }
 
+func (x *Frame) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
+func (x *Frame) GetDrained() *Drained {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Drained); ok {
+			return x.Drained
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -212,6 +232,14 @@ type Frame_StreamCredit struct {
 	StreamCredit *StreamCredit `protobuf:"bytes,10,opt,name=stream_credit,json=streamCredit,proto3,oneof"`
 }
 
+type Frame_Drain struct {
+	Drain *Drain `protobuf:"bytes,11,opt,name=drain,proto3,oneof"`
+}
+
+type Frame_Drained struct {
+	Drained *Drained `protobuf:"bytes,12,opt,name=drained,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_Welcome) isFrame_Body() {}
@@ -229,6 +257,10 @@ func (*Frame_Cancel) isFrame_Body() {}
 func (*Frame_Chunk) isFrame_Body() {}
 
 func (*Frame_StreamCredit) isFrame_Body() {}
+
+func (*Frame_Drain) isFrame_Body() {}
+
+func (*Frame_Drained) isFrame_Body() {}
 
 // Hello is the gateway's first frame.
 type Hello struct {
@@ -1077,6 +1109,80 @@ func (x *StreamCredit) GetCount() uint32 {
 }
 
 // Chunk is a part of a frame that is larger than 256 KiB.
+// The sidecar is about to stop: no new calls.
+type Drain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{12}
+}
+
+// No unary call waits for the sidecar any more.
+type Drained struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drained) Reset() {
+	*x = Drained{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drained) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drained) ProtoMessage() {}
+
+func (x *Drained) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drained.ProtoReflect.Descriptor instead.
+func (*Drained) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{13}
+}
+
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1088,7 +1194,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1206,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1219,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{12}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Chunk) GetStream() uint64 {
@@ -1141,7 +1247,7 @@ var File_vigil_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/safety/v1/safety.proto\"\xfd\x03\n" +
+	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/safety/v1/safety.proto\"\xdf\x04\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05hello\x18\x02 \x01(\v2\x14.vigil.link.v1.HelloH\x00R\x05hello\x122\n" +
@@ -1153,7 +1259,9 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x06cancel\x18\b \x01(\v2\x15.vigil.link.v1.CancelH\x00R\x06cancel\x12,\n" +
 	"\x05chunk\x18\t \x01(\v2\x14.vigil.link.v1.ChunkH\x00R\x05chunk\x12B\n" +
 	"\rstream_credit\x18\n" +
-	" \x01(\v2\x1b.vigil.link.v1.StreamCreditH\x00R\fstreamCreditB\x06\n" +
+	" \x01(\v2\x1b.vigil.link.v1.StreamCreditH\x00R\fstreamCredit\x12,\n" +
+	"\x05drain\x18\v \x01(\v2\x14.vigil.link.v1.DrainH\x00R\x05drain\x122\n" +
+	"\adrained\x18\f \x01(\v2\x16.vigil.link.v1.DrainedH\x00R\adrainedB\x06\n" +
 	"\x04body\"\xe5\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x120\n" +
@@ -1223,7 +1331,9 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03ids\x18\x01 \x03(\x04R\x03ids\"4\n" +
 	"\fStreamCredit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\rR\x05count\"G\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"\a\n" +
+	"\x05Drain\"\t\n" +
+	"\aDrained\"G\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
@@ -1241,7 +1351,7 @@ func file_vigil_link_v1_link_proto_rawDescGZIP() []byte {
 	return file_vigil_link_v1_link_proto_rawDescData
 }
 
-var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*Frame)(nil),           // 0: vigil.link.v1.Frame
 	(*Hello)(nil),           // 1: vigil.link.v1.Hello
@@ -1255,9 +1365,11 @@ var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*Replies)(nil),         // 9: vigil.link.v1.Replies
 	(*Cancel)(nil),          // 10: vigil.link.v1.Cancel
 	(*StreamCredit)(nil),    // 11: vigil.link.v1.StreamCredit
-	(*Chunk)(nil),           // 12: vigil.link.v1.Chunk
-	(*v1.SubjectState)(nil), // 13: vigil.safety.v1.SubjectState
-	(*v1.Transition)(nil),   // 14: vigil.safety.v1.Transition
+	(*Drain)(nil),           // 12: vigil.link.v1.Drain
+	(*Drained)(nil),         // 13: vigil.link.v1.Drained
+	(*Chunk)(nil),           // 14: vigil.link.v1.Chunk
+	(*v1.SubjectState)(nil), // 15: vigil.safety.v1.SubjectState
+	(*v1.Transition)(nil),   // 16: vigil.safety.v1.Transition
 }
 var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	1,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
@@ -1267,18 +1379,20 @@ var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	7,  // 4: vigil.link.v1.Frame.calls:type_name -> vigil.link.v1.Calls
 	9,  // 5: vigil.link.v1.Frame.replies:type_name -> vigil.link.v1.Replies
 	10, // 6: vigil.link.v1.Frame.cancel:type_name -> vigil.link.v1.Cancel
-	12, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
+	14, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
 	11, // 8: vigil.link.v1.Frame.stream_credit:type_name -> vigil.link.v1.StreamCredit
-	13, // 9: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
-	14, // 10: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
-	5,  // 11: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
-	6,  // 12: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
-	8,  // 13: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 9: vigil.link.v1.Frame.drain:type_name -> vigil.link.v1.Drain
+	13, // 10: vigil.link.v1.Frame.drained:type_name -> vigil.link.v1.Drained
+	15, // 11: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
+	16, // 12: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
+	5,  // 13: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
+	6,  // 14: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
+	8,  // 15: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_vigil_link_v1_link_proto_init() }
@@ -1296,6 +1410,8 @@ func file_vigil_link_v1_link_proto_init() {
 		(*Frame_Cancel)(nil),
 		(*Frame_Chunk)(nil),
 		(*Frame_StreamCredit)(nil),
+		(*Frame_Drain)(nil),
+		(*Frame_Drained)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1303,7 +1419,7 @@ func file_vigil_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_link_v1_link_proto_rawDesc), len(file_vigil_link_v1_link_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

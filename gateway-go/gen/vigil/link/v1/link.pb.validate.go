@@ -428,6 +428,88 @@ func (m *Frame) validate(all bool) error {
 			}
 		}
 
+	case *Frame_Drain:
+		if v == nil {
+			err := FrameValidationError{
+				field:  "Body",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetDrain()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Drain",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Drain",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetDrain()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return FrameValidationError{
+					field:  "Drain",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *Frame_Drained:
+		if v == nil {
+			err := FrameValidationError{
+				field:  "Body",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetDrained()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Drained",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Drained",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetDrained()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return FrameValidationError{
+					field:  "Drained",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
 	default:
 		_ = v // ensures v is used
 	}
@@ -1875,6 +1957,202 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = StreamCreditValidationError{}
+
+// Validate checks the field values on Drain with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Drain) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Drain with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in DrainMultiError, or nil if none found.
+func (m *Drain) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Drain) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if len(errors) > 0 {
+		return DrainMultiError(errors)
+	}
+
+	return nil
+}
+
+// DrainMultiError is an error wrapping multiple validation errors returned by
+// Drain.ValidateAll() if the designated constraints aren't met.
+type DrainMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m DrainMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m DrainMultiError) AllErrors() []error { return m }
+
+// DrainValidationError is the validation error returned by Drain.Validate if
+// the designated constraints aren't met.
+type DrainValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e DrainValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e DrainValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e DrainValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e DrainValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e DrainValidationError) ErrorName() string { return "DrainValidationError" }
+
+// Error satisfies the builtin error interface
+func (e DrainValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sDrain.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = DrainValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = DrainValidationError{}
+
+// Validate checks the field values on Drained with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Drained) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Drained with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in DrainedMultiError, or nil if none found.
+func (m *Drained) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Drained) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if len(errors) > 0 {
+		return DrainedMultiError(errors)
+	}
+
+	return nil
+}
+
+// DrainedMultiError is an error wrapping multiple validation errors returned
+// by Drained.ValidateAll() if the designated constraints aren't met.
+type DrainedMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m DrainedMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m DrainedMultiError) AllErrors() []error { return m }
+
+// DrainedValidationError is the validation error returned by Drained.Validate
+// if the designated constraints aren't met.
+type DrainedValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e DrainedValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e DrainedValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e DrainedValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e DrainedValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e DrainedValidationError) ErrorName() string { return "DrainedValidationError" }
+
+// Error satisfies the builtin error interface
+func (e DrainedValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sDrained.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = DrainedValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = DrainedValidationError{}
 
 // Validate checks the field values on Chunk with the rules defined in the
 // proto definition for this message. If any rules are violated, the first

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/link/v1/link.proto.
  */
 export const file_vigil_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEiowMKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SABCBgoEYm9keSKWAQoFSGVsbG8SGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIgCg9jb250cmFjdF9kaWdlc3QYAiABKAlCB/pCBHICGEASGQoIaW5zdGFuY2UYAyABKAlCB/pCBHICGEASFwoPZnJhbWVfYnl0ZXNfbWF4GAQgASgNEh0KFWhlYXJ0YmVhdF9pbnRlcnZhbF9tcxgFIAEoDSKWAQoHV2VsY29tZRIYChBwcm90b2NvbF92ZXJzaW9uGAEgASgNEhcKD2NvbnRyYWN0X2RpZ2VzdBgCIAEoCRIQCghpbnN0YW5jZRgDIAEoCRIPCgdib290X2lkGAQgASgJEhcKD2ZyYW1lX2J5dGVzX21heBgFIAEoDRILCgNwaWQYBiABKA0SDwoHbWV0aG9kcxgHIAMoCSIYCgZSZWplY3QSDgoGcmVhc29uGAEgASgJIvwBCglIZWFydGJlYXQSDQoFY291bnQYASABKAQSFAoMbW9ub3RvbmljX25zGAIgASgEEg0KBXJlYWR5GAMgASgIEi8KCHN1YmplY3RzGAQgAygLMh0udmlnaWwuc2FmZXR5LnYxLlN1YmplY3RTdGF0ZRIOCgZtb2RlbHMYBSADKAkSMAoLdHJhbnNpdGlvbnMYBiADKAsyGy52aWdpbC5zYWZldHkudjEuVHJhbnNpdGlvbhILCgNjcmMYByABKAcSHAoKY2hlY2twb2ludBgIIAEoDEII+kIFegMYgEASHQoLbG9nX2ZhaWx1cmUYCSABKAlCCPpCBXIDGIAIInIKB0NvbnRleHQSEAoIdHJhY2VfaWQYASABKAwSDwoHc3Bhbl9pZBgCIAEoDBIPCgdzYW1wbGVkGAMgASgIEhIKCnRpbWVvdXRfdXMYBCABKAQSDgoGdGVuYW50GAUgASgJEg8KB2NvbnRyb2wYBiABKAgiaQoEQ2FsbBIKCgJpZBgBIAEoBhIOCgZtZXRob2QYAiABKA0SDwoHbWVzc2FnZRgDIAEoDBInCgdjb250ZXh0GAQgASgLMhYudmlnaWwubGluay52MS5Db250ZXh0EgsKA2NyYxgFIAEoByJICgVDYWxscxIMCgRsYW5lGAEgASgNEiIKBWNhbGxzGAIgAygLMhMudmlnaWwubGluay52MS5DYWxsEg0KBW1vZGVsGAMgASgJIsQBCgVSZXBseRIKCgJpZBgBIAEoBhIMCgRjb2RlGAIgASgNEgwKBHRleHQYAyABKAkSDwoHbWVzc2FnZRgEIAEoDBIOCgZzdGF0dXMYBSABKAwSDAoEbW9yZRgGIAEoCBIWCg5hdWRpdF9wb3NpdGlvbhgHIAEoCRIVCg1tb2RlbF92ZXJzaW9uGAggASgJEhIKCmJhdGNoX3NpemUYCSABKA0SCwoDY3JjGAogASgHEhQKDHNhZmV0eV9zdGF0ZRgLIAEoCSJBCgdSZXBsaWVzEiUKB3JlcGxpZXMYASADKAsyFC52aWdpbC5saW5rLnYxLlJlcGx5Eg8KB2NyZWRpdHMYAiADKA0iFQoGQ2FuY2VsEgsKA2lkcxgBIAMoBCIpCgxTdHJlYW1DcmVkaXQSCgoCaWQYASABKAYSDQoFY291bnQYAiABKA0iMwoFQ2h1bmsSDgoGc3RyZWFtGAEgASgEEgwKBGRhdGEYAiABKAwSDAoEbGFzdBgDIAEoCEIoWiZ2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9saW5rL3YxO2xpbmt2MWIGcHJvdG8z", [file_validate_validate, file_vigil_safety_v1_safety]);
+  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEi9QMKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SAASJQoFZHJhaW4YCyABKAsyFC52aWdpbC5saW5rLnYxLkRyYWluSAASKQoHZHJhaW5lZBgMIAEoCzIWLnZpZ2lsLmxpbmsudjEuRHJhaW5lZEgAQgYKBGJvZHkilgEKBUhlbGxvEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SIAoPY29udHJhY3RfZGlnZXN0GAIgASgJQgf6QgRyAhhAEhkKCGluc3RhbmNlGAMgASgJQgf6QgRyAhhAEhcKD2ZyYW1lX2J5dGVzX21heBgEIAEoDRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYBSABKA0ilgEKB1dlbGNvbWUSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIXCg9jb250cmFjdF9kaWdlc3QYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIXCg9mcmFtZV9ieXRlc19tYXgYBSABKA0SCwoDcGlkGAYgASgNEg8KB21ldGhvZHMYByADKAkiGAoGUmVqZWN0Eg4KBnJlYXNvbhgBIAEoCSL8AQoJSGVhcnRiZWF0Eg0KBWNvdW50GAEgASgEEhQKDG1vbm90b25pY19ucxgCIAEoBBINCgVyZWFkeRgDIAEoCBIvCghzdWJqZWN0cxgEIAMoCzIdLnZpZ2lsLnNhZmV0eS52MS5TdWJqZWN0U3RhdGUSDgoGbW9kZWxzGAUgAygJEjAKC3RyYW5zaXRpb25zGAYgAygLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24SCwoDY3JjGAcgASgHEhwKCmNoZWNrcG9pbnQYCCABKAxCCPpCBXoDGIBAEh0KC2xvZ19mYWlsdXJlGAkgASgJQgj6QgVyAxiACCJyCgdDb250ZXh0EhAKCHRyYWNlX2lkGAEgASgMEg8KB3NwYW5faWQYAiABKAwSDwoHc2FtcGxlZBgDIAEoCBISCgp0aW1lb3V0X3VzGAQgASgEEg4KBnRlbmFudBgFIAEoCRIPCgdjb250cm9sGAYgASgIImkKBENhbGwSCgoCaWQYASABKAYSDgoGbWV0aG9kGAIgASgNEg8KB21lc3NhZ2UYAyABKAwSJwoHY29udGV4dBgEIAEoCzIWLnZpZ2lsLmxpbmsudjEuQ29udGV4dBILCgNjcmMYBSABKAciSAoFQ2FsbHMSDAoEbGFuZRgBIAEoDRIiCgVjYWxscxgCIAMoCzITLnZpZ2lsLmxpbmsudjEuQ2FsbBINCgVtb2RlbBgDIAEoCSLEAQoFUmVwbHkSCgoCaWQYASABKAYSDAoEY29kZRgCIAEoDRIMCgR0ZXh0GAMgASgJEg8KB21lc3NhZ2UYBCABKAwSDgoGc3RhdHVzGAUgASgMEgwKBG1vcmUYBiABKAgSFgoOYXVkaXRfcG9zaXRpb24YByABKAkSFQoNbW9kZWxfdmVyc2lvbhgIIAEoCRISCgpiYXRjaF9zaXplGAkgASgNEgsKA2NyYxgKIAEoBxIUCgxzYWZldHlfc3RhdGUYCyABKAkiQQoHUmVwbGllcxIlCgdyZXBsaWVzGAEgAygLMhQudmlnaWwubGluay52MS5SZXBseRIPCgdjcmVkaXRzGAIgAygNIhUKBkNhbmNlbBILCgNpZHMYASADKAQiKQoMU3RyZWFtQ3JlZGl0EgoKAmlkGAEgASgGEg0KBWNvdW50GAIgASgNIgcKBURyYWluIgkKB0RyYWluZWQiMwoFQ2h1bmsSDgoGc3RyZWFtGAEgASgEEgwKBGRhdGEYAiABKAwSDAoEbGFzdBgDIAEoCEIoWiZ2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9saW5rL3YxO2xpbmt2MWIGcHJvdG8z", [file_validate_validate, file_vigil_safety_v1_safety]);
 
 /**
  * Frame is one message on the link.
@@ -88,6 +88,18 @@ export type Frame = Message<"vigil.link.v1.Frame"> & {
      */
     value: StreamCredit;
     case: "streamCredit";
+  } | {
+    /**
+     * @generated from field: vigil.link.v1.Drain drain = 11;
+     */
+    value: Drain;
+    case: "drain";
+  } | {
+    /**
+     * @generated from field: vigil.link.v1.Drained drained = 12;
+     */
+    value: Drained;
+    case: "drained";
   } | { case: undefined; value?: undefined };
 };
 
@@ -560,7 +572,36 @@ export const StreamCreditSchema: GenMessage<StreamCredit> = /*@__PURE__*/
 
 /**
  * Chunk is a part of a frame that is larger than 256 KiB.
+ * The sidecar is about to stop: no new calls.
  *
+ * @generated from message vigil.link.v1.Drain
+ */
+export type Drain = Message<"vigil.link.v1.Drain"> & {
+};
+
+/**
+ * Describes the message vigil.link.v1.Drain.
+ * Use `create(DrainSchema)` to create a new message.
+ */
+export const DrainSchema: GenMessage<Drain> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 12);
+
+/**
+ * No unary call waits for the sidecar any more.
+ *
+ * @generated from message vigil.link.v1.Drained
+ */
+export type Drained = Message<"vigil.link.v1.Drained"> & {
+};
+
+/**
+ * Describes the message vigil.link.v1.Drained.
+ * Use `create(DrainedSchema)` to create a new message.
+ */
+export const DrainedSchema: GenMessage<Drained> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 13);
+
+/**
  * @generated from message vigil.link.v1.Chunk
  */
 export type Chunk = Message<"vigil.link.v1.Chunk"> & {
@@ -585,5 +626,5 @@ export type Chunk = Message<"vigil.link.v1.Chunk"> & {
  * Use `create(ChunkSchema)` to create a new message.
  */
 export const ChunkSchema: GenMessage<Chunk> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 12);
+  messageDesc(file_vigil_link_v1_link, 14);
 
