@@ -87,6 +87,7 @@ class _Worker:
         self.wrong: list[str] = []
         self.errors: list[dict[str, Any]] = []
         self.latencies: list[tuple[float, float]] = []
+        self.replies: list[tuple[str, str]] = []
 
     def check(self, response: oip.ModelInferResponse) -> None:
         digest = response.parameters["vigil_model_digest"].string_param
@@ -100,14 +101,20 @@ class _Worker:
                 self.wrong.append(f"the numbers of {digest[:12]} and {other[:12]} cannot be told apart")
         self.answers[f"{response.model_version}:{digest}"] += 1
 
+    def note(self, trailers: Any, code: str) -> None:
+        self.replies.append((dict(trailers).get("vigil-audit-position", ""), code))
+
     async def caller(self, call: Any) -> None:
         while not self.stop:
             start = time.monotonic()
             try:
-                self.check(await call(self.request, timeout=_CALL_TIMEOUT_S))
+                running = call(self.request, timeout=_CALL_TIMEOUT_S)
+                self.check(await running)
+                self.note(await running.trailing_metadata(), "OK")
                 self.latencies.append((time.time(), time.monotonic() - start))
             except grpc.aio.AioRpcError as error:
                 took = time.monotonic() - start
+                self.note(error.trailing_metadata(), error.code().name)
                 if len(self.errors) < 100000:
                     self.errors.append({"code": error.code().name, "text": error.details(), "took_s": took, "at": time.time()})
                 await asyncio.sleep(0.02)
@@ -135,7 +142,7 @@ class _Worker:
         return {
             "answers": dict(self.answers), "total": sum(self.answers.values()), "wrong": self.wrong[:20], "wrong_count": len(self.wrong),
             "errors": self.errors[:2000], "error_count": len(self.errors),
-            "error_codes": dict(Counter(e["code"] for e in self.errors)),
+            "replies": self.replies, "error_codes": dict(Counter(e["code"] for e in self.errors)),
             "error_slowest_s": max((e["took_s"] for e in self.errors), default=0.0),
             "p50_ms": 1000 * took[len(took) // 2] if took else 0, "p99_ms": 1000 * took[int(len(took) * 0.99)] if took else 0,
             "max_ms": 1000 * took[-1] if took else 0, "longest_gap_s": max(gaps, default=(0.0, 0))[0],

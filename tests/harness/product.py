@@ -14,6 +14,8 @@ from typing import Any
 
 import grpc
 
+from tests.harness.syscalls import SystemCalls
+
 __all__ = ["ROOT", "Product", "wait_for"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,10 +39,10 @@ def wait_for(condition: Any, timeout_s: float = 20.0, what: str = "condition", e
 class Product:
     """One running product. Use as a context manager; ``stop`` returns the supervisor's exit code."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, start_timeout_s: float = 60.0) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, start_timeout_s: float = 60.0, calls: SystemCalls | None = None) -> None:
         self.folder, self.models, self.data = folder, folder / "models", folder / "var"
         self.models.mkdir(parents=True, exist_ok=True)
-        self.settings, self._timeout_s = settings or {}, start_timeout_s
+        self.settings, self._timeout_s, self._calls = settings or {}, start_timeout_s, calls
         self.ports: dict[str, int] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.output = folder / "up.out"
@@ -57,7 +59,10 @@ class Product:
             command += ["--set", f"{key}={value}"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("VIGIL_")}
         with self.output.open("ab") as out, self.log.open("ab") as err:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+            launcher, passed = (self._calls.launcher, self._calls.passed) if self._calls else ([], ())
+            self.process = subprocess.Popen(
+                launcher + command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, pass_fds=passed
+            )
         if wait:
             wait_for(lambda: ready.exists() or self.process.poll() is not None, self._timeout_s, "ready file")
             if not ready.exists():
