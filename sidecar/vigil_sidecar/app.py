@@ -102,6 +102,7 @@ class Sidecar:
         self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
         self.dispatcher = self._make_dispatcher(root)
         instance, boot = log.instance.hex(), log.boot_id.hex()
+        self._checkpoint, self._checkpoint_came = b"", threading.Event()
         config = LinkConfig(
             data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
@@ -142,6 +143,7 @@ class Sidecar:
         self._watcher.start()
         self.reconciler.start()
         self._link.start()
+        threading.Thread(target=self._record_anchors, name="anchors", daemon=True).start()
         threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
         self.log.info("sidecar listens", grpc=grpc_port, metrics=metrics_port, pid=os.getpid(), contract=CONTRACT_DIGEST[:12])
         return grpc_port, metrics_port
@@ -164,6 +166,7 @@ class Sidecar:
         self._watcher.stop()
         self.reconciler.stop()
         self._link.stop()
+        self._checkpoint_came.set()
         self.dispatcher.close()
         self._tracing.close()
         self.audit.close()
@@ -287,11 +290,20 @@ class Sidecar:
         beat.transitions.extend(transition_message(c) for c in pending)
 
     def _anchor(self, note: bytes) -> None:
-        try:
-            if self.audit.failure is None:
-                self.audit.log.anchor(note)
-        except AuditError as error:
-            self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
+        """Note the gateway's latest checkpoint: the link's reader never waits for a disk."""
+        self._checkpoint = note
+        self._checkpoint_came.set()
+
+    def _record_anchors(self) -> None:
+        while self._checkpoint_came.wait():
+            self._checkpoint_came.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                if self.audit.failure is None:
+                    self.audit.log.anchor(self._checkpoint)
+            except AuditError as error:
+                self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
 
     # BatchObserver.
 

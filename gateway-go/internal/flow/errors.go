@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -61,6 +60,7 @@ func limitError(limit string, format string, args ...any) *CallError {
 func mapError(err error) *CallError {
 	var call *CallError
 	var broken *rules.Error
+	var unwritten *link.LogError
 	switch {
 	case errors.As(err, &call):
 		return call
@@ -78,9 +78,9 @@ func mapError(err error) *CallError {
 	case errors.Is(err, link.ErrDown):
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SIDECAR_DOWN",
 			Text: "no sidecar can take the call; it is being restarted, try again"}
-	case errors.Is(err, link.ErrLog):
+	case errors.As(err, &unwritten):
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
-			Text: strings.TrimPrefix(err.Error(), link.ErrLog.Error()+": ") + "; no answer leaves without its record"}
+			Text: unwritten.Reason + "; no answer leaves without its record"}
 	case errors.Is(err, link.ErrSlowReader):
 		return limitError("stream_queue", "the reader of the stream is too slow")
 	case errors.Is(err, auditlog.ErrFailed):

@@ -2,7 +2,6 @@ package link
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -17,8 +16,10 @@ var ErrDown = errors.New("the sidecar is not connected")
 // ErrSilent says that the sidecar sent no heartbeat in time.
 var ErrSilent = errors.New("the sidecar is silent")
 
-// ErrLog says that the sidecar's log cannot be written, so that no answer will come.
-var ErrLog = errors.New("the sidecar's log")
+// LogError says that the sidecar's log cannot be written, so that no answer will come.
+type LogError struct{ Reason string }
+
+func (e *LogError) Error() string { return "the sidecar's log: " + e.Reason }
 
 // ErrNotSent says, beside its cause, that the sidecar did not get the call.
 var ErrNotSent = errors.New("not sent")
@@ -157,7 +158,7 @@ func (c *conn) hold(reason string) {
 	held := c.held != nil
 	c.held = nil
 	if reason != "" {
-		c.held = fmt.Errorf("%w: %s", ErrLog, reason)
+		c.held = &LogError{reason}
 	}
 	err := c.held
 	c.mu.Unlock()

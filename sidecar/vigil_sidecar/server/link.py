@@ -60,6 +60,8 @@ class _Connection:
         self.open = True
         self.calls: dict[int, Call] = {}
         self.last_heard = time.monotonic()
+        self.reading = False
+        """Whether the reader waits for the gateway; else silence is this side's own, as when a small model runs in the reader."""
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self.checkpoint_sent = b""
@@ -238,7 +240,10 @@ class LinkServer:
 
     def _read_loop(self, reader: FrameReader, connection: _Connection) -> None:
         while True:
+            connection.heard()
+            connection.reading = True
             frame = reader.read()
+            connection.reading = False
             if frame is None:
                 return
             body = frame.WhichOneof("body")
@@ -328,7 +333,7 @@ class LinkServer:
             connection = self._connection
             if connection is None or not connection.open:
                 continue
-            if time.monotonic() - connection.last_heard > self._config.heartbeat_timeout_s:
+            if connection.reading and time.monotonic() - connection.last_heard > self._config.heartbeat_timeout_s:
                 self._notice("expired", f"the gateway was silent for {self._config.heartbeat_timeout_s} s")
                 connection.last_heard = time.monotonic()
             self._beats += 1
