@@ -26,6 +26,7 @@ from tests.harness.product import Product, wait_for
 from tests.harness.syscalls import SystemCalls
 
 X = np.array([[1, 2, 3, 4]], np.float32)
+IN_FLIGHT = 8
 CALLER_LIMIT_S = 5.0
 """Far above ``audit.write_timeout_ms`` (0.9 s), far below the callers' own deadline (20 s): a blocked caller, not a slow machine."""
 
@@ -59,7 +60,7 @@ class Trial:
         """Load before, while and after the log fails."""
         with self.product as product:
             stub = Stub(product.channel())
-            with Load(f"127.0.0.1:{product.ports['grpc']}", "m", 8, {"x": X}, {self._digest: X * 2}) as load:
+            with Load(f"127.0.0.1:{product.ports['grpc']}", "m", IN_FLIGHT, {"x": X}, {self._digest: X * 2}) as load:
                 assert set(self.bad_calls(stub, 0.5)) == {"INVALID_ARGUMENT"}
                 failing(product)
                 self.meanwhile = self.bad_calls(stub, seconds)
@@ -83,7 +84,9 @@ def judge(trial: Trial, found: Account, log: str, policy: str) -> None:
     assert found.wrong == [] and found.without_position == 0
     assert trial.result["wrong_count"] == 0 and trial.slowest_s < CALLER_LIMIT_S
     # Each reply has its record or is counted; a record that came late, after its caller heard "unlogged", is in no count.
-    assert found.recorded + found.unlogged.total() == found.final + found.stated_calls.total()
+    # While the sidecar's log hangs, its count may hold calls under way that the gateway had ended, and recorded, before.
+    surplus = found.final + found.stated_calls.total() - found.recorded - found.unlogged.total()
+    assert 0 <= surplus <= (IN_FLIGHT if log == "sidecar" and policy == "refuse" else 0)
     assert found.aggregated == found.stated_aggregated
     failed = set(trial.result["error_codes"])
     if policy == "refuse":

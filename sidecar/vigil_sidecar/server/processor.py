@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, ZERO32, Entry
-from vigil_sidecar.audit.recorder import Recorder
+from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.batching.batcher import form_batches, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Unavailable
@@ -243,7 +243,9 @@ class Processor:
             gone = Unavailable("the audit log cannot be written; no answer leaves without its record")
             for call in [r.call for r in refused] + [j.call for j in done]:
                 answered.add(call.id)
-                call.reply(call, error_reply(gone, call.context))
+                reply = error_reply(gone, call.context)
+                reply.audit_position = self._audit.position(UNLOGGED)
+                call.reply(call, reply)
             return
         position = self._audit.position if self._audit.enabled else _nowhere
         for r, sequence in zip(refused, sequences, strict=False):
