@@ -104,7 +104,9 @@ def calls() -> Iterator[SystemCalls]:
 
 
 @pytest.mark.parametrize("policy", ["refuse", "degrade", "continue"])
-@pytest.mark.parametrize(("log", "durability"), [("sidecar", "interval"), ("gateway", "interval"), ("sidecar", "power"), ("gateway", "power")])
+@pytest.mark.parametrize(
+    ("log", "durability"), [("sidecar", "interval"), ("gateway", "interval"), ("sidecar", "power"), ("gateway", "power")]
+)
 def test_hanging_disk(tmp_path: Path, calls: SystemCalls, log: str, durability: str, policy: str) -> None:
     """A write, or a force to disk, is held by the kernel for seconds: no caller waits for it."""
     names = ("fdatasync", "fsync") if durability == "power" else ("pwrite64",)

@@ -39,7 +39,9 @@ def wait_for(condition: Any, timeout_s: float = 20.0, what: str = "condition", e
 class Product:
     """One running product. Use as a context manager; ``stop`` returns the supervisor's exit code."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, start_timeout_s: float = 60.0, calls: SystemCalls | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any] | None = None, start_timeout_s: float = 60.0, calls: SystemCalls | None = None
+    ) -> None:
         self.folder, self.models, self.data = folder, folder / "models", folder / "var"
         self.models.mkdir(parents=True, exist_ok=True)
         self.settings, self._timeout_s, self._calls = settings or {}, start_timeout_s, calls
