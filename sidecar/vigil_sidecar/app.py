@@ -52,6 +52,7 @@ _DIRECT_THREADS = 32
 _WORKER_QUEUE_MAX = 4096
 _TRANSITIONS_MAX = 256
 _LOG_PROBE_S = 0.2
+_ANCHOR_WAIT_S = 1.0
 _LOG = "log/sidecar"
 """Subject of the log's own state machine."""
 _SWAP_RESULTS = {
@@ -102,7 +103,8 @@ class Sidecar:
         self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
         self.dispatcher = self._make_dispatcher(root)
         instance, boot = log.instance.hex(), log.boot_id.hex()
-        self._checkpoint, self._checkpoint_came = b"", threading.Event()
+        self._checkpoint, self._checkpoint_came, self._link_stopped = b"", threading.Event(), threading.Event()
+        self._anchors = threading.Thread(target=self._record_anchors, name="anchors", daemon=True)
         config = LinkConfig(
             data / "run" / "sidecar.sock", instance, boot, 2 * settings.limits_message_bytes_max + (16 << 20),
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
@@ -143,7 +145,7 @@ class Sidecar:
         self._watcher.start()
         self.reconciler.start()
         self._link.start()
-        threading.Thread(target=self._record_anchors, name="anchors", daemon=True).start()
+        self._anchors.start()
         threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
         self.log.info("sidecar listens", grpc=grpc_port, metrics=metrics_port, pid=os.getpid(), contract=CONTRACT_DIGEST[:12])
         return grpc_port, metrics_port
@@ -166,7 +168,10 @@ class Sidecar:
         self._watcher.stop()
         self.reconciler.stop()
         self._link.stop()
+        self._link_stopped.set()
         self._checkpoint_came.set()
+        if self._anchors.is_alive():
+            self._anchors.join(_ANCHOR_WAIT_S)
         self.dispatcher.close()
         self._tracing.close()
         self.audit.close()
@@ -295,10 +300,11 @@ class Sidecar:
         self._checkpoint_came.set()
 
     def _record_anchors(self) -> None:
-        while self._checkpoint_came.wait():
+        stopping = False
+        while not stopping:  # the last one, which came before the gateway went, is recorded too
+            self._checkpoint_came.wait(_LOG_PROBE_S)  # after a failure it is tried again
             self._checkpoint_came.clear()
-            if self._stopping.is_set():
-                return
+            stopping = self._link_stopped.is_set()
             try:
                 if self.audit.failure is None:
                     self.audit.log.anchor(self._checkpoint)

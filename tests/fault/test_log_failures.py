@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import resource
 import subprocess
 import time
@@ -17,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from inference import grpc_service_pb2 as oip
+from vigil.models.v1 import models_pb2 as models
 
 from tests.harness import graphs
 from tests.harness.account import Account, account
@@ -26,6 +26,8 @@ from tests.harness.product import Product, wait_for
 from tests.harness.syscalls import SystemCalls
 
 X = np.array([[1, 2, 3, 4]], np.float32)
+RELOAD = "/vigil.models.v1.ModelsService/ReloadModel"
+UNKNOWN = models.ReloadModelRequest(name="unknown", reason="a test")
 IN_FLIGHT = 8
 CALLER_LIMIT_S = 5.0
 """Far above ``audit.write_timeout_ms`` (0.9 s), far below the callers' own deadline (20 s): a blocked caller, not a slow machine."""
@@ -43,18 +45,23 @@ class Trial:
         self.slowest_s = 0.0
 
     def bad_calls(self, stub: Stub, seconds: float) -> Counter[str]:
-        """Calls that the gateway refuses, one after another."""
+        """Calls that the gateway refuses, and some control calls that the sidecar refuses; the statuses of the first."""
         end, codes = time.monotonic() + seconds, Counter[str]()
         while time.monotonic() < end:
-            start = time.monotonic()
-            with pytest.raises(grpc.RpcError) as refused:
-                stub.infer(oip.ModelInferRequest())
-            self.slowest_s = max(self.slowest_s, time.monotonic() - start)
-            code = refused.value.code().name
-            codes[code] += 1
-            self.replies.append((dict(refused.value.trailing_metadata()).get("vigil-audit-position", ""), code))
+            codes[self._refused(lambda: stub.infer(oip.ModelInferRequest()))] += 1
+            if codes.total() % 20 == 1:
+                self._refused(lambda: stub.unary(RELOAD, UNKNOWN, models.ReloadModelResponse))
             time.sleep(0.005)
         return codes
+
+    def _refused(self, call: Any) -> str:
+        start = time.monotonic()
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        self.slowest_s = max(self.slowest_s, time.monotonic() - start)
+        code = str(refused.value.code().name)
+        self.replies.append((dict(refused.value.trailing_metadata()).get("vigil-audit-position", ""), code))
+        return code
 
     def run(self, failing: Any, mended: Any, seconds: float = 2.5) -> Account:
         """Load before, while and after the log fails."""
@@ -86,7 +93,7 @@ def judge(trial: Trial, found: Account, log: str, policy: str) -> None:
     # Each reply has its record or is counted; a record that came late, after its caller heard "unlogged", is in no count.
     # While the sidecar's log hangs, its count may hold calls under way that the gateway had ended, and recorded, before.
     surplus = found.final + found.stated_calls.total() - found.recorded - found.unlogged.total()
-    assert 0 <= surplus <= (IN_FLIGHT if log == "sidecar" and policy == "refuse" else 0)
+    assert 0 <= surplus <= (IN_FLIGHT + 1 if log == "sidecar" and policy == "refuse" else 0)
     assert found.aggregated == found.stated_aggregated
     failed = set(trial.result["error_codes"])
     if policy == "refuse":
@@ -139,11 +146,12 @@ def test_file_size_limit(tmp_path: Path, log: str) -> None:
     judge(trial, found, log, "refuse")
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
 def test_full_file_system(tmp_path: Path) -> None:
     """The file system is full when a log needs its next segment; it serves again when there is room."""
     (tmp_path / "var").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(tmp_path / "var")], check=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(tmp_path / "var")], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     try:
         trial = Trial(tmp_path, None, on_failure="refuse", segment_bytes=1 << 20)
         stuffing = tmp_path / "var" / "stuffing"
@@ -153,7 +161,7 @@ def test_full_file_system(tmp_path: Path) -> None:
                 while True:
                     out.write(bytes(4096))
 
-        found = trial.run(fill, lambda _: stuffing.unlink(), 4.0)
+        found = trial.run(fill, lambda _: stuffing.unlink(), 6.0)
         judge(trial, found, "sidecar", "refuse")
     finally:
         subprocess.run(["umount", str(tmp_path / "var")], check=True)

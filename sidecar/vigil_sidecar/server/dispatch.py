@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import Entry
-from vigil_sidecar.audit.recorder import Recorder
+from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.errors import (
     AuditError,
     CallError,
@@ -54,6 +54,10 @@ class StreamMethod(NamedTuple):
 
     request: type[Message]
     serve: Callable[[Call, Any], None]
+
+
+class _Unrecorded(Unavailable):
+    """The log failed; the recorder counted the call."""
 
 
 class Dispatcher:
@@ -192,16 +196,26 @@ class Dispatcher:
         try:
             reply.audit_position = self._audit.position(self._audit.append([entry])[0]) if self._audit.enabled else ""
         except AuditError:
-            raise Unavailable("the audit log cannot be written; no answer leaves without its record") from None
+            raise _Unrecorded("the audit log cannot be written; no answer leaves without its record") from None
 
     def _refuse(self, call: Call, error: CallError) -> None:
+        if isinstance(error, _Unrecorded):
+            self._leave_unrecorded(call, error)
+            return
         reply = error_reply(error, call.context)
         if "limit" in error.metadata:
             self._observer.limit_hit(error.metadata["limit"])
         try:
             self._record(call, reply, error)
-        except CallError as failure:
-            reply = error_reply(failure, call.context)
+        except _Unrecorded as failure:
+            self._leave_unrecorded(call, failure)
+            return
+        call.reply(call, reply)
+
+    def _leave_unrecorded(self, call: Call, failure: _Unrecorded) -> None:
+        """Answer a call that the log counts, and does not try again to record."""
+        reply = error_reply(failure, call.context)
+        reply.audit_position = self._audit.position(UNLOGGED)
         call.reply(call, reply)
 
     def close(self) -> None:
