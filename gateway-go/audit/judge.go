@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"vigil/gateway/audit/layout"
+	"vigil/gateway/internal/events"
 )
 
 // log is one log on its way through verification.
@@ -30,6 +31,7 @@ type log struct {
 	boot    string
 	monoNs  uint64
 	lastNs  uint64
+	part    bool // not the whole log: pruning and what was kept are not judged
 }
 
 func (l *log) opened(b []byte) error {
@@ -45,7 +47,10 @@ func (l *log) opened(b []byte) error {
 		l.report.Log, l.report.Pruned = origin, size
 		l.seals = newSeals(origin, l.trusted, stated, l.wanted)
 		instance := b[layout.SegOffInstance : layout.SegOffInstance+16]
-		if l.report.Kept, l.report.KeptUnproven, err = checkKept(l.report.Folder, l.seals, instance); err != nil {
+		if !l.part {
+			l.report.Kept, l.report.KeptUnproven, err = checkKept(l.report.Folder, l.seals, instance)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -83,6 +88,9 @@ func (l *log) record(r *Record) error {
 	}
 	report.Records++
 	report.LastSequence, l.head = r.Sequence, r.Leaf
+	if le.Uint32(r.Header[layout.OffEventID:]) == events.Unlogged {
+		report.Unlogged += uint64(le.Uint32(r.Header[layout.OffBatchSize:]))
+	}
 	l.kinds[kind]++
 	return nil
 }
@@ -100,10 +108,19 @@ func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error)
 // prunedTriesMax is how often a log is read again whose segments are pruned meanwhile.
 const prunedTriesMax = 5
 
-func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
-	l := &log{report: &Report{Folder: folder, Kinds: map[string]uint64{}, UnsealedS: -1, UnwitnessedS: -1},
+func newLog(folder string, trusted []Key, wanted map[uint64]bool) *log {
+	return &log{report: &Report{Folder: folder, Kinds: map[string]uint64{}, UnsealedS: -1, UnwitnessedS: -1},
 		trusted: trusted, wanted: wanted, boots: map[string]bool{}, kinds: map[uint16]uint64{}}
+}
+
+func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
+	l := newLog(folder, trusted, wanted)
 	segments, err := read(folder, l.opened, l.record)
+	return l, l.finish(err, segments)
+}
+
+// finish takes what ended the reading into the report; the error is about reading.
+func (l *log) finish(err error, segments int) error {
 	l.report.Segments, l.report.Boots = segments, len(l.boots)
 	for kind, count := range l.kinds {
 		l.report.Kinds[layout.KindNames[kind]] = count
@@ -114,16 +131,16 @@ func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error
 	var damage *Damage
 	switch {
 	case errors.As(err, &damage):
-		torn, err := l.tornBytes(folder, damage)
+		torn, err := l.tornBytes(l.report.Folder, damage)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		l.report.TornBytes, l.report.Intact = torn, torn > 0
 		if torn == 0 {
 			l.report.Damage = damage
 		}
 	case err != nil:
-		return nil, err
+		return err
 	default:
 		l.report.Intact = true
 	}
@@ -132,7 +149,7 @@ func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error
 		l.report.Root = hex.EncodeToString([]byte(s.root()))
 		l.report.Unsealed = l.report.Pruned + l.report.Records - s.sealed
 		if s.sealed > 0 {
-			if l.report.Pruned > 0 && !s.prunedByRight() {
+			if l.report.Pruned > 0 && !l.part && !s.prunedByRight() {
 				l.damaged(l.report.Pruned+1, "the log begins here, and no signed record says that those before were pruned")
 			}
 			if s.endsWithSeal {
@@ -141,7 +158,7 @@ func readOnce(folder string, trusted []Key, wanted map[uint64]bool) (*log, error
 			l.report.UnsealedS = seconds(s.sealedNs, l.lastNs)
 		}
 	}
-	return l, nil
+	return nil
 }
 
 func seconds(from, to uint64) float64 {

@@ -29,6 +29,7 @@ type kept struct {
 	file   string
 	offset int64
 	class  string
+	proof  []byte
 	*proofParts
 }
 
@@ -95,7 +96,7 @@ func readKeptFile(path, class string) ([]*kept, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s, byte %d: %w", name, at, err)
 		}
-		out = append(out, &kept{name, at, class, parts})
+		out = append(out, &kept{name, at, class, data, parts})
 		at += taken + int64(size)
 	}
 }

@@ -72,6 +72,7 @@ type Report struct {
 	UnwitnessedS  float64           `json:"unwitnessed_s"`
 	Checkpoints   uint64            `json:"checkpoints"`
 	Rotations     uint64            `json:"rotations"`
+	Unlogged      uint64            `json:"unlogged"`
 	TornBytes     int64             `json:"torn_bytes"`
 	Boots         int               `json:"boots"`
 	Kinds         map[string]uint64 `json:"kinds"`
@@ -228,7 +229,9 @@ func (r *reader) segment(path string) error {
 		}
 		r.leaf = sha256.Sum256(r.buffer[:1+length])
 		r.record = Record{name, at, r.next, head, payload, r.leaf}
-		if err := r.visit(&r.record); err != nil {
+		if err := r.visit(&r.record); errors.Is(err, errEnough) {
+			return err
+		} else if err != nil {
 			return r.damage(name, at, "%v", err)
 		}
 		r.next++
@@ -286,11 +289,21 @@ func read(folder string, opened func(header []byte) error, visit func(*Record) e
 	if len(paths) == 0 {
 		return 0, fmt.Errorf("%s: %w", folder, ErrNoLog)
 	}
+	return len(paths), readSegments(paths, opened, visit)
+}
+
+// errEnough is what visit returns when nothing more is to be read.
+var errEnough = errors.New("enough was read")
+
+// readSegments reads neighbouring segments of a log in order.
+func readSegments(paths []string, opened func(header []byte) error, visit func(*Record) error) error {
 	r := &reader{next: 1, opened: opened, visit: visit}
 	for _, path := range paths {
-		if err := r.segment(path); err != nil {
-			return len(paths), err
+		if err := r.segment(path); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
-	return len(paths), nil
+	return nil
 }

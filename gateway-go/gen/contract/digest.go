@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "16bdc32de03d80f4dfc6f151d41fa443c15423b825fe6274c74b4153c88bc465"
+const Digest = "8c8ea877b5773fdb6eac1ac54b5829d89b21d518f2722c4b7d67a8f6ef6dd6c4"

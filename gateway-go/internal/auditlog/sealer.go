@@ -171,6 +171,9 @@ func (s *sealer) run(interval time.Duration) {
 		if !s.w.o.Retention.Manual && (s.segments.Swap(false) || time.Since(looked) >= pruneGap) {
 			looked = time.Now()
 			s.prune()
+			if err := s.w.index(); err != nil && s.w.o.Report != nil {
+				s.w.o.Report(fmt.Errorf("no index was written: %w", err))
+			}
 		}
 		select {
 		case <-s.stop:

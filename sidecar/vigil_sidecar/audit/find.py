@@ -66,6 +66,8 @@ def build_index(segment: Path, disk: Disk) -> None:
 
 def _places(segment: Path, trace_id: bytes) -> list[int] | None:
     """Where records with this trace id may stand; None without a sound index."""
+    if not any(trace_id[:_TRACE_PREFIX_BYTES]):
+        return None  # such are not in an index
     try:
         data = _index_path(segment).read_bytes()
         magic, count, crc = _INDEX_HEADER.unpack_from(data)

@@ -265,11 +265,1090 @@ func (x *RotateKeyResponse) GetVerifierKey() string {
 	return ""
 }
 
+// LogRecord is one record in words. Hashes and digests are hex, empty when there is none.
+type LogRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// LOG/BOOT/SEQ, as calls carry it in vigil-audit-position.
+	Position string `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// UTC, nanoseconds.
+	TimeNs uint64 `protobuf:"varint,3,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
+	// Bound of the clock's error; all ones: unknown.
+	TimeUncertaintyNs uint64 `protobuf:"varint,4,opt,name=time_uncertainty_ns,json=timeUncertaintyNs,proto3" json:"time_uncertainty_ns,omitempty"`
+	MonotonicNs       uint64 `protobuf:"varint,5,opt,name=monotonic_ns,json=monotonicNs,proto3" json:"monotonic_ns,omitempty"`
+	// answer, refusal, model, ...: see docs/audit-format.md.
+	Kind string `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Id and name from docs/events.md.
+	EventId uint32 `protobuf:"varint,7,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	Event   string `protobuf:"bytes,8,opt,name=event,proto3" json:"event,omitempty"`
+	// google.rpc.Code of the reply.
+	StatusCode    uint32 `protobuf:"varint,9,opt,name=status_code,json=statusCode,proto3" json:"status_code,omitempty"`
+	TraceId       string `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	SpanId        string `protobuf:"bytes,11,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
+	RequestIdHash string `protobuf:"bytes,12,opt,name=request_id_hash,json=requestIdHash,proto3" json:"request_id_hash,omitempty"`
+	TenantHash    string `protobuf:"bytes,13,opt,name=tenant_hash,json=tenantHash,proto3" json:"tenant_hash,omitempty"`
+	ModelDigest   string `protobuf:"bytes,14,opt,name=model_digest,json=modelDigest,proto3" json:"model_digest,omitempty"`
+	ModelVersion  uint64 `protobuf:"varint,15,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
+	InputHash     string `protobuf:"bytes,16,opt,name=input_hash,json=inputHash,proto3" json:"input_hash,omitempty"`
+	OutputHash    string `protobuf:"bytes,17,opt,name=output_hash,json=outputHash,proto3" json:"output_hash,omitempty"`
+	// As in docs/audit-format.md: 2 normal, 3 degraded, ...
+	SafetyState uint32 `protobuf:"varint,18,opt,name=safety_state,json=safetyState,proto3" json:"safety_state,omitempty"`
+	// 1 normal, 2 cache, 3 rule.
+	Quality uint32 `protobuf:"varint,19,opt,name=quality,proto3" json:"quality,omitempty"`
+	// 1 kernel, 2 chrony, 3 ptp4l.
+	ClockSource uint32 `protobuf:"varint,20,opt,name=clock_source,json=clockSource,proto3" json:"clock_source,omitempty"`
+	// 1 synchronised, 2 free-running.
+	ClockStatus uint32 `protobuf:"varint,21,opt,name=clock_status,json=clockStatus,proto3" json:"clock_status,omitempty"`
+	BatchSize   uint32 `protobuf:"varint,22,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
+	BatchRow    uint32 `protobuf:"varint,23,opt,name=batch_row,json=batchRow,proto3" json:"batch_row,omitempty"`
+	LatencyNs   uint64 `protobuf:"varint,24,opt,name=latency_ns,json=latencyNs,proto3" json:"latency_ns,omitempty"`
+	// What the payload says; unset when it cannot be read.
+	//
+	// Types that are valid to be assigned to Payload:
+	//
+	//	*LogRecord_Call
+	//	*LogRecord_Model
+	//	*LogRecord_State
+	//	*LogRecord_System
+	//	*LogRecord_Note
+	Payload       isLogRecord_Payload `protobuf_oneof:"payload"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogRecord) Reset() {
+	*x = LogRecord{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogRecord) ProtoMessage() {}
+
+func (x *LogRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogRecord.ProtoReflect.Descriptor instead.
+func (*LogRecord) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LogRecord) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *LogRecord) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *LogRecord) GetTimeNs() uint64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
+func (x *LogRecord) GetTimeUncertaintyNs() uint64 {
+	if x != nil {
+		return x.TimeUncertaintyNs
+	}
+	return 0
+}
+
+func (x *LogRecord) GetMonotonicNs() uint64 {
+	if x != nil {
+		return x.MonotonicNs
+	}
+	return 0
+}
+
+func (x *LogRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *LogRecord) GetEventId() uint32 {
+	if x != nil {
+		return x.EventId
+	}
+	return 0
+}
+
+func (x *LogRecord) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *LogRecord) GetStatusCode() uint32 {
+	if x != nil {
+		return x.StatusCode
+	}
+	return 0
+}
+
+func (x *LogRecord) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *LogRecord) GetSpanId() string {
+	if x != nil {
+		return x.SpanId
+	}
+	return ""
+}
+
+func (x *LogRecord) GetRequestIdHash() string {
+	if x != nil {
+		return x.RequestIdHash
+	}
+	return ""
+}
+
+func (x *LogRecord) GetTenantHash() string {
+	if x != nil {
+		return x.TenantHash
+	}
+	return ""
+}
+
+func (x *LogRecord) GetModelDigest() string {
+	if x != nil {
+		return x.ModelDigest
+	}
+	return ""
+}
+
+func (x *LogRecord) GetModelVersion() uint64 {
+	if x != nil {
+		return x.ModelVersion
+	}
+	return 0
+}
+
+func (x *LogRecord) GetInputHash() string {
+	if x != nil {
+		return x.InputHash
+	}
+	return ""
+}
+
+func (x *LogRecord) GetOutputHash() string {
+	if x != nil {
+		return x.OutputHash
+	}
+	return ""
+}
+
+func (x *LogRecord) GetSafetyState() uint32 {
+	if x != nil {
+		return x.SafetyState
+	}
+	return 0
+}
+
+func (x *LogRecord) GetQuality() uint32 {
+	if x != nil {
+		return x.Quality
+	}
+	return 0
+}
+
+func (x *LogRecord) GetClockSource() uint32 {
+	if x != nil {
+		return x.ClockSource
+	}
+	return 0
+}
+
+func (x *LogRecord) GetClockStatus() uint32 {
+	if x != nil {
+		return x.ClockStatus
+	}
+	return 0
+}
+
+func (x *LogRecord) GetBatchSize() uint32 {
+	if x != nil {
+		return x.BatchSize
+	}
+	return 0
+}
+
+func (x *LogRecord) GetBatchRow() uint32 {
+	if x != nil {
+		return x.BatchRow
+	}
+	return 0
+}
+
+func (x *LogRecord) GetLatencyNs() uint64 {
+	if x != nil {
+		return x.LatencyNs
+	}
+	return 0
+}
+
+func (x *LogRecord) GetPayload() isLogRecord_Payload {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+func (x *LogRecord) GetCall() *CallPayload {
+	if x != nil {
+		if x, ok := x.Payload.(*LogRecord_Call); ok {
+			return x.Call
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetModel() *ModelPayload {
+	if x != nil {
+		if x, ok := x.Payload.(*LogRecord_Model); ok {
+			return x.Model
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetState() *StatePayload {
+	if x != nil {
+		if x, ok := x.Payload.(*LogRecord_State); ok {
+			return x.State
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetSystem() *SystemPayload {
+	if x != nil {
+		if x, ok := x.Payload.(*LogRecord_System); ok {
+			return x.System
+		}
+	}
+	return nil
+}
+
+func (x *LogRecord) GetNote() string {
+	if x != nil {
+		if x, ok := x.Payload.(*LogRecord_Note); ok {
+			return x.Note
+		}
+	}
+	return ""
+}
+
+type isLogRecord_Payload interface {
+	isLogRecord_Payload()
+}
+
+type LogRecord_Call struct {
+	Call *CallPayload `protobuf:"bytes,30,opt,name=call,proto3,oneof"`
+}
+
+type LogRecord_Model struct {
+	Model *ModelPayload `protobuf:"bytes,31,opt,name=model,proto3,oneof"`
+}
+
+type LogRecord_State struct {
+	State *StatePayload `protobuf:"bytes,32,opt,name=state,proto3,oneof"`
+}
+
+type LogRecord_System struct {
+	System *SystemPayload `protobuf:"bytes,33,opt,name=system,proto3,oneof"`
+}
+
+type LogRecord_Note struct {
+	// Checkpoints, anchors, key and prune records: notes.
+	Note string `protobuf:"bytes,34,opt,name=note,proto3,oneof"`
+}
+
+func (*LogRecord_Call) isLogRecord_Payload() {}
+
+func (*LogRecord_Model) isLogRecord_Payload() {}
+
+func (*LogRecord_State) isLogRecord_Payload() {}
+
+func (*LogRecord_System) isLogRecord_Payload() {}
+
+func (*LogRecord_Note) isLogRecord_Payload() {}
+
+// SearchRequest names the log; unspecified is refused.
+type SearchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Log   Log                    `protobuf:"varint,1,opt,name=log,proto3,enum=vigil.audit.v1.Log" json:"log,omitempty"`
+	// UTC nanoseconds, from inclusive, to exclusive; 0 leaves it open.
+	FromNs uint64 `protobuf:"varint,2,opt,name=from_ns,json=fromNs,proto3" json:"from_ns,omitempty"`
+	ToNs   uint64 `protobuf:"varint,3,opt,name=to_ns,json=toNs,proto3" json:"to_ns,omitempty"`
+	// 32 hex digits; found by an index, without reading the log.
+	TraceId string `protobuf:"bytes,4,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	Model   string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	// Any of these events.
+	EventIds []uint32 `protobuf:"varint,6,rep,packed,name=event_ids,json=eventIds,proto3" json:"event_ids,omitempty"`
+	// As sent in vigil-tenant.
+	Tenant string `protobuf:"bytes,7,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Records of a page; 0 is 100. A page is also at most 1 MiB.
+	PageSize uint32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the page before, with all other fields the same.
+	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The latest first.
+	NewestFirst   bool `protobuf:"varint,10,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRequest) Reset() {
+	*x = SearchRequest{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRequest) ProtoMessage() {}
+
+func (x *SearchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
+func (*SearchRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SearchRequest) GetLog() Log {
+	if x != nil {
+		return x.Log
+	}
+	return Log_LOG_UNSPECIFIED
+}
+
+func (x *SearchRequest) GetFromNs() uint64 {
+	if x != nil {
+		return x.FromNs
+	}
+	return 0
+}
+
+func (x *SearchRequest) GetToNs() uint64 {
+	if x != nil {
+		return x.ToNs
+	}
+	return 0
+}
+
+func (x *SearchRequest) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetEventIds() []uint32 {
+	if x != nil {
+		return x.EventIds
+	}
+	return nil
+}
+
+func (x *SearchRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *SearchRequest) GetNewestFirst() bool {
+	if x != nil {
+		return x.NewestFirst
+	}
+	return false
+}
+
+// SearchResponse is a page.
+type SearchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In order of sequence; fewer than page_size, or none, does not mean the end.
+	Records []*LogRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Empty at the end. A search that would outlast the deadline ends a page early.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Records that were read for this page.
+	RecordsRead   uint64 `protobuf:"varint,3,opt,name=records_read,json=recordsRead,proto3" json:"records_read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResponse) Reset() {
+	*x = SearchResponse{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResponse) ProtoMessage() {}
+
+func (x *SearchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
+func (*SearchResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SearchResponse) GetRecords() []*LogRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *SearchResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *SearchResponse) GetRecordsRead() uint64 {
+	if x != nil {
+		return x.RecordsRead
+	}
+	return 0
+}
+
+// GetRequest names a record.
+type GetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// LOG/BOOT/SEQ, or LOG/SEQ.
+	Position      string `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRequest) Reset() {
+	*x = GetRequest{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRequest) ProtoMessage() {}
+
+func (x *GetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
+func (*GetRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetRequest) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+// GetResponse is the record in words and as it is written.
+type GetResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Record *LogRecord             `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	// Header and payload, byte for byte.
+	Raw []byte `protobuf:"bytes,2,opt,name=raw,proto3" json:"raw,omitempty"`
+	// RFC 6962: SHA-256 of a zero byte and raw.
+	LeafHash      []byte `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetResponse) Reset() {
+	*x = GetResponse{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetResponse) ProtoMessage() {}
+
+func (x *GetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
+func (*GetResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetResponse) GetRecord() *LogRecord {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *GetResponse) GetRaw() []byte {
+	if x != nil {
+		return x.Raw
+	}
+	return nil
+}
+
+func (x *GetResponse) GetLeafHash() []byte {
+	if x != nil {
+		return x.LeafHash
+	}
+	return nil
+}
+
+// ProveRequest names a record.
+type ProveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// LOG/BOOT/SEQ, or LOG/SEQ.
+	Position      string `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveRequest) Reset() {
+	*x = ProveRequest{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveRequest) ProtoMessage() {}
+
+func (x *ProveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
+func (*ProveRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProveRequest) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+// ProveResponse carries the proof.
+type ProveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A C2SP tlog-proof with the record in it; `auditverify proof FILE --key K` checks it.
+	Proof         []byte `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveResponse) Reset() {
+	*x = ProveResponse{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveResponse) ProtoMessage() {}
+
+func (x *ProveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveResponse.ProtoReflect.Descriptor instead.
+func (*ProveResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ProveResponse) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// VerifyRangeRequest names the log; unspecified is refused.
+type VerifyRangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Log   Log                    `protobuf:"varint,1,opt,name=log,proto3,enum=vigil.audit.v1.Log" json:"log,omitempty"`
+	// First and last sequence; 0 is the first or last there is. Whole segments are read.
+	FromSequence uint64 `protobuf:"varint,2,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
+	ToSequence   uint64 `protobuf:"varint,3,opt,name=to_sequence,json=toSequence,proto3" json:"to_sequence,omitempty"`
+	// Note verifier keys that the caller trusts; without one nothing is called verified.
+	TrustedKeys   []string `protobuf:"bytes,4,rep,name=trusted_keys,json=trustedKeys,proto3" json:"trusted_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRangeRequest) Reset() {
+	*x = VerifyRangeRequest{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRangeRequest) ProtoMessage() {}
+
+func (x *VerifyRangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRangeRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRangeRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VerifyRangeRequest) GetLog() Log {
+	if x != nil {
+		return x.Log
+	}
+	return Log_LOG_UNSPECIFIED
+}
+
+func (x *VerifyRangeRequest) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
+func (x *VerifyRangeRequest) GetToSequence() uint64 {
+	if x != nil {
+		return x.ToSequence
+	}
+	return 0
+}
+
+func (x *VerifyRangeRequest) GetTrustedKeys() []string {
+	if x != nil {
+		return x.TrustedKeys
+	}
+	return nil
+}
+
+// VerifyRangeResponse is progress, several times a second, and at the end a verdict.
+type VerifyRangeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Of:
+	//
+	//	*VerifyRangeResponse_Progress
+	//	*VerifyRangeResponse_Verdict
+	Of            isVerifyRangeResponse_Of `protobuf_oneof:"of"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRangeResponse) Reset() {
+	*x = VerifyRangeResponse{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRangeResponse) ProtoMessage() {}
+
+func (x *VerifyRangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRangeResponse.ProtoReflect.Descriptor instead.
+func (*VerifyRangeResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VerifyRangeResponse) GetOf() isVerifyRangeResponse_Of {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
+func (x *VerifyRangeResponse) GetProgress() *VerifyProgress {
+	if x != nil {
+		if x, ok := x.Of.(*VerifyRangeResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *VerifyRangeResponse) GetVerdict() *VerifyVerdict {
+	if x != nil {
+		if x, ok := x.Of.(*VerifyRangeResponse_Verdict); ok {
+			return x.Verdict
+		}
+	}
+	return nil
+}
+
+type isVerifyRangeResponse_Of interface {
+	isVerifyRangeResponse_Of()
+}
+
+type VerifyRangeResponse_Progress struct {
+	Progress *VerifyProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type VerifyRangeResponse_Verdict struct {
+	Verdict *VerifyVerdict `protobuf:"bytes,2,opt,name=verdict,proto3,oneof"`
+}
+
+func (*VerifyRangeResponse_Progress) isVerifyRangeResponse_Of() {}
+
+func (*VerifyRangeResponse_Verdict) isVerifyRangeResponse_Of() {}
+
+// VerifyProgress says how far a verification is.
+type VerifyProgress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Records uint64                 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
+	Bytes   uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes of the segments to read; the last one may be filled in part only.
+	BytesTotal    uint64 `protobuf:"varint,3,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyProgress) Reset() {
+	*x = VerifyProgress{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyProgress) ProtoMessage() {}
+
+func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
+func (*VerifyProgress) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *VerifyProgress) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetBytesTotal() uint64 {
+	if x != nil {
+		return x.BytesTotal
+	}
+	return 0
+}
+
+// VerifyVerdict is what was found, with the exit code that auditverify gives for it.
+type VerifyVerdict struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ExitCode uint32                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Verdict  string                 `protobuf:"bytes,2,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Origin of the log: vigil/NAME/INSTANCE.
+	Origin string `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	// What was read.
+	FirstSequence uint64 `protobuf:"varint,4,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
+	LastSequence  uint64 `protobuf:"varint,5,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// Everything from first_sequence up to here is under a trusted signature; 0: nothing is.
+	SealedSequence uint64 `protobuf:"varint,6,opt,name=sealed_sequence,json=sealedSequence,proto3" json:"sealed_sequence,omitempty"`
+	Checkpoints    uint64 `protobuf:"varint,7,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	// Calls and events that this range says got no record.
+	Unlogged uint64 `protobuf:"varint,8,opt,name=unlogged,proto3" json:"unlogged,omitempty"`
+	// Why it is damaged or forged, and where; empty when it is not.
+	Reason          string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	DamagedSequence uint64 `protobuf:"varint,10,opt,name=damaged_sequence,json=damagedSequence,proto3" json:"damaged_sequence,omitempty"`
+	DamagedFile     string `protobuf:"bytes,11,opt,name=damaged_file,json=damagedFile,proto3" json:"damaged_file,omitempty"`
+	DamagedOffset   uint64 `protobuf:"varint,12,opt,name=damaged_offset,json=damagedOffset,proto3" json:"damaged_offset,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *VerifyVerdict) Reset() {
+	*x = VerifyVerdict{}
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyVerdict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyVerdict) ProtoMessage() {}
+
+func (x *VerifyVerdict) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyVerdict.ProtoReflect.Descriptor instead.
+func (*VerifyVerdict) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *VerifyVerdict) GetExitCode() uint32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *VerifyVerdict) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *VerifyVerdict) GetFirstSequence() uint64 {
+	if x != nil {
+		return x.FirstSequence
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetSealedSequence() uint64 {
+	if x != nil {
+		return x.SealedSequence
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetCheckpoints() uint64 {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetUnlogged() uint64 {
+	if x != nil {
+		return x.Unlogged
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *VerifyVerdict) GetDamagedSequence() uint64 {
+	if x != nil {
+		return x.DamagedSequence
+	}
+	return 0
+}
+
+func (x *VerifyVerdict) GetDamagedFile() string {
+	if x != nil {
+		return x.DamagedFile
+	}
+	return ""
+}
+
+func (x *VerifyVerdict) GetDamagedOffset() uint64 {
+	if x != nil {
+		return x.DamagedOffset
+	}
+	return 0
+}
+
 var File_vigil_audit_v1_service_proto protoreflect.FileDescriptor
 
 const file_vigil_audit_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1cvigil/audit/v1/service.proto\x12\x0evigil.audit.v1\x1a\x17validate/validate.proto\"D\n" +
+	"\x1cvigil/audit/v1/service.proto\x12\x0evigil.audit.v1\x1a\x17validate/validate.proto\x1a\x1avigil/audit/v1/audit.proto\"D\n" +
 	"\x11CheckpointRequest\x12/\n" +
 	"\x03log\x18\x01 \x01(\x0e2\x13.vigil.audit.v1.LogB\b\xfaB\x05\x82\x01\x02\x10\x01R\x03log\"(\n" +
 	"\x12CheckpointResponse\x12\x12\n" +
@@ -278,15 +1357,116 @@ const file_vigil_audit_v1_service_proto_rawDesc = "" +
 	"\x03log\x18\x01 \x01(\x0e2\x13.vigil.audit.v1.LogB\b\xfaB\x05\x82\x01\x02\x10\x01R\x03log\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xfaB\x05r\x03\x18\x80\x02R\x06reason\"6\n" +
 	"\x11RotateKeyResponse\x12!\n" +
-	"\fverifier_key\x18\x01 \x01(\tR\vverifierKey*<\n" +
+	"\fverifier_key\x18\x01 \x01(\tR\vverifierKey\"\xf1\a\n" +
+	"\tLogRecord\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\tR\bposition\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x17\n" +
+	"\atime_ns\x18\x03 \x01(\x04R\x06timeNs\x12.\n" +
+	"\x13time_uncertainty_ns\x18\x04 \x01(\x04R\x11timeUncertaintyNs\x12!\n" +
+	"\fmonotonic_ns\x18\x05 \x01(\x04R\vmonotonicNs\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x19\n" +
+	"\bevent_id\x18\a \x01(\rR\aeventId\x12\x14\n" +
+	"\x05event\x18\b \x01(\tR\x05event\x12\x1f\n" +
+	"\vstatus_code\x18\t \x01(\rR\n" +
+	"statusCode\x12\x19\n" +
+	"\btrace_id\x18\n" +
+	" \x01(\tR\atraceId\x12\x17\n" +
+	"\aspan_id\x18\v \x01(\tR\x06spanId\x12&\n" +
+	"\x0frequest_id_hash\x18\f \x01(\tR\rrequestIdHash\x12\x1f\n" +
+	"\vtenant_hash\x18\r \x01(\tR\n" +
+	"tenantHash\x12!\n" +
+	"\fmodel_digest\x18\x0e \x01(\tR\vmodelDigest\x12#\n" +
+	"\rmodel_version\x18\x0f \x01(\x04R\fmodelVersion\x12\x1d\n" +
+	"\n" +
+	"input_hash\x18\x10 \x01(\tR\tinputHash\x12\x1f\n" +
+	"\voutput_hash\x18\x11 \x01(\tR\n" +
+	"outputHash\x12!\n" +
+	"\fsafety_state\x18\x12 \x01(\rR\vsafetyState\x12\x18\n" +
+	"\aquality\x18\x13 \x01(\rR\aquality\x12!\n" +
+	"\fclock_source\x18\x14 \x01(\rR\vclockSource\x12!\n" +
+	"\fclock_status\x18\x15 \x01(\rR\vclockStatus\x12\x1d\n" +
+	"\n" +
+	"batch_size\x18\x16 \x01(\rR\tbatchSize\x12\x1b\n" +
+	"\tbatch_row\x18\x17 \x01(\rR\bbatchRow\x12\x1d\n" +
+	"\n" +
+	"latency_ns\x18\x18 \x01(\x04R\tlatencyNs\x121\n" +
+	"\x04call\x18\x1e \x01(\v2\x1b.vigil.audit.v1.CallPayloadH\x00R\x04call\x124\n" +
+	"\x05model\x18\x1f \x01(\v2\x1c.vigil.audit.v1.ModelPayloadH\x00R\x05model\x124\n" +
+	"\x05state\x18  \x01(\v2\x1c.vigil.audit.v1.StatePayloadH\x00R\x05state\x127\n" +
+	"\x06system\x18! \x01(\v2\x1d.vigil.audit.v1.SystemPayloadH\x00R\x06system\x12\x14\n" +
+	"\x04note\x18\" \x01(\tH\x00R\x04noteB\t\n" +
+	"\apayload\"\xff\x02\n" +
+	"\rSearchRequest\x12/\n" +
+	"\x03log\x18\x01 \x01(\x0e2\x13.vigil.audit.v1.LogB\b\xfaB\x05\x82\x01\x02\x10\x01R\x03log\x12\x17\n" +
+	"\afrom_ns\x18\x02 \x01(\x04R\x06fromNs\x12\x13\n" +
+	"\x05to_ns\x18\x03 \x01(\x04R\x04toNs\x123\n" +
+	"\btrace_id\x18\x04 \x01(\tB\x18\xfaB\x15r\x132\x11^([0-9a-f]{32})?$R\atraceId\x12\x1e\n" +
+	"\x05model\x18\x05 \x01(\tB\b\xfaB\x05r\x03\x18\x80\x01R\x05model\x12%\n" +
+	"\tevent_ids\x18\x06 \x03(\rB\b\xfaB\x05\x92\x01\x02\x10@R\beventIds\x12 \n" +
+	"\x06tenant\x18\a \x01(\tB\b\xfaB\x05r\x03\x18\x80\x02R\x06tenant\x12%\n" +
+	"\tpage_size\x18\b \x01(\rB\b\xfaB\x05*\x03\x18\xe8\aR\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\t \x01(\tB\b\xfaB\x05r\x03\x18\x80\x01R\tpageToken\x12!\n" +
+	"\fnewest_first\x18\n" +
+	" \x01(\bR\vnewestFirst\"\x90\x01\n" +
+	"\x0eSearchResponse\x123\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.vigil.audit.v1.LogRecordR\arecords\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n" +
+	"\frecords_read\x18\x03 \x01(\x04R\vrecordsRead\"4\n" +
+	"\n" +
+	"GetRequest\x12&\n" +
+	"\bposition\x18\x01 \x01(\tB\n" +
+	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\bposition\"o\n" +
+	"\vGetResponse\x121\n" +
+	"\x06record\x18\x01 \x01(\v2\x19.vigil.audit.v1.LogRecordR\x06record\x12\x10\n" +
+	"\x03raw\x18\x02 \x01(\fR\x03raw\x12\x1b\n" +
+	"\tleaf_hash\x18\x03 \x01(\fR\bleafHash\"6\n" +
+	"\fProveRequest\x12&\n" +
+	"\bposition\x18\x01 \x01(\tB\n" +
+	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\bposition\"%\n" +
+	"\rProveResponse\x12\x14\n" +
+	"\x05proof\x18\x01 \x01(\fR\x05proof\"\xbf\x01\n" +
+	"\x12VerifyRangeRequest\x12/\n" +
+	"\x03log\x18\x01 \x01(\x0e2\x13.vigil.audit.v1.LogB\b\xfaB\x05\x82\x01\x02\x10\x01R\x03log\x12#\n" +
+	"\rfrom_sequence\x18\x02 \x01(\x04R\ffromSequence\x12\x1f\n" +
+	"\vto_sequence\x18\x03 \x01(\x04R\n" +
+	"toSequence\x122\n" +
+	"\ftrusted_keys\x18\x04 \x03(\tB\x0f\xfaB\f\x92\x01\t\x10\x10\"\x05r\x03\x18\x80\x04R\vtrustedKeys\"\x94\x01\n" +
+	"\x13VerifyRangeResponse\x12<\n" +
+	"\bprogress\x18\x01 \x01(\v2\x1e.vigil.audit.v1.VerifyProgressH\x00R\bprogress\x129\n" +
+	"\averdict\x18\x02 \x01(\v2\x1d.vigil.audit.v1.VerifyVerdictH\x00R\averdictB\x04\n" +
+	"\x02of\"a\n" +
+	"\x0eVerifyProgress\x12\x18\n" +
+	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1f\n" +
+	"\vbytes_total\x18\x03 \x01(\x04R\n" +
+	"bytesTotal\"\x9e\x03\n" +
+	"\rVerifyVerdict\x12\x1b\n" +
+	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12\x18\n" +
+	"\averdict\x18\x02 \x01(\tR\averdict\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12%\n" +
+	"\x0efirst_sequence\x18\x04 \x01(\x04R\rfirstSequence\x12#\n" +
+	"\rlast_sequence\x18\x05 \x01(\x04R\flastSequence\x12'\n" +
+	"\x0fsealed_sequence\x18\x06 \x01(\x04R\x0esealedSequence\x12 \n" +
+	"\vcheckpoints\x18\a \x01(\x04R\vcheckpoints\x12\x1a\n" +
+	"\bunlogged\x18\b \x01(\x04R\bunlogged\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12)\n" +
+	"\x10damaged_sequence\x18\n" +
+	" \x01(\x04R\x0fdamagedSequence\x12!\n" +
+	"\fdamaged_file\x18\v \x01(\tR\vdamagedFile\x12%\n" +
+	"\x0edamaged_offset\x18\f \x01(\x04R\rdamagedOffset*<\n" +
 	"\x03Log\x12\x13\n" +
 	"\x0fLOG_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vLOG_GATEWAY\x10\x01\x12\x0f\n" +
-	"\vLOG_SIDECAR\x10\x022\xb5\x01\n" +
+	"\vLOG_SIDECAR\x10\x022\xde\x03\n" +
 	"\fAuditService\x12S\n" +
 	"\n" +
 	"Checkpoint\x12!.vigil.audit.v1.CheckpointRequest\x1a\".vigil.audit.v1.CheckpointResponse\x12P\n" +
-	"\tRotateKey\x12 .vigil.audit.v1.RotateKeyRequest\x1a!.vigil.audit.v1.RotateKeyResponseB*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3"
+	"\tRotateKey\x12 .vigil.audit.v1.RotateKeyRequest\x1a!.vigil.audit.v1.RotateKeyResponse\x12G\n" +
+	"\x06Search\x12\x1d.vigil.audit.v1.SearchRequest\x1a\x1e.vigil.audit.v1.SearchResponse\x12>\n" +
+	"\x03Get\x12\x1a.vigil.audit.v1.GetRequest\x1a\x1b.vigil.audit.v1.GetResponse\x12D\n" +
+	"\x05Prove\x12\x1c.vigil.audit.v1.ProveRequest\x1a\x1d.vigil.audit.v1.ProveResponse\x12X\n" +
+	"\vVerifyRange\x12\".vigil.audit.v1.VerifyRangeRequest\x1a#.vigil.audit.v1.VerifyRangeResponse0\x01B*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3"
 
 var (
 	file_vigil_audit_v1_service_proto_rawDescOnce sync.Once
@@ -301,26 +1481,59 @@ func file_vigil_audit_v1_service_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_audit_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_audit_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_vigil_audit_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_vigil_audit_v1_service_proto_goTypes = []any{
-	(Log)(0),                   // 0: vigil.audit.v1.Log
-	(*CheckpointRequest)(nil),  // 1: vigil.audit.v1.CheckpointRequest
-	(*CheckpointResponse)(nil), // 2: vigil.audit.v1.CheckpointResponse
-	(*RotateKeyRequest)(nil),   // 3: vigil.audit.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),  // 4: vigil.audit.v1.RotateKeyResponse
+	(Log)(0),                    // 0: vigil.audit.v1.Log
+	(*CheckpointRequest)(nil),   // 1: vigil.audit.v1.CheckpointRequest
+	(*CheckpointResponse)(nil),  // 2: vigil.audit.v1.CheckpointResponse
+	(*RotateKeyRequest)(nil),    // 3: vigil.audit.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),   // 4: vigil.audit.v1.RotateKeyResponse
+	(*LogRecord)(nil),           // 5: vigil.audit.v1.LogRecord
+	(*SearchRequest)(nil),       // 6: vigil.audit.v1.SearchRequest
+	(*SearchResponse)(nil),      // 7: vigil.audit.v1.SearchResponse
+	(*GetRequest)(nil),          // 8: vigil.audit.v1.GetRequest
+	(*GetResponse)(nil),         // 9: vigil.audit.v1.GetResponse
+	(*ProveRequest)(nil),        // 10: vigil.audit.v1.ProveRequest
+	(*ProveResponse)(nil),       // 11: vigil.audit.v1.ProveResponse
+	(*VerifyRangeRequest)(nil),  // 12: vigil.audit.v1.VerifyRangeRequest
+	(*VerifyRangeResponse)(nil), // 13: vigil.audit.v1.VerifyRangeResponse
+	(*VerifyProgress)(nil),      // 14: vigil.audit.v1.VerifyProgress
+	(*VerifyVerdict)(nil),       // 15: vigil.audit.v1.VerifyVerdict
+	(*CallPayload)(nil),         // 16: vigil.audit.v1.CallPayload
+	(*ModelPayload)(nil),        // 17: vigil.audit.v1.ModelPayload
+	(*StatePayload)(nil),        // 18: vigil.audit.v1.StatePayload
+	(*SystemPayload)(nil),       // 19: vigil.audit.v1.SystemPayload
 }
 var file_vigil_audit_v1_service_proto_depIdxs = []int32{
-	0, // 0: vigil.audit.v1.CheckpointRequest.log:type_name -> vigil.audit.v1.Log
-	0, // 1: vigil.audit.v1.RotateKeyRequest.log:type_name -> vigil.audit.v1.Log
-	1, // 2: vigil.audit.v1.AuditService.Checkpoint:input_type -> vigil.audit.v1.CheckpointRequest
-	3, // 3: vigil.audit.v1.AuditService.RotateKey:input_type -> vigil.audit.v1.RotateKeyRequest
-	2, // 4: vigil.audit.v1.AuditService.Checkpoint:output_type -> vigil.audit.v1.CheckpointResponse
-	4, // 5: vigil.audit.v1.AuditService.RotateKey:output_type -> vigil.audit.v1.RotateKeyResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	0,  // 0: vigil.audit.v1.CheckpointRequest.log:type_name -> vigil.audit.v1.Log
+	0,  // 1: vigil.audit.v1.RotateKeyRequest.log:type_name -> vigil.audit.v1.Log
+	16, // 2: vigil.audit.v1.LogRecord.call:type_name -> vigil.audit.v1.CallPayload
+	17, // 3: vigil.audit.v1.LogRecord.model:type_name -> vigil.audit.v1.ModelPayload
+	18, // 4: vigil.audit.v1.LogRecord.state:type_name -> vigil.audit.v1.StatePayload
+	19, // 5: vigil.audit.v1.LogRecord.system:type_name -> vigil.audit.v1.SystemPayload
+	0,  // 6: vigil.audit.v1.SearchRequest.log:type_name -> vigil.audit.v1.Log
+	5,  // 7: vigil.audit.v1.SearchResponse.records:type_name -> vigil.audit.v1.LogRecord
+	5,  // 8: vigil.audit.v1.GetResponse.record:type_name -> vigil.audit.v1.LogRecord
+	0,  // 9: vigil.audit.v1.VerifyRangeRequest.log:type_name -> vigil.audit.v1.Log
+	14, // 10: vigil.audit.v1.VerifyRangeResponse.progress:type_name -> vigil.audit.v1.VerifyProgress
+	15, // 11: vigil.audit.v1.VerifyRangeResponse.verdict:type_name -> vigil.audit.v1.VerifyVerdict
+	1,  // 12: vigil.audit.v1.AuditService.Checkpoint:input_type -> vigil.audit.v1.CheckpointRequest
+	3,  // 13: vigil.audit.v1.AuditService.RotateKey:input_type -> vigil.audit.v1.RotateKeyRequest
+	6,  // 14: vigil.audit.v1.AuditService.Search:input_type -> vigil.audit.v1.SearchRequest
+	8,  // 15: vigil.audit.v1.AuditService.Get:input_type -> vigil.audit.v1.GetRequest
+	10, // 16: vigil.audit.v1.AuditService.Prove:input_type -> vigil.audit.v1.ProveRequest
+	12, // 17: vigil.audit.v1.AuditService.VerifyRange:input_type -> vigil.audit.v1.VerifyRangeRequest
+	2,  // 18: vigil.audit.v1.AuditService.Checkpoint:output_type -> vigil.audit.v1.CheckpointResponse
+	4,  // 19: vigil.audit.v1.AuditService.RotateKey:output_type -> vigil.audit.v1.RotateKeyResponse
+	7,  // 20: vigil.audit.v1.AuditService.Search:output_type -> vigil.audit.v1.SearchResponse
+	9,  // 21: vigil.audit.v1.AuditService.Get:output_type -> vigil.audit.v1.GetResponse
+	11, // 22: vigil.audit.v1.AuditService.Prove:output_type -> vigil.audit.v1.ProveResponse
+	13, // 23: vigil.audit.v1.AuditService.VerifyRange:output_type -> vigil.audit.v1.VerifyRangeResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_vigil_audit_v1_service_proto_init() }
@@ -328,13 +1541,25 @@ func file_vigil_audit_v1_service_proto_init() {
 	if File_vigil_audit_v1_service_proto != nil {
 		return
 	}
+	file_vigil_audit_v1_audit_proto_init()
+	file_vigil_audit_v1_service_proto_msgTypes[4].OneofWrappers = []any{
+		(*LogRecord_Call)(nil),
+		(*LogRecord_Model)(nil),
+		(*LogRecord_State)(nil),
+		(*LogRecord_System)(nil),
+		(*LogRecord_Note)(nil),
+	}
+	file_vigil_audit_v1_service_proto_msgTypes[12].OneofWrappers = []any{
+		(*VerifyRangeResponse_Progress)(nil),
+		(*VerifyRangeResponse_Verdict)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_audit_v1_service_proto_rawDesc), len(file_vigil_audit_v1_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -477,3 +477,1671 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = RotateKeyResponseValidationError{}
+
+// Validate checks the field values on LogRecord with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *LogRecord) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on LogRecord with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in LogRecordMultiError, or nil
+// if none found.
+func (m *LogRecord) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *LogRecord) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Position
+
+	// no validation rules for Sequence
+
+	// no validation rules for TimeNs
+
+	// no validation rules for TimeUncertaintyNs
+
+	// no validation rules for MonotonicNs
+
+	// no validation rules for Kind
+
+	// no validation rules for EventId
+
+	// no validation rules for Event
+
+	// no validation rules for StatusCode
+
+	// no validation rules for TraceId
+
+	// no validation rules for SpanId
+
+	// no validation rules for RequestIdHash
+
+	// no validation rules for TenantHash
+
+	// no validation rules for ModelDigest
+
+	// no validation rules for ModelVersion
+
+	// no validation rules for InputHash
+
+	// no validation rules for OutputHash
+
+	// no validation rules for SafetyState
+
+	// no validation rules for Quality
+
+	// no validation rules for ClockSource
+
+	// no validation rules for ClockStatus
+
+	// no validation rules for BatchSize
+
+	// no validation rules for BatchRow
+
+	// no validation rules for LatencyNs
+
+	switch v := m.Payload.(type) {
+	case *LogRecord_Call:
+		if v == nil {
+			err := LogRecordValidationError{
+				field:  "Payload",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetCall()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "Call",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "Call",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetCall()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LogRecordValidationError{
+					field:  "Call",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *LogRecord_Model:
+		if v == nil {
+			err := LogRecordValidationError{
+				field:  "Payload",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetModel()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "Model",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "Model",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetModel()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LogRecordValidationError{
+					field:  "Model",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *LogRecord_State:
+		if v == nil {
+			err := LogRecordValidationError{
+				field:  "Payload",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetState()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "State",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "State",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetState()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LogRecordValidationError{
+					field:  "State",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *LogRecord_System:
+		if v == nil {
+			err := LogRecordValidationError{
+				field:  "Payload",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetSystem()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "System",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LogRecordValidationError{
+						field:  "System",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetSystem()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LogRecordValidationError{
+					field:  "System",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *LogRecord_Note:
+		if v == nil {
+			err := LogRecordValidationError{
+				field:  "Payload",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+		// no validation rules for Note
+	default:
+		_ = v // ensures v is used
+	}
+
+	if len(errors) > 0 {
+		return LogRecordMultiError(errors)
+	}
+
+	return nil
+}
+
+// LogRecordMultiError is an error wrapping multiple validation errors returned
+// by LogRecord.ValidateAll() if the designated constraints aren't met.
+type LogRecordMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m LogRecordMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m LogRecordMultiError) AllErrors() []error { return m }
+
+// LogRecordValidationError is the validation error returned by
+// LogRecord.Validate if the designated constraints aren't met.
+type LogRecordValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e LogRecordValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e LogRecordValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e LogRecordValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e LogRecordValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e LogRecordValidationError) ErrorName() string { return "LogRecordValidationError" }
+
+// Error satisfies the builtin error interface
+func (e LogRecordValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sLogRecord.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = LogRecordValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = LogRecordValidationError{}
+
+// Validate checks the field values on SearchRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *SearchRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on SearchRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in SearchRequestMultiError, or
+// nil if none found.
+func (m *SearchRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *SearchRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if _, ok := Log_name[int32(m.GetLog())]; !ok {
+		err := SearchRequestValidationError{
+			field:  "Log",
+			reason: "value must be one of the defined enum values",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	// no validation rules for FromNs
+
+	// no validation rules for ToNs
+
+	if !_SearchRequest_TraceId_Pattern.MatchString(m.GetTraceId()) {
+		err := SearchRequestValidationError{
+			field:  "TraceId",
+			reason: "value does not match regex pattern \"^([0-9a-f]{32})?$\"",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if utf8.RuneCountInString(m.GetModel()) > 128 {
+		err := SearchRequestValidationError{
+			field:  "Model",
+			reason: "value length must be at most 128 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(m.GetEventIds()) > 64 {
+		err := SearchRequestValidationError{
+			field:  "EventIds",
+			reason: "value must contain no more than 64 item(s)",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if utf8.RuneCountInString(m.GetTenant()) > 256 {
+		err := SearchRequestValidationError{
+			field:  "Tenant",
+			reason: "value length must be at most 256 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if m.GetPageSize() > 1000 {
+		err := SearchRequestValidationError{
+			field:  "PageSize",
+			reason: "value must be less than or equal to 1000",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if utf8.RuneCountInString(m.GetPageToken()) > 128 {
+		err := SearchRequestValidationError{
+			field:  "PageToken",
+			reason: "value length must be at most 128 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	// no validation rules for NewestFirst
+
+	if len(errors) > 0 {
+		return SearchRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// SearchRequestMultiError is an error wrapping multiple validation errors
+// returned by SearchRequest.ValidateAll() if the designated constraints
+// aren't met.
+type SearchRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m SearchRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m SearchRequestMultiError) AllErrors() []error { return m }
+
+// SearchRequestValidationError is the validation error returned by
+// SearchRequest.Validate if the designated constraints aren't met.
+type SearchRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e SearchRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e SearchRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e SearchRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e SearchRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e SearchRequestValidationError) ErrorName() string { return "SearchRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e SearchRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sSearchRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = SearchRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = SearchRequestValidationError{}
+
+var _SearchRequest_TraceId_Pattern = regexp.MustCompile("^([0-9a-f]{32})?$")
+
+// Validate checks the field values on SearchResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *SearchResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on SearchResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in SearchResponseMultiError,
+// or nil if none found.
+func (m *SearchResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *SearchResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	for idx, item := range m.GetRecords() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, SearchResponseValidationError{
+						field:  fmt.Sprintf("Records[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, SearchResponseValidationError{
+						field:  fmt.Sprintf("Records[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return SearchResponseValidationError{
+					field:  fmt.Sprintf("Records[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	// no validation rules for NextPageToken
+
+	// no validation rules for RecordsRead
+
+	if len(errors) > 0 {
+		return SearchResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// SearchResponseMultiError is an error wrapping multiple validation errors
+// returned by SearchResponse.ValidateAll() if the designated constraints
+// aren't met.
+type SearchResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m SearchResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m SearchResponseMultiError) AllErrors() []error { return m }
+
+// SearchResponseValidationError is the validation error returned by
+// SearchResponse.Validate if the designated constraints aren't met.
+type SearchResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e SearchResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e SearchResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e SearchResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e SearchResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e SearchResponseValidationError) ErrorName() string { return "SearchResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e SearchResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sSearchResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = SearchResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = SearchResponseValidationError{}
+
+// Validate checks the field values on GetRequest with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *GetRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on GetRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in GetRequestMultiError, or
+// nil if none found.
+func (m *GetRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *GetRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if l := utf8.RuneCountInString(m.GetPosition()); l < 1 || l > 128 {
+		err := GetRequestValidationError{
+			field:  "Position",
+			reason: "value length must be between 1 and 128 runes, inclusive",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(errors) > 0 {
+		return GetRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// GetRequestMultiError is an error wrapping multiple validation errors
+// returned by GetRequest.ValidateAll() if the designated constraints aren't met.
+type GetRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m GetRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m GetRequestMultiError) AllErrors() []error { return m }
+
+// GetRequestValidationError is the validation error returned by
+// GetRequest.Validate if the designated constraints aren't met.
+type GetRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e GetRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e GetRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e GetRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e GetRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e GetRequestValidationError) ErrorName() string { return "GetRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e GetRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sGetRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = GetRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = GetRequestValidationError{}
+
+// Validate checks the field values on GetResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *GetResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on GetResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in GetResponseMultiError, or
+// nil if none found.
+func (m *GetResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *GetResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if all {
+		switch v := interface{}(m.GetRecord()).(type) {
+		case interface{ ValidateAll() error }:
+			if err := v.ValidateAll(); err != nil {
+				errors = append(errors, GetResponseValidationError{
+					field:  "Record",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		case interface{ Validate() error }:
+			if err := v.Validate(); err != nil {
+				errors = append(errors, GetResponseValidationError{
+					field:  "Record",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		}
+	} else if v, ok := interface{}(m.GetRecord()).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return GetResponseValidationError{
+				field:  "Record",
+				reason: "embedded message failed validation",
+				cause:  err,
+			}
+		}
+	}
+
+	// no validation rules for Raw
+
+	// no validation rules for LeafHash
+
+	if len(errors) > 0 {
+		return GetResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// GetResponseMultiError is an error wrapping multiple validation errors
+// returned by GetResponse.ValidateAll() if the designated constraints aren't met.
+type GetResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m GetResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m GetResponseMultiError) AllErrors() []error { return m }
+
+// GetResponseValidationError is the validation error returned by
+// GetResponse.Validate if the designated constraints aren't met.
+type GetResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e GetResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e GetResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e GetResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e GetResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e GetResponseValidationError) ErrorName() string { return "GetResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e GetResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sGetResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = GetResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = GetResponseValidationError{}
+
+// Validate checks the field values on ProveRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ProveRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ProveRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ProveRequestMultiError, or
+// nil if none found.
+func (m *ProveRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ProveRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if l := utf8.RuneCountInString(m.GetPosition()); l < 1 || l > 128 {
+		err := ProveRequestValidationError{
+			field:  "Position",
+			reason: "value length must be between 1 and 128 runes, inclusive",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(errors) > 0 {
+		return ProveRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// ProveRequestMultiError is an error wrapping multiple validation errors
+// returned by ProveRequest.ValidateAll() if the designated constraints aren't met.
+type ProveRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ProveRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ProveRequestMultiError) AllErrors() []error { return m }
+
+// ProveRequestValidationError is the validation error returned by
+// ProveRequest.Validate if the designated constraints aren't met.
+type ProveRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ProveRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ProveRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ProveRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ProveRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ProveRequestValidationError) ErrorName() string { return "ProveRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ProveRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sProveRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ProveRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ProveRequestValidationError{}
+
+// Validate checks the field values on ProveResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ProveResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ProveResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ProveResponseMultiError, or
+// nil if none found.
+func (m *ProveResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ProveResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Proof
+
+	if len(errors) > 0 {
+		return ProveResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// ProveResponseMultiError is an error wrapping multiple validation errors
+// returned by ProveResponse.ValidateAll() if the designated constraints
+// aren't met.
+type ProveResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ProveResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ProveResponseMultiError) AllErrors() []error { return m }
+
+// ProveResponseValidationError is the validation error returned by
+// ProveResponse.Validate if the designated constraints aren't met.
+type ProveResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ProveResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ProveResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ProveResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ProveResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ProveResponseValidationError) ErrorName() string { return "ProveResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ProveResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sProveResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ProveResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ProveResponseValidationError{}
+
+// Validate checks the field values on VerifyRangeRequest with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the first error encountered is returned, or nil if there are no violations.
+func (m *VerifyRangeRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on VerifyRangeRequest with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the result is a list of violation errors wrapped in
+// VerifyRangeRequestMultiError, or nil if none found.
+func (m *VerifyRangeRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *VerifyRangeRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if _, ok := Log_name[int32(m.GetLog())]; !ok {
+		err := VerifyRangeRequestValidationError{
+			field:  "Log",
+			reason: "value must be one of the defined enum values",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	// no validation rules for FromSequence
+
+	// no validation rules for ToSequence
+
+	if len(m.GetTrustedKeys()) > 16 {
+		err := VerifyRangeRequestValidationError{
+			field:  "TrustedKeys",
+			reason: "value must contain no more than 16 item(s)",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	for idx, item := range m.GetTrustedKeys() {
+		_, _ = idx, item
+
+		if utf8.RuneCountInString(item) > 512 {
+			err := VerifyRangeRequestValidationError{
+				field:  fmt.Sprintf("TrustedKeys[%v]", idx),
+				reason: "value length must be at most 512 runes",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+	}
+
+	if len(errors) > 0 {
+		return VerifyRangeRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// VerifyRangeRequestMultiError is an error wrapping multiple validation errors
+// returned by VerifyRangeRequest.ValidateAll() if the designated constraints
+// aren't met.
+type VerifyRangeRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m VerifyRangeRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m VerifyRangeRequestMultiError) AllErrors() []error { return m }
+
+// VerifyRangeRequestValidationError is the validation error returned by
+// VerifyRangeRequest.Validate if the designated constraints aren't met.
+type VerifyRangeRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e VerifyRangeRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e VerifyRangeRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e VerifyRangeRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e VerifyRangeRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e VerifyRangeRequestValidationError) ErrorName() string {
+	return "VerifyRangeRequestValidationError"
+}
+
+// Error satisfies the builtin error interface
+func (e VerifyRangeRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sVerifyRangeRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = VerifyRangeRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = VerifyRangeRequestValidationError{}
+
+// Validate checks the field values on VerifyRangeResponse with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the first error encountered is returned, or nil if there are no violations.
+func (m *VerifyRangeResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on VerifyRangeResponse with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the result is a list of violation errors wrapped in
+// VerifyRangeResponseMultiError, or nil if none found.
+func (m *VerifyRangeResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *VerifyRangeResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	switch v := m.Of.(type) {
+	case *VerifyRangeResponse_Progress:
+		if v == nil {
+			err := VerifyRangeResponseValidationError{
+				field:  "Of",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetProgress()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, VerifyRangeResponseValidationError{
+						field:  "Progress",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, VerifyRangeResponseValidationError{
+						field:  "Progress",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetProgress()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return VerifyRangeResponseValidationError{
+					field:  "Progress",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	case *VerifyRangeResponse_Verdict:
+		if v == nil {
+			err := VerifyRangeResponseValidationError{
+				field:  "Of",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetVerdict()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, VerifyRangeResponseValidationError{
+						field:  "Verdict",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, VerifyRangeResponseValidationError{
+						field:  "Verdict",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetVerdict()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return VerifyRangeResponseValidationError{
+					field:  "Verdict",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	default:
+		_ = v // ensures v is used
+	}
+
+	if len(errors) > 0 {
+		return VerifyRangeResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// VerifyRangeResponseMultiError is an error wrapping multiple validation
+// errors returned by VerifyRangeResponse.ValidateAll() if the designated
+// constraints aren't met.
+type VerifyRangeResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m VerifyRangeResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m VerifyRangeResponseMultiError) AllErrors() []error { return m }
+
+// VerifyRangeResponseValidationError is the validation error returned by
+// VerifyRangeResponse.Validate if the designated constraints aren't met.
+type VerifyRangeResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e VerifyRangeResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e VerifyRangeResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e VerifyRangeResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e VerifyRangeResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e VerifyRangeResponseValidationError) ErrorName() string {
+	return "VerifyRangeResponseValidationError"
+}
+
+// Error satisfies the builtin error interface
+func (e VerifyRangeResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sVerifyRangeResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = VerifyRangeResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = VerifyRangeResponseValidationError{}
+
+// Validate checks the field values on VerifyProgress with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *VerifyProgress) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on VerifyProgress with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in VerifyProgressMultiError,
+// or nil if none found.
+func (m *VerifyProgress) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *VerifyProgress) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Records
+
+	// no validation rules for Bytes
+
+	// no validation rules for BytesTotal
+
+	if len(errors) > 0 {
+		return VerifyProgressMultiError(errors)
+	}
+
+	return nil
+}
+
+// VerifyProgressMultiError is an error wrapping multiple validation errors
+// returned by VerifyProgress.ValidateAll() if the designated constraints
+// aren't met.
+type VerifyProgressMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m VerifyProgressMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m VerifyProgressMultiError) AllErrors() []error { return m }
+
+// VerifyProgressValidationError is the validation error returned by
+// VerifyProgress.Validate if the designated constraints aren't met.
+type VerifyProgressValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e VerifyProgressValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e VerifyProgressValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e VerifyProgressValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e VerifyProgressValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e VerifyProgressValidationError) ErrorName() string { return "VerifyProgressValidationError" }
+
+// Error satisfies the builtin error interface
+func (e VerifyProgressValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sVerifyProgress.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = VerifyProgressValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = VerifyProgressValidationError{}
+
+// Validate checks the field values on VerifyVerdict with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *VerifyVerdict) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on VerifyVerdict with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in VerifyVerdictMultiError, or
+// nil if none found.
+func (m *VerifyVerdict) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *VerifyVerdict) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for ExitCode
+
+	// no validation rules for Verdict
+
+	// no validation rules for Origin
+
+	// no validation rules for FirstSequence
+
+	// no validation rules for LastSequence
+
+	// no validation rules for SealedSequence
+
+	// no validation rules for Checkpoints
+
+	// no validation rules for Unlogged
+
+	// no validation rules for Reason
+
+	// no validation rules for DamagedSequence
+
+	// no validation rules for DamagedFile
+
+	// no validation rules for DamagedOffset
+
+	if len(errors) > 0 {
+		return VerifyVerdictMultiError(errors)
+	}
+
+	return nil
+}
+
+// VerifyVerdictMultiError is an error wrapping multiple validation errors
+// returned by VerifyVerdict.ValidateAll() if the designated constraints
+// aren't met.
+type VerifyVerdictMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m VerifyVerdictMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m VerifyVerdictMultiError) AllErrors() []error { return m }
+
+// VerifyVerdictValidationError is the validation error returned by
+// VerifyVerdict.Validate if the designated constraints aren't met.
+type VerifyVerdictValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e VerifyVerdictValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e VerifyVerdictValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e VerifyVerdictValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e VerifyVerdictValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e VerifyVerdictValidationError) ErrorName() string { return "VerifyVerdictValidationError" }
+
+// Error satisfies the builtin error interface
+func (e VerifyVerdictValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sVerifyVerdict.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = VerifyVerdictValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = VerifyVerdictValidationError{}

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from validate import validate_pb2 as validate_dot_validate__pb2
+from vigil.audit.v1 import audit_pb2 as vigil_dot_audit_dot_v1_dot_audit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/audit/v1/service.proto\x12\x0evigil.audit.v1\x1a\x17validate/validate.proto\"D\n\x11\x43heckpointRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\"(\n\x12\x43heckpointResponse\x12\x12\n\x04note\x18\x01 \x01(\tR\x04note\"e\n\x10RotateKeyRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\x12 \n\x06reason\x18\x02 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x06reason\"6\n\x11RotateKeyResponse\x12!\n\x0cverifier_key\x18\x01 \x01(\tR\x0bverifierKey*<\n\x03Log\x12\x13\n\x0fLOG_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLOG_GATEWAY\x10\x01\x12\x0f\n\x0bLOG_SIDECAR\x10\x02\x32\xb5\x01\n\x0c\x41uditService\x12S\n\nCheckpoint\x12!.vigil.audit.v1.CheckpointRequest\x1a\".vigil.audit.v1.CheckpointResponse\x12P\n\tRotateKey\x12 .vigil.audit.v1.RotateKeyRequest\x1a!.vigil.audit.v1.RotateKeyResponseB*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/audit/v1/service.proto\x12\x0evigil.audit.v1\x1a\x17validate/validate.proto\x1a\x1avigil/audit/v1/audit.proto\"D\n\x11\x43heckpointRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\"(\n\x12\x43heckpointResponse\x12\x12\n\x04note\x18\x01 \x01(\tR\x04note\"e\n\x10RotateKeyRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\x12 \n\x06reason\x18\x02 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x06reason\"6\n\x11RotateKeyResponse\x12!\n\x0cverifier_key\x18\x01 \x01(\tR\x0bverifierKey\"\xf1\x07\n\tLogRecord\x12\x1a\n\x08position\x18\x01 \x01(\tR\x08position\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\x12\x17\n\x07time_ns\x18\x03 \x01(\x04R\x06timeNs\x12.\n\x13time_uncertainty_ns\x18\x04 \x01(\x04R\x11timeUncertaintyNs\x12!\n\x0cmonotonic_ns\x18\x05 \x01(\x04R\x0bmonotonicNs\x12\x12\n\x04kind\x18\x06 \x01(\tR\x04kind\x12\x19\n\x08\x65vent_id\x18\x07 \x01(\rR\x07\x65ventId\x12\x14\n\x05\x65vent\x18\x08 \x01(\tR\x05\x65vent\x12\x1f\n\x0bstatus_code\x18\t \x01(\rR\nstatusCode\x12\x19\n\x08trace_id\x18\n \x01(\tR\x07traceId\x12\x17\n\x07span_id\x18\x0b \x01(\tR\x06spanId\x12&\n\x0frequest_id_hash\x18\x0c \x01(\tR\rrequestIdHash\x12\x1f\n\x0btenant_hash\x18\r \x01(\tR\ntenantHash\x12!\n\x0cmodel_digest\x18\x0e \x01(\tR\x0bmodelDigest\x12#\n\rmodel_version\x18\x0f \x01(\x04R\x0cmodelVersion\x12\x1d\n\ninput_hash\x18\x10 \x01(\tR\tinputHash\x12\x1f\n\x0boutput_hash\x18\x11 \x01(\tR\noutputHash\x12!\n\x0csafety_state\x18\x12 \x01(\rR\x0bsafetyState\x12\x18\n\x07quality\x18\x13 \x01(\rR\x07quality\x12!\n\x0c\x63lock_source\x18\x14 \x01(\rR\x0b\x63lockSource\x12!\n\x0c\x63lock_status\x18\x15 \x01(\rR\x0b\x63lockStatus\x12\x1d\n\nbatch_size\x18\x16 \x01(\rR\tbatchSize\x12\x1b\n\tbatch_row\x18\x17 \x01(\rR\x08\x62\x61tchRow\x12\x1d\n\nlatency_ns\x18\x18 \x01(\x04R\tlatencyNs\x12\x31\n\x04\x63\x61ll\x18\x1e \x01(\x0b\x32\x1b.vigil.audit.v1.CallPayloadH\x00R\x04\x63\x61ll\x12\x34\n\x05model\x18\x1f \x01(\x0b\x32\x1c.vigil.audit.v1.ModelPayloadH\x00R\x05model\x12\x34\n\x05state\x18  \x01(\x0b\x32\x1c.vigil.audit.v1.StatePayloadH\x00R\x05state\x12\x37\n\x06system\x18! \x01(\x0b\x32\x1d.vigil.audit.v1.SystemPayloadH\x00R\x06system\x12\x14\n\x04note\x18\" \x01(\tH\x00R\x04noteB\t\n\x07payload\"\xff\x02\n\rSearchRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\x12\x17\n\x07\x66rom_ns\x18\x02 \x01(\x04R\x06\x66romNs\x12\x13\n\x05to_ns\x18\x03 \x01(\x04R\x04toNs\x12\x33\n\x08trace_id\x18\x04 \x01(\tB\x18\xfa\x42\x15r\x13\x32\x11^([0-9a-f]{32})?$R\x07traceId\x12\x1e\n\x05model\x18\x05 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x01R\x05model\x12%\n\tevent_ids\x18\x06 \x03(\rB\x08\xfa\x42\x05\x92\x01\x02\x10@R\x08\x65ventIds\x12 \n\x06tenant\x18\x07 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x06tenant\x12%\n\tpage_size\x18\x08 \x01(\rB\x08\xfa\x42\x05*\x03\x18\xe8\x07R\x08pageSize\x12\'\n\npage_token\x18\t \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x01R\tpageToken\x12!\n\x0cnewest_first\x18\n \x01(\x08R\x0bnewestFirst\"\x90\x01\n\x0eSearchResponse\x12\x33\n\x07records\x18\x01 \x03(\x0b\x32\x19.vigil.audit.v1.LogRecordR\x07records\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n\x0crecords_read\x18\x03 \x01(\x04R\x0brecordsRead\"4\n\nGetRequest\x12&\n\x08position\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08position\"o\n\x0bGetResponse\x12\x31\n\x06record\x18\x01 \x01(\x0b\x32\x19.vigil.audit.v1.LogRecordR\x06record\x12\x10\n\x03raw\x18\x02 \x01(\x0cR\x03raw\x12\x1b\n\tleaf_hash\x18\x03 \x01(\x0cR\x08leafHash\"6\n\x0cProveRequest\x12&\n\x08position\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08position\"%\n\rProveResponse\x12\x14\n\x05proof\x18\x01 \x01(\x0cR\x05proof\"\xbf\x01\n\x12VerifyRangeRequest\x12/\n\x03log\x18\x01 \x01(\x0e\x32\x13.vigil.audit.v1.LogB\x08\xfa\x42\x05\x82\x01\x02\x10\x01R\x03log\x12#\n\rfrom_sequence\x18\x02 \x01(\x04R\x0c\x66romSequence\x12\x1f\n\x0bto_sequence\x18\x03 \x01(\x04R\ntoSequence\x12\x32\n\x0ctrusted_keys\x18\x04 \x03(\tB\x0f\xfa\x42\x0c\x92\x01\t\x10\x10\"\x05r\x03\x18\x80\x04R\x0btrustedKeys\"\x94\x01\n\x13VerifyRangeResponse\x12<\n\x08progress\x18\x01 \x01(\x0b\x32\x1e.vigil.audit.v1.VerifyProgressH\x00R\x08progress\x12\x39\n\x07verdict\x18\x02 \x01(\x0b\x32\x1d.vigil.audit.v1.VerifyVerdictH\x00R\x07verdictB\x04\n\x02of\"a\n\x0eVerifyProgress\x12\x18\n\x07records\x18\x01 \x01(\x04R\x07records\x12\x14\n\x05\x62ytes\x18\x02 \x01(\x04R\x05\x62ytes\x12\x1f\n\x0b\x62ytes_total\x18\x03 \x01(\x04R\nbytesTotal\"\x9e\x03\n\rVerifyVerdict\x12\x1b\n\texit_code\x18\x01 \x01(\rR\x08\x65xitCode\x12\x18\n\x07verdict\x18\x02 \x01(\tR\x07verdict\x12\x16\n\x06origin\x18\x03 \x01(\tR\x06origin\x12%\n\x0e\x66irst_sequence\x18\x04 \x01(\x04R\rfirstSequence\x12#\n\rlast_sequence\x18\x05 \x01(\x04R\x0clastSequence\x12\'\n\x0fsealed_sequence\x18\x06 \x01(\x04R\x0esealedSequence\x12 \n\x0b\x63heckpoints\x18\x07 \x01(\x04R\x0b\x63heckpoints\x12\x1a\n\x08unlogged\x18\x08 \x01(\x04R\x08unlogged\x12\x16\n\x06reason\x18\t \x01(\tR\x06reason\x12)\n\x10\x64\x61maged_sequence\x18\n \x01(\x04R\x0f\x64\x61magedSequence\x12!\n\x0c\x64\x61maged_file\x18\x0b \x01(\tR\x0b\x64\x61magedFile\x12%\n\x0e\x64\x61maged_offset\x18\x0c \x01(\x04R\rdamagedOffset*<\n\x03Log\x12\x13\n\x0fLOG_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLOG_GATEWAY\x10\x01\x12\x0f\n\x0bLOG_SIDECAR\x10\x02\x32\xde\x03\n\x0c\x41uditService\x12S\n\nCheckpoint\x12!.vigil.audit.v1.CheckpointRequest\x1a\".vigil.audit.v1.CheckpointResponse\x12P\n\tRotateKey\x12 .vigil.audit.v1.RotateKeyRequest\x1a!.vigil.audit.v1.RotateKeyResponse\x12G\n\x06Search\x12\x1d.vigil.audit.v1.SearchRequest\x1a\x1e.vigil.audit.v1.SearchResponse\x12>\n\x03Get\x12\x1a.vigil.audit.v1.GetRequest\x1a\x1b.vigil.audit.v1.GetResponse\x12\x44\n\x05Prove\x12\x1c.vigil.audit.v1.ProveRequest\x1a\x1d.vigil.audit.v1.ProveResponse\x12X\n\x0bVerifyRange\x12\".vigil.audit.v1.VerifyRangeRequest\x1a#.vigil.audit.v1.VerifyRangeResponse0\x01\x42*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +40,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEKEYREQUEST'].fields_by_name['log']._serialized_options = b'\372B\005\202\001\002\020\001'
   _globals['_ROTATEKEYREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_ROTATEKEYREQUEST'].fields_by_name['reason']._serialized_options = b'\372B\005r\003\030\200\002'
-  _globals['_LOG']._serialized_start=344
-  _globals['_LOG']._serialized_end=404
-  _globals['_CHECKPOINTREQUEST']._serialized_start=73
-  _globals['_CHECKPOINTREQUEST']._serialized_end=141
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=143
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=183
-  _globals['_ROTATEKEYREQUEST']._serialized_start=185
-  _globals['_ROTATEKEYREQUEST']._serialized_end=286
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=288
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=342
-  _globals['_AUDITSERVICE']._serialized_start=407
-  _globals['_AUDITSERVICE']._serialized_end=588
+  _globals['_SEARCHREQUEST'].fields_by_name['log']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['log']._serialized_options = b'\372B\005\202\001\002\020\001'
+  _globals['_SEARCHREQUEST'].fields_by_name['trace_id']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['trace_id']._serialized_options = b'\372B\025r\0232\021^([0-9a-f]{32})?$'
+  _globals['_SEARCHREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['model']._serialized_options = b'\372B\005r\003\030\200\001'
+  _globals['_SEARCHREQUEST'].fields_by_name['event_ids']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['event_ids']._serialized_options = b'\372B\005\222\001\002\020@'
+  _globals['_SEARCHREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['tenant']._serialized_options = b'\372B\005r\003\030\200\002'
+  _globals['_SEARCHREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['page_size']._serialized_options = b'\372B\005*\003\030\350\007'
+  _globals['_SEARCHREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_SEARCHREQUEST'].fields_by_name['page_token']._serialized_options = b'\372B\005r\003\030\200\001'
+  _globals['_GETREQUEST'].fields_by_name['position']._loaded_options = None
+  _globals['_GETREQUEST'].fields_by_name['position']._serialized_options = b'\372B\007r\005\020\001\030\200\001'
+  _globals['_PROVEREQUEST'].fields_by_name['position']._loaded_options = None
+  _globals['_PROVEREQUEST'].fields_by_name['position']._serialized_options = b'\372B\007r\005\020\001\030\200\001'
+  _globals['_VERIFYRANGEREQUEST'].fields_by_name['log']._loaded_options = None
+  _globals['_VERIFYRANGEREQUEST'].fields_by_name['log']._serialized_options = b'\372B\005\202\001\002\020\001'
+  _globals['_VERIFYRANGEREQUEST'].fields_by_name['trusted_keys']._loaded_options = None
+  _globals['_VERIFYRANGEREQUEST'].fields_by_name['trusted_keys']._serialized_options = b'\372B\014\222\001\t\020\020\"\005r\003\030\200\004'
+  _globals['_LOG']._serialized_start=3040
+  _globals['_LOG']._serialized_end=3100
+  _globals['_CHECKPOINTREQUEST']._serialized_start=101
+  _globals['_CHECKPOINTREQUEST']._serialized_end=169
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=171
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=211
+  _globals['_ROTATEKEYREQUEST']._serialized_start=213
+  _globals['_ROTATEKEYREQUEST']._serialized_end=314
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=316
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=370
+  _globals['_LOGRECORD']._serialized_start=373
+  _globals['_LOGRECORD']._serialized_end=1382
+  _globals['_SEARCHREQUEST']._serialized_start=1385
+  _globals['_SEARCHREQUEST']._serialized_end=1768
+  _globals['_SEARCHRESPONSE']._serialized_start=1771
+  _globals['_SEARCHRESPONSE']._serialized_end=1915
+  _globals['_GETREQUEST']._serialized_start=1917
+  _globals['_GETREQUEST']._serialized_end=1969
+  _globals['_GETRESPONSE']._serialized_start=1971
+  _globals['_GETRESPONSE']._serialized_end=2082
+  _globals['_PROVEREQUEST']._serialized_start=2084
+  _globals['_PROVEREQUEST']._serialized_end=2138
+  _globals['_PROVERESPONSE']._serialized_start=2140
+  _globals['_PROVERESPONSE']._serialized_end=2177
+  _globals['_VERIFYRANGEREQUEST']._serialized_start=2180
+  _globals['_VERIFYRANGEREQUEST']._serialized_end=2371
+  _globals['_VERIFYRANGERESPONSE']._serialized_start=2374
+  _globals['_VERIFYRANGERESPONSE']._serialized_end=2522
+  _globals['_VERIFYPROGRESS']._serialized_start=2524
+  _globals['_VERIFYPROGRESS']._serialized_end=2621
+  _globals['_VERIFYVERDICT']._serialized_start=2624
+  _globals['_VERIFYVERDICT']._serialized_end=3038
+  _globals['_AUDITSERVICE']._serialized_start=3103
+  _globals['_AUDITSERVICE']._serialized_end=3581
 # @@protoc_insertion_point(module_scope)

@@ -7,13 +7,15 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_validate_validate } from "../../../validate/validate_pb";
+import type { CallPayload, ModelPayload, StatePayload, SystemPayload } from "./audit_pb";
+import { file_vigil_audit_v1_audit } from "./audit_pb";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file vigil/audit/v1/service.proto.
  */
 export const file_vigil_audit_v1_service: GenFile = /*@__PURE__*/
-  fileDesc("Chx2aWdpbC9hdWRpdC92MS9zZXJ2aWNlLnByb3RvEg52aWdpbC5hdWRpdC52MSI/ChFDaGVja3BvaW50UmVxdWVzdBIqCgNsb2cYASABKA4yEy52aWdpbC5hdWRpdC52MS5Mb2dCCPpCBYIBAhABIiIKEkNoZWNrcG9pbnRSZXNwb25zZRIMCgRub3RlGAEgASgJIlgKEFJvdGF0ZUtleVJlcXVlc3QSKgoDbG9nGAEgASgOMhMudmlnaWwuYXVkaXQudjEuTG9nQgj6QgWCAQIQARIYCgZyZWFzb24YAiABKAlCCPpCBXIDGIACIikKEVJvdGF0ZUtleVJlc3BvbnNlEhQKDHZlcmlmaWVyX2tleRgBIAEoCSo8CgNMb2cSEwoPTE9HX1VOU1BFQ0lGSUVEEAASDwoLTE9HX0dBVEVXQVkQARIPCgtMT0dfU0lERUNBUhACMrUBCgxBdWRpdFNlcnZpY2USUwoKQ2hlY2twb2ludBIhLnZpZ2lsLmF1ZGl0LnYxLkNoZWNrcG9pbnRSZXF1ZXN0GiIudmlnaWwuYXVkaXQudjEuQ2hlY2twb2ludFJlc3BvbnNlElAKCVJvdGF0ZUtleRIgLnZpZ2lsLmF1ZGl0LnYxLlJvdGF0ZUtleVJlcXVlc3QaIS52aWdpbC5hdWRpdC52MS5Sb3RhdGVLZXlSZXNwb25zZUIqWih2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9hdWRpdC92MTthdWRpdHYxYgZwcm90bzM", [file_validate_validate]);
+  fileDesc("Chx2aWdpbC9hdWRpdC92MS9zZXJ2aWNlLnByb3RvEg52aWdpbC5hdWRpdC52MSI/ChFDaGVja3BvaW50UmVxdWVzdBIqCgNsb2cYASABKA4yEy52aWdpbC5hdWRpdC52MS5Mb2dCCPpCBYIBAhABIiIKEkNoZWNrcG9pbnRSZXNwb25zZRIMCgRub3RlGAEgASgJIlgKEFJvdGF0ZUtleVJlcXVlc3QSKgoDbG9nGAEgASgOMhMudmlnaWwuYXVkaXQudjEuTG9nQgj6QgWCAQIQARIYCgZyZWFzb24YAiABKAlCCPpCBXIDGIACIikKEVJvdGF0ZUtleVJlc3BvbnNlEhQKDHZlcmlmaWVyX2tleRgBIAEoCSLDBQoJTG9nUmVjb3JkEhAKCHBvc2l0aW9uGAEgASgJEhAKCHNlcXVlbmNlGAIgASgEEg8KB3RpbWVfbnMYAyABKAQSGwoTdGltZV91bmNlcnRhaW50eV9ucxgEIAEoBBIUCgxtb25vdG9uaWNfbnMYBSABKAQSDAoEa2luZBgGIAEoCRIQCghldmVudF9pZBgHIAEoDRINCgVldmVudBgIIAEoCRITCgtzdGF0dXNfY29kZRgJIAEoDRIQCgh0cmFjZV9pZBgKIAEoCRIPCgdzcGFuX2lkGAsgASgJEhcKD3JlcXVlc3RfaWRfaGFzaBgMIAEoCRITCgt0ZW5hbnRfaGFzaBgNIAEoCRIUCgxtb2RlbF9kaWdlc3QYDiABKAkSFQoNbW9kZWxfdmVyc2lvbhgPIAEoBBISCgppbnB1dF9oYXNoGBAgASgJEhMKC291dHB1dF9oYXNoGBEgASgJEhQKDHNhZmV0eV9zdGF0ZRgSIAEoDRIPCgdxdWFsaXR5GBMgASgNEhQKDGNsb2NrX3NvdXJjZRgUIAEoDRIUCgxjbG9ja19zdGF0dXMYFSABKA0SEgoKYmF0Y2hfc2l6ZRgWIAEoDRIRCgliYXRjaF9yb3cYFyABKA0SEgoKbGF0ZW5jeV9ucxgYIAEoBBIrCgRjYWxsGB4gASgLMhsudmlnaWwuYXVkaXQudjEuQ2FsbFBheWxvYWRIABItCgVtb2RlbBgfIAEoCzIcLnZpZ2lsLmF1ZGl0LnYxLk1vZGVsUGF5bG9hZEgAEi0KBXN0YXRlGCAgASgLMhwudmlnaWwuYXVkaXQudjEuU3RhdGVQYXlsb2FkSAASLwoGc3lzdGVtGCEgASgLMh0udmlnaWwuYXVkaXQudjEuU3lzdGVtUGF5bG9hZEgAEg4KBG5vdGUYIiABKAlIAEIJCgdwYXlsb2FkIqgCCg1TZWFyY2hSZXF1ZXN0EioKA2xvZxgBIAEoDjITLnZpZ2lsLmF1ZGl0LnYxLkxvZ0II+kIFggECEAESDwoHZnJvbV9ucxgCIAEoBBINCgV0b19ucxgDIAEoBBIqCgh0cmFjZV9pZBgEIAEoCUIY+kIVchMyEV4oWzAtOWEtZl17MzJ9KT8kEhcKBW1vZGVsGAUgASgJQgj6QgVyAxiAARIbCglldmVudF9pZHMYBiADKA1CCPpCBZIBAhBAEhgKBnRlbmFudBgHIAEoCUII+kIFcgMYgAISGwoJcGFnZV9zaXplGAggASgNQgj6QgUqAxjoBxIcCgpwYWdlX3Rva2VuGAkgASgJQgj6QgVyAxiAARIUCgxuZXdlc3RfZmlyc3QYCiABKAgiawoOU2VhcmNoUmVzcG9uc2USKgoHcmVjb3JkcxgBIAMoCzIZLnZpZ2lsLmF1ZGl0LnYxLkxvZ1JlY29yZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSFAoMcmVjb3Jkc19yZWFkGAMgASgEIioKCkdldFJlcXVlc3QSHAoIcG9zaXRpb24YASABKAlCCvpCB3IFEAEYgAEiWAoLR2V0UmVzcG9uc2USKQoGcmVjb3JkGAEgASgLMhkudmlnaWwuYXVkaXQudjEuTG9nUmVjb3JkEgsKA3JhdxgCIAEoDBIRCglsZWFmX2hhc2gYAyABKAwiLAoMUHJvdmVSZXF1ZXN0EhwKCHBvc2l0aW9uGAEgASgJQgr6QgdyBRABGIABIh4KDVByb3ZlUmVzcG9uc2USDQoFcHJvb2YYASABKAwikwEKElZlcmlmeVJhbmdlUmVxdWVzdBIqCgNsb2cYASABKA4yEy52aWdpbC5hdWRpdC52MS5Mb2dCCPpCBYIBAhABEhUKDWZyb21fc2VxdWVuY2UYAiABKAQSEwoLdG9fc2VxdWVuY2UYAyABKAQSJQoMdHJ1c3RlZF9rZXlzGAQgAygJQg/6QgySAQkQECIFcgMYgAQigQEKE1ZlcmlmeVJhbmdlUmVzcG9uc2USMgoIcHJvZ3Jlc3MYASABKAsyHi52aWdpbC5hdWRpdC52MS5WZXJpZnlQcm9ncmVzc0gAEjAKB3ZlcmRpY3QYAiABKAsyHS52aWdpbC5hdWRpdC52MS5WZXJpZnlWZXJkaWN0SABCBAoCb2YiRQoOVmVyaWZ5UHJvZ3Jlc3MSDwoHcmVjb3JkcxgBIAEoBBINCgVieXRlcxgCIAEoBBITCgtieXRlc190b3RhbBgDIAEoBCKKAgoNVmVyaWZ5VmVyZGljdBIRCglleGl0X2NvZGUYASABKA0SDwoHdmVyZGljdBgCIAEoCRIOCgZvcmlnaW4YAyABKAkSFgoOZmlyc3Rfc2VxdWVuY2UYBCABKAQSFQoNbGFzdF9zZXF1ZW5jZRgFIAEoBBIXCg9zZWFsZWRfc2VxdWVuY2UYBiABKAQSEwoLY2hlY2twb2ludHMYByABKAQSEAoIdW5sb2dnZWQYCCABKAQSDgoGcmVhc29uGAkgASgJEhgKEGRhbWFnZWRfc2VxdWVuY2UYCiABKAQSFAoMZGFtYWdlZF9maWxlGAsgASgJEhYKDmRhbWFnZWRfb2Zmc2V0GAwgASgEKjwKA0xvZxITCg9MT0dfVU5TUEVDSUZJRUQQABIPCgtMT0dfR0FURVdBWRABEg8KC0xPR19TSURFQ0FSEAIy3gMKDEF1ZGl0U2VydmljZRJTCgpDaGVja3BvaW50EiEudmlnaWwuYXVkaXQudjEuQ2hlY2twb2ludFJlcXVlc3QaIi52aWdpbC5hdWRpdC52MS5DaGVja3BvaW50UmVzcG9uc2USUAoJUm90YXRlS2V5EiAudmlnaWwuYXVkaXQudjEuUm90YXRlS2V5UmVxdWVzdBohLnZpZ2lsLmF1ZGl0LnYxLlJvdGF0ZUtleVJlc3BvbnNlEkcKBlNlYXJjaBIdLnZpZ2lsLmF1ZGl0LnYxLlNlYXJjaFJlcXVlc3QaHi52aWdpbC5hdWRpdC52MS5TZWFyY2hSZXNwb25zZRI+CgNHZXQSGi52aWdpbC5hdWRpdC52MS5HZXRSZXF1ZXN0GhsudmlnaWwuYXVkaXQudjEuR2V0UmVzcG9uc2USRAoFUHJvdmUSHC52aWdpbC5hdWRpdC52MS5Qcm92ZVJlcXVlc3QaHS52aWdpbC5hdWRpdC52MS5Qcm92ZVJlc3BvbnNlElgKC1ZlcmlmeVJhbmdlEiIudmlnaWwuYXVkaXQudjEuVmVyaWZ5UmFuZ2VSZXF1ZXN0GiMudmlnaWwuYXVkaXQudjEuVmVyaWZ5UmFuZ2VSZXNwb25zZTABQipaKHZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL2F1ZGl0L3YxO2F1ZGl0djFiBnByb3RvMw", [file_validate_validate, file_vigil_audit_v1_audit]);
 
 /**
  * CheckpointRequest names the log; unspecified is refused.
@@ -103,6 +105,592 @@ export const RotateKeyResponseSchema: GenMessage<RotateKeyResponse> = /*@__PURE_
   messageDesc(file_vigil_audit_v1_service, 3);
 
 /**
+ * LogRecord is one record in words. Hashes and digests are hex, empty when there is none.
+ *
+ * @generated from message vigil.audit.v1.LogRecord
+ */
+export type LogRecord = Message<"vigil.audit.v1.LogRecord"> & {
+  /**
+   * LOG/BOOT/SEQ, as calls carry it in vigil-audit-position.
+   *
+   * @generated from field: string position = 1;
+   */
+  position: string;
+
+  /**
+   * @generated from field: uint64 sequence = 2;
+   */
+  sequence: bigint;
+
+  /**
+   * UTC, nanoseconds.
+   *
+   * @generated from field: uint64 time_ns = 3;
+   */
+  timeNs: bigint;
+
+  /**
+   * Bound of the clock's error; all ones: unknown.
+   *
+   * @generated from field: uint64 time_uncertainty_ns = 4;
+   */
+  timeUncertaintyNs: bigint;
+
+  /**
+   * @generated from field: uint64 monotonic_ns = 5;
+   */
+  monotonicNs: bigint;
+
+  /**
+   * answer, refusal, model, ...: see docs/audit-format.md.
+   *
+   * @generated from field: string kind = 6;
+   */
+  kind: string;
+
+  /**
+   * Id and name from docs/events.md.
+   *
+   * @generated from field: uint32 event_id = 7;
+   */
+  eventId: number;
+
+  /**
+   * @generated from field: string event = 8;
+   */
+  event: string;
+
+  /**
+   * google.rpc.Code of the reply.
+   *
+   * @generated from field: uint32 status_code = 9;
+   */
+  statusCode: number;
+
+  /**
+   * @generated from field: string trace_id = 10;
+   */
+  traceId: string;
+
+  /**
+   * @generated from field: string span_id = 11;
+   */
+  spanId: string;
+
+  /**
+   * @generated from field: string request_id_hash = 12;
+   */
+  requestIdHash: string;
+
+  /**
+   * @generated from field: string tenant_hash = 13;
+   */
+  tenantHash: string;
+
+  /**
+   * @generated from field: string model_digest = 14;
+   */
+  modelDigest: string;
+
+  /**
+   * @generated from field: uint64 model_version = 15;
+   */
+  modelVersion: bigint;
+
+  /**
+   * @generated from field: string input_hash = 16;
+   */
+  inputHash: string;
+
+  /**
+   * @generated from field: string output_hash = 17;
+   */
+  outputHash: string;
+
+  /**
+   * As in docs/audit-format.md: 2 normal, 3 degraded, ...
+   *
+   * @generated from field: uint32 safety_state = 18;
+   */
+  safetyState: number;
+
+  /**
+   * 1 normal, 2 cache, 3 rule.
+   *
+   * @generated from field: uint32 quality = 19;
+   */
+  quality: number;
+
+  /**
+   * 1 kernel, 2 chrony, 3 ptp4l.
+   *
+   * @generated from field: uint32 clock_source = 20;
+   */
+  clockSource: number;
+
+  /**
+   * 1 synchronised, 2 free-running.
+   *
+   * @generated from field: uint32 clock_status = 21;
+   */
+  clockStatus: number;
+
+  /**
+   * @generated from field: uint32 batch_size = 22;
+   */
+  batchSize: number;
+
+  /**
+   * @generated from field: uint32 batch_row = 23;
+   */
+  batchRow: number;
+
+  /**
+   * @generated from field: uint64 latency_ns = 24;
+   */
+  latencyNs: bigint;
+
+  /**
+   * What the payload says; unset when it cannot be read.
+   *
+   * @generated from oneof vigil.audit.v1.LogRecord.payload
+   */
+  payload: {
+    /**
+     * @generated from field: vigil.audit.v1.CallPayload call = 30;
+     */
+    value: CallPayload;
+    case: "call";
+  } | {
+    /**
+     * @generated from field: vigil.audit.v1.ModelPayload model = 31;
+     */
+    value: ModelPayload;
+    case: "model";
+  } | {
+    /**
+     * @generated from field: vigil.audit.v1.StatePayload state = 32;
+     */
+    value: StatePayload;
+    case: "state";
+  } | {
+    /**
+     * @generated from field: vigil.audit.v1.SystemPayload system = 33;
+     */
+    value: SystemPayload;
+    case: "system";
+  } | {
+    /**
+     * Checkpoints, anchors, key and prune records: notes.
+     *
+     * @generated from field: string note = 34;
+     */
+    value: string;
+    case: "note";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message vigil.audit.v1.LogRecord.
+ * Use `create(LogRecordSchema)` to create a new message.
+ */
+export const LogRecordSchema: GenMessage<LogRecord> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 4);
+
+/**
+ * SearchRequest names the log; unspecified is refused.
+ *
+ * @generated from message vigil.audit.v1.SearchRequest
+ */
+export type SearchRequest = Message<"vigil.audit.v1.SearchRequest"> & {
+  /**
+   * @generated from field: vigil.audit.v1.Log log = 1;
+   */
+  log: Log;
+
+  /**
+   * UTC nanoseconds, from inclusive, to exclusive; 0 leaves it open.
+   *
+   * @generated from field: uint64 from_ns = 2;
+   */
+  fromNs: bigint;
+
+  /**
+   * @generated from field: uint64 to_ns = 3;
+   */
+  toNs: bigint;
+
+  /**
+   * 32 hex digits; found by an index, without reading the log.
+   *
+   * @generated from field: string trace_id = 4;
+   */
+  traceId: string;
+
+  /**
+   * @generated from field: string model = 5;
+   */
+  model: string;
+
+  /**
+   * Any of these events.
+   *
+   * @generated from field: repeated uint32 event_ids = 6;
+   */
+  eventIds: number[];
+
+  /**
+   * As sent in vigil-tenant.
+   *
+   * @generated from field: string tenant = 7;
+   */
+  tenant: string;
+
+  /**
+   * Records of a page; 0 is 100. A page is also at most 1 MiB.
+   *
+   * @generated from field: uint32 page_size = 8;
+   */
+  pageSize: number;
+
+  /**
+   * next_page_token of the page before, with all other fields the same.
+   *
+   * @generated from field: string page_token = 9;
+   */
+  pageToken: string;
+
+  /**
+   * The latest first.
+   *
+   * @generated from field: bool newest_first = 10;
+   */
+  newestFirst: boolean;
+};
+
+/**
+ * Describes the message vigil.audit.v1.SearchRequest.
+ * Use `create(SearchRequestSchema)` to create a new message.
+ */
+export const SearchRequestSchema: GenMessage<SearchRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 5);
+
+/**
+ * SearchResponse is a page.
+ *
+ * @generated from message vigil.audit.v1.SearchResponse
+ */
+export type SearchResponse = Message<"vigil.audit.v1.SearchResponse"> & {
+  /**
+   * In order of sequence; fewer than page_size, or none, does not mean the end.
+   *
+   * @generated from field: repeated vigil.audit.v1.LogRecord records = 1;
+   */
+  records: LogRecord[];
+
+  /**
+   * Empty at the end. A search that would outlast the deadline ends a page early.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Records that were read for this page.
+   *
+   * @generated from field: uint64 records_read = 3;
+   */
+  recordsRead: bigint;
+};
+
+/**
+ * Describes the message vigil.audit.v1.SearchResponse.
+ * Use `create(SearchResponseSchema)` to create a new message.
+ */
+export const SearchResponseSchema: GenMessage<SearchResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 6);
+
+/**
+ * GetRequest names a record.
+ *
+ * @generated from message vigil.audit.v1.GetRequest
+ */
+export type GetRequest = Message<"vigil.audit.v1.GetRequest"> & {
+  /**
+   * LOG/BOOT/SEQ, or LOG/SEQ.
+   *
+   * @generated from field: string position = 1;
+   */
+  position: string;
+};
+
+/**
+ * Describes the message vigil.audit.v1.GetRequest.
+ * Use `create(GetRequestSchema)` to create a new message.
+ */
+export const GetRequestSchema: GenMessage<GetRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 7);
+
+/**
+ * GetResponse is the record in words and as it is written.
+ *
+ * @generated from message vigil.audit.v1.GetResponse
+ */
+export type GetResponse = Message<"vigil.audit.v1.GetResponse"> & {
+  /**
+   * @generated from field: vigil.audit.v1.LogRecord record = 1;
+   */
+  record?: LogRecord | undefined;
+
+  /**
+   * Header and payload, byte for byte.
+   *
+   * @generated from field: bytes raw = 2;
+   */
+  raw: Uint8Array;
+
+  /**
+   * RFC 6962: SHA-256 of a zero byte and raw.
+   *
+   * @generated from field: bytes leaf_hash = 3;
+   */
+  leafHash: Uint8Array;
+};
+
+/**
+ * Describes the message vigil.audit.v1.GetResponse.
+ * Use `create(GetResponseSchema)` to create a new message.
+ */
+export const GetResponseSchema: GenMessage<GetResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 8);
+
+/**
+ * ProveRequest names a record.
+ *
+ * @generated from message vigil.audit.v1.ProveRequest
+ */
+export type ProveRequest = Message<"vigil.audit.v1.ProveRequest"> & {
+  /**
+   * LOG/BOOT/SEQ, or LOG/SEQ.
+   *
+   * @generated from field: string position = 1;
+   */
+  position: string;
+};
+
+/**
+ * Describes the message vigil.audit.v1.ProveRequest.
+ * Use `create(ProveRequestSchema)` to create a new message.
+ */
+export const ProveRequestSchema: GenMessage<ProveRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 9);
+
+/**
+ * ProveResponse carries the proof.
+ *
+ * @generated from message vigil.audit.v1.ProveResponse
+ */
+export type ProveResponse = Message<"vigil.audit.v1.ProveResponse"> & {
+  /**
+   * A C2SP tlog-proof with the record in it; `auditverify proof FILE --key K` checks it.
+   *
+   * @generated from field: bytes proof = 1;
+   */
+  proof: Uint8Array;
+};
+
+/**
+ * Describes the message vigil.audit.v1.ProveResponse.
+ * Use `create(ProveResponseSchema)` to create a new message.
+ */
+export const ProveResponseSchema: GenMessage<ProveResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 10);
+
+/**
+ * VerifyRangeRequest names the log; unspecified is refused.
+ *
+ * @generated from message vigil.audit.v1.VerifyRangeRequest
+ */
+export type VerifyRangeRequest = Message<"vigil.audit.v1.VerifyRangeRequest"> & {
+  /**
+   * @generated from field: vigil.audit.v1.Log log = 1;
+   */
+  log: Log;
+
+  /**
+   * First and last sequence; 0 is the first or last there is. Whole segments are read.
+   *
+   * @generated from field: uint64 from_sequence = 2;
+   */
+  fromSequence: bigint;
+
+  /**
+   * @generated from field: uint64 to_sequence = 3;
+   */
+  toSequence: bigint;
+
+  /**
+   * Note verifier keys that the caller trusts; without one nothing is called verified.
+   *
+   * @generated from field: repeated string trusted_keys = 4;
+   */
+  trustedKeys: string[];
+};
+
+/**
+ * Describes the message vigil.audit.v1.VerifyRangeRequest.
+ * Use `create(VerifyRangeRequestSchema)` to create a new message.
+ */
+export const VerifyRangeRequestSchema: GenMessage<VerifyRangeRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 11);
+
+/**
+ * VerifyRangeResponse is progress, several times a second, and at the end a verdict.
+ *
+ * @generated from message vigil.audit.v1.VerifyRangeResponse
+ */
+export type VerifyRangeResponse = Message<"vigil.audit.v1.VerifyRangeResponse"> & {
+  /**
+   * @generated from oneof vigil.audit.v1.VerifyRangeResponse.of
+   */
+  of: {
+    /**
+     * @generated from field: vigil.audit.v1.VerifyProgress progress = 1;
+     */
+    value: VerifyProgress;
+    case: "progress";
+  } | {
+    /**
+     * @generated from field: vigil.audit.v1.VerifyVerdict verdict = 2;
+     */
+    value: VerifyVerdict;
+    case: "verdict";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message vigil.audit.v1.VerifyRangeResponse.
+ * Use `create(VerifyRangeResponseSchema)` to create a new message.
+ */
+export const VerifyRangeResponseSchema: GenMessage<VerifyRangeResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 12);
+
+/**
+ * VerifyProgress says how far a verification is.
+ *
+ * @generated from message vigil.audit.v1.VerifyProgress
+ */
+export type VerifyProgress = Message<"vigil.audit.v1.VerifyProgress"> & {
+  /**
+   * @generated from field: uint64 records = 1;
+   */
+  records: bigint;
+
+  /**
+   * @generated from field: uint64 bytes = 2;
+   */
+  bytes: bigint;
+
+  /**
+   * Bytes of the segments to read; the last one may be filled in part only.
+   *
+   * @generated from field: uint64 bytes_total = 3;
+   */
+  bytesTotal: bigint;
+};
+
+/**
+ * Describes the message vigil.audit.v1.VerifyProgress.
+ * Use `create(VerifyProgressSchema)` to create a new message.
+ */
+export const VerifyProgressSchema: GenMessage<VerifyProgress> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 13);
+
+/**
+ * VerifyVerdict is what was found, with the exit code that auditverify gives for it.
+ *
+ * @generated from message vigil.audit.v1.VerifyVerdict
+ */
+export type VerifyVerdict = Message<"vigil.audit.v1.VerifyVerdict"> & {
+  /**
+   * @generated from field: uint32 exit_code = 1;
+   */
+  exitCode: number;
+
+  /**
+   * @generated from field: string verdict = 2;
+   */
+  verdict: string;
+
+  /**
+   * Origin of the log: vigil/NAME/INSTANCE.
+   *
+   * @generated from field: string origin = 3;
+   */
+  origin: string;
+
+  /**
+   * What was read.
+   *
+   * @generated from field: uint64 first_sequence = 4;
+   */
+  firstSequence: bigint;
+
+  /**
+   * @generated from field: uint64 last_sequence = 5;
+   */
+  lastSequence: bigint;
+
+  /**
+   * Everything from first_sequence up to here is under a trusted signature; 0: nothing is.
+   *
+   * @generated from field: uint64 sealed_sequence = 6;
+   */
+  sealedSequence: bigint;
+
+  /**
+   * @generated from field: uint64 checkpoints = 7;
+   */
+  checkpoints: bigint;
+
+  /**
+   * Calls and events that this range says got no record.
+   *
+   * @generated from field: uint64 unlogged = 8;
+   */
+  unlogged: bigint;
+
+  /**
+   * Why it is damaged or forged, and where; empty when it is not.
+   *
+   * @generated from field: string reason = 9;
+   */
+  reason: string;
+
+  /**
+   * @generated from field: uint64 damaged_sequence = 10;
+   */
+  damagedSequence: bigint;
+
+  /**
+   * @generated from field: string damaged_file = 11;
+   */
+  damagedFile: string;
+
+  /**
+   * @generated from field: uint64 damaged_offset = 12;
+   */
+  damagedOffset: bigint;
+};
+
+/**
+ * Describes the message vigil.audit.v1.VerifyVerdict.
+ * Use `create(VerifyVerdictSchema)` to create a new message.
+ */
+export const VerifyVerdictSchema: GenMessage<VerifyVerdict> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_service, 14);
+
+/**
  * Log is one of the two logs.
  *
  * @generated from enum vigil.audit.v1.Log
@@ -155,6 +743,49 @@ export const AuditService: GenService<{
     methodKind: "unary";
     input: typeof RotateKeyRequestSchema;
     output: typeof RotateKeyResponseSchema;
+  },
+  /**
+   * Search gives a log's records that match every field that is set, a page at a time.
+   * Like all reading of a log it is answered on loopback listeners only, unless
+   * audit.read_remote is set; the gateway answers it for both logs.
+   *
+   * @generated from rpc vigil.audit.v1.AuditService.Search
+   */
+  search: {
+    methodKind: "unary";
+    input: typeof SearchRequestSchema;
+    output: typeof SearchResponseSchema;
+  },
+  /**
+   * Get gives one record by its position.
+   *
+   * @generated from rpc vigil.audit.v1.AuditService.Get
+   */
+  get: {
+    methodKind: "unary";
+    input: typeof GetRequestSchema;
+    output: typeof GetResponseSchema;
+  },
+  /**
+   * Prove gives a proof of inclusion of one record, which can be checked offline.
+   *
+   * @generated from rpc vigil.audit.v1.AuditService.Prove
+   */
+  prove: {
+    methodKind: "unary";
+    input: typeof ProveRequestSchema;
+    output: typeof ProveResponseSchema;
+  },
+  /**
+   * VerifyRange checks a log's records against its signed checkpoints and tells how
+   * far it is. Whoever does not trust this server runs auditverify instead.
+   *
+   * @generated from rpc vigil.audit.v1.AuditService.VerifyRange
+   */
+  verifyRange: {
+    methodKind: "server_streaming";
+    input: typeof VerifyRangeRequestSchema;
+    output: typeof VerifyRangeResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_vigil_audit_v1_service, 0);
