@@ -65,6 +65,16 @@ func CheckProof(data []byte, trusted []Key) (*Proven, error) {
 	return nil, ErrNoTrustedKey
 }
 
+// OpenProof checks that a proof holds by itself: the record is in the tree of its
+// checkpoint. Who signed that is not asked.
+func OpenProof(data []byte) (*Proven, error) {
+	parts, err := openProof(data)
+	if err != nil {
+		return nil, err
+	}
+	return parts.proven, nil
+}
+
 func openProof(data []byte) (*proofParts, error) {
 	if len(data) > proofBytesMax {
 		return nil, fmt.Errorf("the proof has %d bytes, the limit is %d", len(data), proofBytesMax)

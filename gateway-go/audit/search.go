@@ -35,6 +35,16 @@ type Query struct {
 	NewestFirst   bool
 	// Match judges what the header does not tell; nil for nothing.
 	Match func(*Record) bool
+	// Pause is asked now and then whether to stop; nil never stops.
+	Pause func() bool
+}
+
+// Selected says what Select did.
+type Selected struct {
+	// Read counts the records that were looked at.
+	Read uint64
+	// Paused: where Pause stopped it, the After (or Before) with which to go on; else 0.
+	Paused uint64
 }
 
 const (
@@ -43,6 +53,8 @@ const (
 	// tornTries is how often an unfinished record at the end of a log that is written is read again.
 	tornTries = 20
 	tornWait  = 5 * time.Millisecond
+	// pauseRecords is after how many records Pause is asked.
+	pauseRecords = 4096
 
 	indexMagic       = "VGLIDX1\x00"
 	indexHeaderBytes = 16
@@ -50,29 +62,35 @@ const (
 )
 
 // Select visits the records of a log that a query means, until visit returns
-// false, and tells how many it read. Records are checked by themselves, not
+// false. Records are checked by themselves, not
 // against each other or a signature: that is for verification. A trace is found
 // by the segments' indexes where there are any, which only point; other segments
 // that cannot hold what is asked for are passed over. A fault is a *Damage.
-func Select(folder string, q *Query, visit func(*Record) (more bool)) (read uint64, err error) {
+func Select(folder string, q *Query, visit func(*Record) (more bool)) (Selected, error) {
 	parts, err := q.segments(folder)
 	if err != nil {
-		return 0, err
+		return Selected{}, err
 	}
 	if q.NewestFirst {
 		slices.Reverse(parts)
 	}
 	s := &selecting{q: q, visit: visit}
-	for _, part := range parts {
-		if err := s.segment(part); errors.Is(err, errEnough) {
-			return s.read, nil
-		} else if errors.Is(err, os.ErrNotExist) { // pruned meanwhile
-			continue
-		} else if err != nil {
-			return s.read, err
+	for i, part := range parts {
+		switch err := s.segment(part); {
+		case errors.Is(err, errEnough):
+			return s.Selected, nil
+		case err != nil && !errors.Is(err, os.ErrNotExist): // pruned meanwhile
+			return s.Selected, err
+		}
+		if i+1 < len(parts) && q.Pause != nil && q.Pause() {
+			s.Paused = parts[i+1].first - 1
+			if q.NewestFirst {
+				s.Paused = part.first
+			}
+			break
 		}
 	}
-	return s.read, nil
+	return s.Selected, nil
 }
 
 type segmentPart struct {
@@ -139,9 +157,9 @@ func createdNs(path string) (uint64, error) {
 }
 
 type selecting struct {
+	Selected
 	q      *Query
 	visit  func(*Record) bool
-	read   uint64
 	buffer [1 + layout.RecordBytesMax]byte
 }
 
@@ -216,7 +234,10 @@ func (s *selecting) walk(f *os.File, part segmentPart, visit func(at int64, head
 			}
 			return &Damage{name, at, sequence, "no record here: wrong magic, version, length or sequence"}
 		}
-		s.read++
+		if s.Read++; s.Read%pauseRecords == 0 && !s.q.NewestFirst && sequence-1 > s.q.After && s.q.Pause != nil && s.q.Pause() {
+			s.Paused = sequence - 1
+			return errEnough
+		}
 		if err := visit(at, head); err != nil {
 			return err
 		}

@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "4535c67fc5d8e60a1f0f39c0c61047fecfeb59da3267c35241ee42174eec33da"
+CATALOGUE_DIGEST = "c5e3839355fec47a16e383cffd2babdd3acef17d82887e78b09fccd53ec230e5"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -25,6 +25,7 @@ INTERNAL_ERROR = 2053
 FRAME_REJECTED = 2054
 WEB_FORBIDDEN = 2055
 TRANSPORT_REFUSED = 2056
+RECORD_UNAVAILABLE = 2057
 VERSION_LOADED = 3001
 VERSION_SWITCHED = 3002
 VERSION_REFUSED = 3003
@@ -71,6 +72,7 @@ NAMES: dict[int, str] = {
     2054: "frame_rejected",
     2055: "web_forbidden",
     2056: "transport_refused",
+    2057: "record_unavailable",
     3001: "version_loaded",
     3002: "version_switched",
     3003: "version_refused",
@@ -118,6 +120,7 @@ CLASSES: dict[int, str] = {
     2054: "call",
     2055: "security",
     2056: "call",
+    2057: "call",
     3001: "model",
     3002: "model",
     3003: "model",

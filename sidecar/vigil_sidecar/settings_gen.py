@@ -83,6 +83,9 @@ class Settings:
     audit_archive_dir: str = ''
     audit_on_failure: str = 'refuse'
     audit_write_timeout_ms: int = 900
+    audit_read_remote: bool = False
+    audit_read_timeout_s: float = 30
+    audit_readers_max: int = 2
     audit_refusals_per_s: int = 1000
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
@@ -265,6 +268,15 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.write_timeout_ms', 'audit_write_timeout_ms', 'int', 900, 10, 60000,
          (), None,
          'A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.'),
+    Spec('audit.read_remote', 'audit_read_remote', 'bool', False, None, None,
+         (), None,
+         "Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller."),
+    Spec('audit.read_timeout_s', 'audit_read_timeout_s', 'float', 30, 0.1, 3600,
+         (), None,
+         "Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page."),
+    Spec('audit.readers_max', 'audit_readers_max', 'int', 2, 1, 64,
+         (), None,
+         'Calls that read logs at the same time, each in a process of lowest priority. More are refused.'),
     Spec('audit.refusals_per_s', 'audit_refusals_per_s', 'int', 1000, 1, 1000000,
          (), None,
          'Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.'),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from inference import grpc_service_pb2
+from vigil.audit.v1 import service_pb2 as audit_pb2
 from vigil.models.v1 import models_pb2
 from vigil.perception.v1 import perception_pb2
 from vigil.safety.v1 import safety_pb2
@@ -16,7 +17,7 @@ from vigil_sidecar.server.rules import check_rules
 
 CORPUS = Path(__file__).parent / "corpus"
 FILES = sorted(CORPUS.glob("*.txtpb"))
-MODULES = (grpc_service_pb2, models_pb2, perception_pb2, safety_pb2)
+MODULES = (audit_pb2, grpc_service_pb2, models_pb2, perception_pb2, safety_pb2)
 
 
 def test_corpus_is_large_enough() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import resource
 import subprocess
 import time
@@ -77,9 +78,16 @@ class Trial:
             assert product.stop() == 0
             self.replies += [(position, code) for position, code in self.result["replies"]]
             self.slowest_s = max(self.slowest_s, self.result["error_slowest_s"], self.result["max_ms"] / 1000)
-            for report in product.auditverify():
+            found = account(product.data / "audit", self.replies)
+            for report in (*product.auditverify(), *self._verified_in_python()):
                 assert report["verdict"] == "verified", report
-            return account(product.data / "audit", self.replies)
+                assert report["unlogged"] == found.stated[report["log"].split("/")[1]], report
+            return found
+
+    def _verified_in_python(self) -> list[dict[str, Any]]:
+        keys = [x for log in ("gateway", "sidecar") for x in ("--key", str(self.product.data / "keys" / f"audit-{log}.pub"))]
+        reports: list[dict[str, Any]] = json.loads(self.product.vigil("audit", "verify", "--json", *keys).stdout)
+        return reports
 
     def _serves(self, stub: Stub) -> bool:
         good = set(self.bad_calls(stub, 0.3)) == {"INVALID_ARGUMENT"}

@@ -23,6 +23,7 @@ import (
 	"vigil/gateway/internal/edge"
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/link"
+	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/settings"
 	"vigil/gateway/internal/telemetry"
 )
@@ -73,30 +74,12 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	if g.doors, err = listen(s); err != nil {
 		return nil, err
 	}
+	hashKey, err := g.openAudit()
+	if err != nil {
+		return nil, err
+	}
 	instance := ""
-	if s.AuditEnabled {
-		var hashKey []byte
-		if s.AuditHashes == "keyed" {
-			if hashKey, err = auditlog.HashKey(filepath.Join(s.DataDir, "keys")); err != nil {
-				return nil, err
-			}
-		}
-		writer, err := auditlog.Open(auditlog.Options{
-			HashKey: hashKey,
-			Folder:  filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
-			SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
-			Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
-			KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),
-			CheckpointInterval: time.Duration(s.AuditCheckpointIntervalS * float64(time.Second)),
-			Retention: auditlog.Retention{
-				BytesMax: s.AuditRetentionBytes, Age: time.Duration(s.AuditRetentionS * float64(time.Second)),
-				KeptBytesMax: s.AuditKeptBytesMax, Archive: s.AuditArchiveDir,
-			},
-		})
-		if err != nil {
-			return nil, err
-		}
-		g.audit = auditlog.NewRecorder(writer, auditlog.Policy(s.AuditOnFailure), time.Duration(s.AuditWriteTimeoutMs)*time.Millisecond, s.AuditRefusalsPerS)
+	if g.audit != nil {
 		instance = g.audit.Instance()
 	}
 	if g.tracer, err = telemetry.NewTracer(ctx, s.TraceOTLPEndpoint, s.TraceSampleRatio); err != nil {
@@ -112,6 +95,9 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	}
 	g.client = link.New(linkConfig(s, instance), g.service)
 	g.service.AttachLink(g.client)
+	if err := g.attachReader(hashKey); err != nil {
+		return nil, err
+	}
 	metrics.Gauge("vigil_queue_depth", "Calls in flight.", func() float64 { return float64(g.service.InFlight()) })
 	if g.audit != nil {
 		metrics.Gauge("vigil_audit_unlogged_total", "Calls and events without a record.", func() float64 { return float64(g.audit.UnloggedTotal()) })
@@ -126,6 +112,55 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	})
 	g.listenWith(metrics)
 	return g, nil
+}
+
+// openAudit opens the gateway's log, when there is to be one, and gives the key of keyed hashes.
+func (g *gateway) openAudit() (hashKey []byte, err error) {
+	s := g.settings
+	if s.AuditHashes == "keyed" {
+		if hashKey, err = auditlog.HashKey(filepath.Join(s.DataDir, "keys")); err != nil {
+			return nil, err
+		}
+	}
+	if !s.AuditEnabled {
+		return hashKey, nil
+	}
+	writer, err := auditlog.Open(auditlog.Options{
+		HashKey: hashKey,
+		Folder:  filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
+		SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
+		Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
+		KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),
+		CheckpointInterval: time.Duration(s.AuditCheckpointIntervalS * float64(time.Second)),
+		Retention: auditlog.Retention{
+			BytesMax: s.AuditRetentionBytes, Age: time.Duration(s.AuditRetentionS * float64(time.Second)),
+			KeptBytesMax: s.AuditKeptBytesMax, Archive: s.AuditArchiveDir,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.audit = auditlog.NewRecorder(writer, auditlog.Policy(s.AuditOnFailure), time.Duration(s.AuditWriteTimeoutMs)*time.Millisecond, s.AuditRefusalsPerS)
+	return hashKey, nil
+}
+
+// attachReader lets callers read both logs, by processes of this very program.
+func (g *gateway) attachReader(hashKey []byte) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	folders := map[string]string{}
+	for _, name := range []string{"gateway", "sidecar"} {
+		if folders[name], err = filepath.Abs(filepath.Join(g.settings.DataDir, "audit", name)); err != nil {
+			return err
+		}
+	}
+	g.service.AttachReader(review.NewReader(review.Options{
+		Command: []string{program, readLog}, Folders: folders, HashKey: hashKey,
+		Timeout: time.Duration(g.settings.AuditReadTimeoutS * float64(time.Second)), Most: g.settings.AuditReadersMax,
+	}))
+	return nil
 }
 
 func linkConfig(s *settings.Settings, instance string) link.Config {
@@ -143,7 +178,7 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 	limits := edge.Limits{
 		MessageBytesMax: int(s.LimitsMessageBytesMax), StreamsPerConnectionMax: uint32(s.LimitsStreamsPerConnectionMax),
 		HeaderBytesMax: uint32(s.LimitsHeaderBytesMax), ConnectionIdle: time.Duration(s.LimitsConnectionIdleS) * time.Second,
-		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote,
+		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote, AllowRemoteReading: s.AuditReadRemote,
 	}
 	g.native = edge.NewNative(g.service, g.tracer, limits)
 	config := edge.WebConfig{

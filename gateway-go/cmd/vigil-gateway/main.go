@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/settings"
 )
 
@@ -20,7 +21,22 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	if len(os.Args) == 2 && os.Args[1] == readLog {
+		os.Exit(read())
+	}
 	os.Exit(run(os.Args[1:]))
+}
+
+// readLog as the only argument makes this program read a log for a gateway.
+const readLog = "read-log"
+
+func read() int {
+	review.LowestPriority()
+	if err := review.Serve(os.Stdin, os.Stdout, func() { os.Exit(1) }); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // overrides collects --set KEY=VALUE.

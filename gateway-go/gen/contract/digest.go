@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "8c8ea877b5773fdb6eac1ac54b5829d89b21d518f2722c4b7d67a8f6ef6dd6c4"
+const Digest = "2cc0a993fb940061007d54e22be31556248f95cef3c45895143b223c3d793ee8"

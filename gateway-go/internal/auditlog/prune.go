@@ -104,7 +104,7 @@ func (p *pruner) run(sealed uint64, seal func() error) (int, error) {
 		if err := p.disk.Remove(s.path); err != nil {
 			return 0, err
 		}
-		_ = os.Remove(indexPath(s.path)) // it only points
+		_ = os.Remove(indexPath(s.path))                    // it only points
 		if err := p.disk.SyncFolder(p.folder); err != nil { // else a later one could be gone after a cut, and this one not
 			return 0, err
 		}

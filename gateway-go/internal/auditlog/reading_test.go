@@ -80,14 +80,14 @@ func meant(q *audit.Query, r *audit.Record) bool {
 
 func selected(t *testing.T, log string, q *audit.Query, most int) (sequences []uint64, read uint64) {
 	t.Helper()
-	read, err := audit.Select(log, q, func(r *audit.Record) bool {
+	done, err := audit.Select(log, q, func(r *audit.Record) bool {
 		sequences = append(sequences, r.Sequence)
 		return len(sequences) < most
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sequences, read
+	return sequences, done.Read
 }
 
 // What Select finds is what reading everything finds, for random queries in both orders.

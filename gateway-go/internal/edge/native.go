@@ -44,6 +44,7 @@ type Limits struct {
 	ConnectionIdle          time.Duration
 	KeepaliveMin            time.Duration
 	AllowRemoteControl      bool
+	AllowRemoteReading      bool
 }
 
 // Native is the native gRPC server.
@@ -122,9 +123,9 @@ func (n *Native) caller(ctx context.Context) *flow.Caller {
 	if values := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(values) > 0 {
 		traceparent = values[0]
 	}
-	c := &flow.Caller{Trace: n.tracer.Continue(traceparent), Control: n.limits.AllowRemoteControl}
-	if p, ok := peer.FromContext(ctx); ok && !c.Control {
-		c.Control = loopback(p.LocalAddr)
+	c := &flow.Caller{Trace: n.tracer.Continue(traceparent), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading}
+	if p, ok := peer.FromContext(ctx); ok && loopback(p.LocalAddr) {
+		c.Control, c.Reads = true, true
 	}
 	return c
 }

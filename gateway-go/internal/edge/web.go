@@ -266,9 +266,9 @@ func (w *web) originAllowed(origin, host string) bool {
 }
 
 func (w *web) caller(ctx context.Context, h http.Header) *flow.Caller {
-	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Control: w.config.Limits.AllowRemoteControl}
-	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && !c.Control {
-		c.Control = loopback(local)
+	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading}
+	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && loopback(local) {
+		c.Control, c.Reads = true, true
 	}
 	return c
 }

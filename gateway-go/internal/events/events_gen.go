@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "4535c67fc5d8e60a1f0f39c0c61047fecfeb59da3267c35241ee42174eec33da"
+const CatalogueDigest = "c5e3839355fec47a16e383cffd2babdd3acef17d82887e78b09fccd53ec230e5"
 
 // Ids of events.
 const (
@@ -34,7 +34,7 @@ const (
 	Unavailable uint32 = 2050
 	// Unimplemented: The method is not offered.
 	Unimplemented uint32 = 2051
-	// ControlForbidden: A control call came over a listener where it is not allowed.
+	// ControlForbidden: A control call, or one that reads a log, came over a listener where it is not allowed.
 	ControlForbidden uint32 = 2052
 	// InternalError: A fault of Vigil itself.
 	InternalError uint32 = 2053
@@ -44,6 +44,8 @@ const (
 	WebForbidden uint32 = 2055
 	// TransportRefused: A request was refused before it was a call: unknown method, broken encoding, too large to be read.
 	TransportRefused uint32 = 2056
+	// RecordUnavailable: A record, proof or log that was asked for is not there, or is damaged.
+	RecordUnavailable uint32 = 2057
 	// VersionLoaded: A version passed its gates.
 	VersionLoaded uint32 = 3001
 	// VersionSwitched: Another version serves.
@@ -118,6 +120,7 @@ var Names = map[uint32]string{
 	2054: "frame_rejected",
 	2055: "web_forbidden",
 	2056: "transport_refused",
+	2057: "record_unavailable",
 	3001: "version_loaded",
 	3002: "version_switched",
 	3003: "version_refused",
@@ -166,6 +169,7 @@ var Classes = map[uint32]string{
 	2054: "call",
 	2055: "security",
 	2056: "call",
+	2057: "call",
 	3001: "model",
 	3002: "model",
 	3003: "model",

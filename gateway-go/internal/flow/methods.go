@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"context"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -23,10 +25,12 @@ type Method struct {
 	Output  protoreflect.MessageType
 	// Control calls change something; they need a loopback listener or a setting.
 	Control bool
+	// Reads calls read a log; they need a loopback listener or another setting.
+	Reads bool
 	// model gives model and request id that a message names; nil for none.
 	model func(proto.Message) (string, string)
 	// local answers in the gateway itself.
-	local  func(*Service, proto.Message) (proto.Message, error)
+	local  func(context.Context, *Service, proto.Message) (proto.Message, error)
 	stream func(*Service, *streamCall) error
 }
 
@@ -47,6 +51,12 @@ var controlMethods = map[string]bool{
 	"/inference.GRPCInferenceService/TraceSetting":               true,
 	"/inference.GRPCInferenceService/LogSettings":                true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,
+}
+
+const auditService = "/vigil.audit.v1.AuditService/"
+
+var readMethods = map[string]bool{
+	auditService + "Search": true, auditService + "Get": true, auditService + "Prove": true, auditService + "VerifyRange": true,
 }
 
 // Methods lists every method of the contract's services, in order.
@@ -81,7 +91,7 @@ func newMethod(s protoreflect.ServiceDescriptor, d protoreflect.MethodDescriptor
 	}
 	return &Method{
 		Name: name, Service: string(s.FullName()), Short: string(d.Name()), Desc: d, Input: input, Output: output,
-		Control: controlMethods[name], model: modelOf(name), local: localAnswers[name], stream: localStreams[name],
+		Control: controlMethods[name], Reads: readMethods[name], model: modelOf(name), local: localAnswers[name], stream: localStreams[name],
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/link"
+	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/rules"
 	"vigil/gateway/internal/safety"
 	"vigil/gateway/internal/telemetry"
@@ -37,9 +38,10 @@ type Limits struct {
 
 // Caller is what an edge knows of who calls.
 type Caller struct {
-	Trace   telemetry.Trace
-	Control bool
-	Tenant  string
+	Trace telemetry.Trace
+	// Control and Reads say whether the listener takes such calls.
+	Control, Reads bool
+	Tenant         string
 }
 
 // Answer is a reply with what travels beside it.
@@ -55,6 +57,7 @@ type Service struct {
 	limits  Limits
 	link    *link.Client
 	audit   *auditlog.Recorder
+	reader  *review.Reader
 	monitor *safety.Monitor
 	metrics *telemetry.Metrics
 	tracer  *telemetry.Tracer
@@ -83,6 +86,9 @@ func New(limits Limits, audit *auditlog.Recorder, metrics *telemetry.Metrics, tr
 	s.subjects.Store(&subjects{})
 	return s, nil
 }
+
+// AttachReader gives the service what reads the logs for callers.
+func (s *Service) AttachReader(r *review.Reader) { s.reader = r }
 
 // AttachLink gives the service its link to the sidecar.
 func (s *Service) AttachLink(l *link.Client) { s.link = l }
@@ -194,16 +200,15 @@ func (s *Service) Unary(ctx context.Context, m *Method, caller *Caller, message 
 }
 
 func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, error) {
-	if c.method.Control && !c.caller.Control {
-		return nil, &CallError{Code: codes.PermissionDenied, Event: events.ControlForbidden, Reason: "CONTROL_FORBIDDEN",
-			Text: "control calls are answered on loopback listeners only (setting control.allow_remote)"}
+	if err := c.forbidden(); err != nil {
+		return nil, err
 	}
 	request, err := rules.Decode(c.method.Input, message)
 	if err != nil {
 		return nil, err
 	}
 	if c.method.local != nil {
-		reply, err := c.method.local(s, request)
+		reply, err := c.method.local(ctx, s, request)
 		if err == nil {
 			return s.local(c, request, reply)
 		}
@@ -230,6 +235,20 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	}
 	c.version = reply.ModelVersion // what served, not what was asked for
 	return s.fromReply(reply)
+}
+
+// forbidden says why a call is not answered on the listener that it came by.
+func (c *call) forbidden() error {
+	text := ""
+	switch {
+	case c.method.Control && !c.caller.Control:
+		text = "control calls are answered on loopback listeners only (setting control.allow_remote)"
+	case c.method.Reads && !c.caller.Reads:
+		text = "logs are read on loopback listeners only (setting audit.read_remote)"
+	default:
+		return nil
+	}
+	return &CallError{Code: codes.PermissionDenied, Event: events.ControlForbidden, Reason: "CONTROL_FORBIDDEN", Text: text}
 }
 
 // deadlineOf tells a caller whose time was over from one that went away: clients
@@ -312,6 +331,9 @@ func (s *Service) Stream(ctx context.Context, m *Method, caller *Caller, message
 func (s *Service) stream(ctx context.Context, c *call, message []byte, send func([]byte) error) (*Answer, error) {
 	if s.draining.Load() {
 		return nil, errDraining
+	}
+	if err := c.forbidden(); err != nil {
+		return nil, err
 	}
 	var request proto.Message
 	if !c.method.Bidi() { // no such method is built yet: the sidecar says what to use instead

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -35,29 +36,32 @@ type subjects struct {
 	ready  bool
 }
 
-var localAnswers = map[string]func(*Service, proto.Message) (proto.Message, error){
-	"/inference.GRPCInferenceService/ServerLive": func(*Service, proto.Message) (proto.Message, error) {
+var localAnswers = map[string]func(context.Context, *Service, proto.Message) (proto.Message, error){
+	"/inference.GRPCInferenceService/ServerLive": func(context.Context, *Service, proto.Message) (proto.Message, error) {
 		return &inference.ServerLiveResponse{Live: true}, nil
 	},
-	"/inference.GRPCInferenceService/ServerReady": func(s *Service, _ proto.Message) (proto.Message, error) {
+	"/inference.GRPCInferenceService/ServerReady": func(_ context.Context, s *Service, _ proto.Message) (proto.Message, error) {
 		return &inference.ServerReadyResponse{Ready: s.Ready()}, nil
 	},
-	"/vigil.safety.v1.SafetyService/Get": func(s *Service, _ proto.Message) (proto.Message, error) {
+	"/vigil.safety.v1.SafetyService/Get": func(_ context.Context, s *Service, _ proto.Message) (proto.Message, error) {
 		return &safetyv1.GetResponse{State: s.system()}, nil
 	},
-	"/vigil.audit.v1.AuditService/Checkpoint": func(s *Service, m proto.Message) (proto.Message, error) {
+	"/vigil.audit.v1.AuditService/Checkpoint": func(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 		if err := s.ownLog(m.(*auditv1.CheckpointRequest).Log); err != nil {
 			return nil, err
 		}
 		return &auditv1.CheckpointResponse{Note: string(s.audit.Checkpoint())}, nil
 	},
-	"/vigil.audit.v1.AuditService/RotateKey": func(s *Service, m proto.Message) (proto.Message, error) {
+	"/vigil.audit.v1.AuditService/RotateKey": func(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 		if err := s.ownLog(m.(*auditv1.RotateKeyRequest).Log); err != nil {
 			return nil, err
 		}
 		key, err := s.audit.RotateKey()
 		return &auditv1.RotateKeyResponse{VerifierKey: key}, err
 	},
+	auditService + "Search": search,
+	auditService + "Get":    get,
+	auditService + "Prove":  prove,
 }
 
 // errNotHere says that a local method is the sidecar's for this request.
@@ -79,6 +83,7 @@ func (s *Service) ownLog(log auditv1.Log) error {
 
 var localStreams = map[string]func(*Service, *streamCall) error{
 	"/vigil.safety.v1.SafetyService/Watch": (*Service).watchState,
+	auditService + "VerifyRange":           (*Service).verifyRange,
 }
 
 // hub gives changes to watchers; one that falls behind is told to start anew.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	_ "vigil/gateway/gen/inference"
+	_ "vigil/gateway/gen/vigil/audit/v1"
 	_ "vigil/gateway/gen/vigil/models/v1"
 	_ "vigil/gateway/gen/vigil/perception/v1"
 	_ "vigil/gateway/gen/vigil/safety/v1"

@@ -118,6 +118,12 @@ type Settings struct {
 	AuditOnFailure string
 	// AuditWriteTimeoutMs is audit.write_timeout_ms. A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.
 	AuditWriteTimeoutMs int64
+	// AuditReadRemote is audit.read_remote. Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller.
+	AuditReadRemote bool
+	// AuditReadTimeoutS is audit.read_timeout_s. Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page.
+	AuditReadTimeoutS float64
+	// AuditReadersMax is audit.readers_max. Calls that read logs at the same time, each in a process of lowest priority. More are refused.
+	AuditReadersMax int64
 	// AuditRefusalsPerS is audit.refusals_per_s. Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.
 	AuditRefusalsPerS int64
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
@@ -194,6 +200,9 @@ var table = []Spec{
 	{Key: "audit.archive_dir", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.", field: func(s *Settings) any { return &s.AuditArchiveDir }},
 	{Key: "audit.on_failure", Type: "string", Default: "refuse", Min: 0, Max: 0, Allowed: []string{"refuse", "degrade", "continue"}, Flag: "", Doc: "While a log cannot be written: refuse answers no call; degrade answers, counts what has no record, and is Degraded; continue answers and counts only.", field: func(s *Settings) any { return &s.AuditOnFailure }},
 	{Key: "audit.write_timeout_ms", Type: "int", Default: "900", Min: 10, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.", field: func(s *Settings) any { return &s.AuditWriteTimeoutMs }},
+	{Key: "audit.read_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller.", field: func(s *Settings) any { return &s.AuditReadRemote }},
+	{Key: "audit.read_timeout_s", Type: "float", Default: "30", Min: 0.1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page.", field: func(s *Settings) any { return &s.AuditReadTimeoutS }},
+	{Key: "audit.readers_max", Type: "int", Default: "2", Min: 1, Max: 64, Allowed: []string{}, Flag: "", Doc: "Calls that read logs at the same time, each in a process of lowest priority. More are refused.", field: func(s *Settings) any { return &s.AuditReadersMax }},
 	{Key: "audit.refusals_per_s", Type: "int", Default: "1000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.", field: func(s *Settings) any { return &s.AuditRefusalsPerS }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},

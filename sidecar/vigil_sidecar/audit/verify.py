@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vigil_safety.events_gen import UNLOGGED
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.check_kept import check_kept
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, origin_of, parse_checkpoint
@@ -49,6 +50,7 @@ class Report:
     unwitnessed_s: float = -1.0
     checkpoints: int = 0
     rotations: int = 0
+    unlogged: int = 0
     torn_bytes: int = 0
     boots: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
@@ -107,6 +109,8 @@ class _Log:
         self.seals.record(h.kind, h.sequence, h.time_ns, record.payload, record.leaf)
         report.first_sequence = report.first_sequence or h.sequence
         report.last_sequence, report.records, report.head = h.sequence, report.records + 1, record.leaf.hex()
+        if h.event_id == UNLOGGED:
+            report.unlogged += h.batch_size
         kind = layout.KIND_NAMES[h.kind]
         report.kinds[kind] = report.kinds.get(kind, 0) + 1
 

@@ -81,6 +81,7 @@ def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
 
 def missing_methods() -> dict[str, str]:
     """Declared methods that are not built yet, with what to use instead."""
+    reads = "the gateway reads both logs for callers; ask it"
     shared = "shared memory is not offered yet; send tensors in raw_input_contents"
     return {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is not offered yet; use ModelInfer",
@@ -90,6 +91,7 @@ def missing_methods() -> dict[str, str]:
         _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; remove the version's folder",
         _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",
         _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
+        **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
         **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},
         **{_OIP + f"CudaSharedMemory{x}": "CUDA shared memory is not offered; " + shared for x in ("Status", "Register", "Unregister")},
     }
