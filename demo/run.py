@@ -17,6 +17,7 @@ from PIL import Image
 
 from demo.swaps import Swapper
 from tests.harness import graphs
+from tests.harness.account import account
 from tests.harness.load import Load
 from tests.harness.product import ROOT, Product, wait_for
 from vigil_sidecar.audit import layout_gen as layout
@@ -107,11 +108,10 @@ def swap(product: Product, lines: Lines, stock: dict[str, Path]) -> int:
     text_in = TextDetection({"side_min": 1, "side_max": 192}).prepare(page)
     tiny = {digest(stock[k]): in_process(stock[k], tiny_in) for k in ("tiny-a", "tiny-b")}
     text = {digest(stock[k]): in_process(stock[k], text_in) for k in ("text-a", "text-b")}
-    target = f"127.0.0.1:{product.ports['grpc']}"
     swapper = Swapper(product, stock)
     with (
-        Load(target, "tiny", IN_FLIGHT * 3 // 4, tiny_in, tiny) as tiny_load,
-        Load(target, "text-detection", IN_FLIGHT // 4, text_in, text) as text_load,
+        Load(product, "tiny", IN_FLIGHT * 3 // 4, tiny_in, tiny) as tiny_load,
+        Load(product, "text-detection", IN_FLIGHT // 4, text_in, text) as text_load,
     ):
         time.sleep(1)
         times = swapper.run()
@@ -144,7 +144,7 @@ def kill(product: Product, lines: Lines, stock: dict[str, Path]) -> int:
     feeds = {"x": np.array([[1, 2, 3, 4]], np.float32)}
     expected = {digest(serving): in_process(serving, feeds)}
     before = product.pids()
-    with Load(f"127.0.0.1:{product.ports['grpc']}", "tiny", IN_FLIGHT, feeds, expected) as load:
+    with Load(product, "tiny", IN_FLIGHT, feeds, expected) as load:
         time.sleep(0.5)
         killed_at = time.time()
         os.kill(before["sidecar_pid"], 9)
@@ -213,17 +213,23 @@ def audit(product: Product, lines: Lines, answers: int) -> None:
     lines.check(
         "as many records as answers", answers <= recorded <= answers + IN_FLIGHT, f"{answers} answers received, {recorded} recorded"
     )
+    found = account(product.data / "audit", product.replies.positions)
+    lines.check(
+        "each reply of the loads has exactly one final record",
+        found.wrong == [] and product.replies.missing == [],
+        f"{found.recorded} replies, {found.superseded} records superseded",
+    )
     copy = OUT / "forged" / "sidecar"
     shutil.copytree(folders[1], copy)
     victim = sorted(copy.glob("segment-*.vlog"))[0]
     data = bytearray(victim.read_bytes())
     data[layout.SEGMENT_HEADER_BYTES + 20 * 400 + 17] ^= 1
     victim.write_bytes(data)
-    found = verify_folder(copy, keys)
-    d = found.damage
+    forged = verify_folder(copy, keys)
+    d = forged.damage
     lines.check(
         "a flipped byte is found and named",
-        not found.intact and d is not None,
+        not forged.intact and d is not None,
         f"record {d.sequence} ({d.file}, byte {d.offset}): {d.reason}" if d else "",
     )
 

@@ -141,7 +141,8 @@ def test_bad_searches_name_the_field(product: Product) -> None:
     bad = [
         ({}, "log"), ({"log": 7}, "log"), ({"page_size": 1001}, "page_size"), ({"trace_id": "XYZ"}, "trace_id"),
         ({"event_ids": [1001, 9]}, "event_ids[1]"), ({"from_ns": 5, "to_ns": 5}, "from_ns"), ({"page_token": "AAAA"}, "page_token"),
-        ({"page_token": page.next_page_token, "model": "other"}, "page_token"), ({"page_token": page.next_page_token, "log": 1}, "page_token"),
+        ({"page_token": page.next_page_token, "model": "other"}, "page_token"),
+        ({"page_token": page.next_page_token, "log": 1}, "page_token"),
     ]  # fmt: skip
     for fields, field in bad:
         request = audit.SearchRequest(**({"log": audit.LOG_SIDECAR} if fields and "log" not in fields else {}) | fields)

@@ -37,6 +37,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
         "audit.checkpoint_interval_s": 0.5, "limits.calls_in_flight_max": 2000,
     }  # fmt: skip
     product = Product(folder, settings)
+    product.accounted = False  # records are pruned here
     graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
     x = np.ones((1, 4), np.float32)
     good = infer_request("scale", {"x": x}).SerializeToString()

@@ -146,7 +146,7 @@ def test_half_written_settings_do_not_take_effect(product: Product, stub: Stub, 
     wait_for(lambda: name in stub.models() and stub.models()[name].serving_version == 1, 10, name)
     x = np.full((4, 4), 3.0, np.float32)
     expected = {stub.models()[name].serving_digest: x * 2}
-    with Load(f"127.0.0.1:{product.ports['grpc']}", name, 4, {"x": x}, expected, seconds_max=6) as load:
+    with Load(product, name, 4, {"x": x}, expected, seconds_max=6) as load:
         for _ in range(2):
             with (folder / file).open("w") as f:
                 f.write(half if half.strip()[-1] != ":" else "max_batch_size: 1")

@@ -42,7 +42,7 @@ def test_every_way_of_swapping_under_load(product: Product, stub: Stub) -> None:
     root = product.models / "m"
     data = {f: graphs.scale(f) for f in (2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0)}
     expected = {hashlib.sha256(d).hexdigest(): X * np.float32(f) for f, d in data.items()}
-    with Load(f"127.0.0.1:{product.ports['grpc']}", "m", 32, {"x": X}, expected) as load:
+    with Load(product, "m", 32, {"x": X}, expected) as load:
         (root / "2").mkdir()
         with (root / "2" / "model.onnx").open("wb") as file:
             for byte in data[3.0]:

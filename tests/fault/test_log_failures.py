@@ -68,7 +68,7 @@ class Trial:
         """Load before, while and after the log fails."""
         with self.product as product:
             stub = Stub(product.channel())
-            with Load(f"127.0.0.1:{product.ports['grpc']}", "m", IN_FLIGHT, {"x": X}, {self._digest: X * 2}) as load:
+            with Load(product, "m", IN_FLIGHT, {"x": X}, {self._digest: X * 2}) as load:
                 assert set(self.bad_calls(stub, 0.5)) == {"INVALID_ARGUMENT"}
                 failing(product)
                 self.meanwhile = self.bad_calls(stub, seconds)

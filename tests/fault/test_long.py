@@ -40,7 +40,7 @@ def test_two_hundred_swaps_leak_nothing(tmp_path: Path) -> None:
     with product:
         stub = Stub(product.channel())
         pid = product.pids()["sidecar_pid"]
-        with Load(f"127.0.0.1:{product.ports['grpc']}", "m", 32, {"x": X}, expected, seconds_max=1500) as load:
+        with Load(product, "m", 32, {"x": X}, expected, seconds_max=1500) as load:
             time.sleep(2)
             before = counts(pid)
             for i in range(1, 201):
@@ -67,7 +67,7 @@ def test_two_hundred_kills(tmp_path: Path) -> None:
     with product:
         for i in range(KILLS):
             name = "gateway_pid" if i % 3 == 0 else "sidecar_pid"
-            with Load(f"127.0.0.1:{product.ports['grpc']}", "m", 32, {"x": X}, expected) as load:
+            with Load(product, "m", 32, {"x": X}, expected) as load:
                 time.sleep(0.5)
                 before = product.pids()
                 os.kill(before[name], signal.SIGKILL)

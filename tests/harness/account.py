@@ -48,7 +48,7 @@ def _fields(record: Record) -> dict[str, str]:
 
 
 def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
-    """Hold replies, each a position and the name of its status, against both logs below ``audit``."""
+    """Hold replies, each a position and the name of its status (empty: not told), against both logs below ``audit``."""
     found, final = Account(), {}
     by_span: dict[tuple[bytes, bytes], list[str]] = {}
     superseded: set[str] = set()
@@ -85,7 +85,7 @@ def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
             found.wrong.append(f"{position} ({code}): superseded, yet its caller has it")
         elif position in owners:
             found.wrong.append(f"{position} ({code}): two replies have it")
-        elif _CODES[final[position].header.status_code] != code:
+        elif code and _CODES[final[position].header.status_code] != code:
             found.wrong.append(f"{position} ({code}): the record says {_CODES[final[position].header.status_code]}")
         else:
             owners.add(position)

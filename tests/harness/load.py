@@ -25,6 +25,7 @@ import numpy as np
 from inference import grpc_service_pb2 as oip
 
 from tests.harness.calls import infer_request, output
+from tests.harness.product import Product
 
 __all__ = ["Load"]
 
@@ -35,7 +36,7 @@ class Load:
     """Keeps calls in flight until ``stop``, which returns what they saw."""
 
     def __init__(
-        self, target: str, model: str, in_flight: int, inputs: dict[str, Any], expected: dict[str, Any],
+        self, product: Product, model: str, in_flight: int, inputs: dict[str, Any], expected: dict[str, Any],
         seconds_max: float = 120.0, pause_s: float = 0.0,
     ) -> None:  # fmt: skip
         """``expected`` maps each digest to the output that it computes for ``inputs``."""
@@ -43,10 +44,11 @@ class Load:
         np.savez(Path(self._folder.name) / "inputs.npz", **inputs)
         np.savez(Path(self._folder.name) / "expected.npz", **expected)
         self._job = {
-            "target": target, "model": model, "in_flight": in_flight, "folder": self._folder.name,
+            "target": f"127.0.0.1:{product.ports['grpc']}", "model": model, "in_flight": in_flight, "folder": self._folder.name,
             "seconds_max": seconds_max, "pause_s": pause_s,
         }  # fmt: skip
         self.result: dict[str, Any] = {}
+        self._product = product
 
     def start(self) -> Load:
         """Start calling."""
@@ -66,6 +68,7 @@ class Load:
         out, _ = self._process.communicate(timeout=60)
         self.result = json.loads(out)
         self._folder.cleanup()
+        self._product.replies.positions += [(position, code) for position, code in self.result["replies"] if position]
         return self.result
 
     def __enter__(self) -> Load:

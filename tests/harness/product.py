@@ -14,6 +14,8 @@ from typing import Any
 
 import grpc
 
+from tests.harness.account import account
+from tests.harness.replies import Replies
 from tests.harness.syscalls import SystemCalls
 
 __all__ = ["ROOT", "Product", "wait_for"]
@@ -46,6 +48,9 @@ class Product:
         self.models.mkdir(parents=True, exist_ok=True)
         self.settings, self._timeout_s, self._calls = settings or {}, start_timeout_s, calls
         self.ports: dict[str, int] = {}
+        self.replies = Replies()
+        self.accounted = True
+        """Hold all replies against the logs at the end; False where a test takes records away."""
         self.process: subprocess.Popen[bytes] | None = None
         self.output = folder / "up.out"
         self.log = folder / "up.err"
@@ -89,11 +94,14 @@ class Product:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        if kind is None and self.accounted and (self.replies.positions or self.replies.missing):
+            found = account(self.data / "audit", self.replies.positions)
+            assert found.wrong == [] and self.replies.missing == [], (found.wrong[:10], self.replies.missing[:10])
 
     def channel(self, port: str = "grpc") -> grpc.Channel:
         """A channel to the gateway, or to another port by its name."""
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        return grpc.insecure_channel(f"127.0.0.1:{self.ports[port]}", options=options)
+        return self.replies.through(grpc.insecure_channel(f"127.0.0.1:{self.ports[port]}", options=options))
 
     def vigil(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command-line tool against this product."""

@@ -344,6 +344,9 @@ func (s *Service) stream(ctx context.Context, c *call, message []byte, send func
 	}
 	if c.method.stream != nil {
 		err := c.method.stream(s, &streamCall{ctx, request, send})
+		if err != nil && ctx.Err() == nil { // who went away was refused nothing
+			return nil, err
+		}
 		return &Answer{SafetyState: s.Whole()}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
