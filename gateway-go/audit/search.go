@@ -53,6 +53,8 @@ const (
 	// tornTries is how often an unfinished record at the end of a log that is written is read again.
 	tornTries = 20
 	tornWait  = 5 * time.Millisecond
+	// writtenAgo is how long ago a file that is being written was changed at most.
+	writtenAgo = 2 * time.Second
 	// pauseRecords is after how many records Pause is asked.
 	pauseRecords = 4096
 
@@ -277,7 +279,7 @@ func (s *selecting) give(f *os.File, part segmentPart, at int64) error {
 	for try := 0; ; try++ {
 		r, err = s.record(f, part, at)
 		var damage *Damage
-		if err == nil || !part.last || try == tornTries || !errors.As(err, &damage) {
+		if err == nil || !part.last || try == tornTries || !errors.As(err, &damage) || !fresh(f) {
 			break
 		}
 		time.Sleep(tornWait)

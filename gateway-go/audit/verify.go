@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"vigil/gateway/audit/layout"
 	"vigil/gateway/internal/events"
@@ -193,7 +194,15 @@ func (r *reader) check(name string, at int64, head, payload []byte) error {
 	return nil
 }
 
-func (r *reader) segment(path string) error {
+// fresh says whether a file was written just now.
+func fresh(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && time.Since(info.ModTime()).Abs() < writtenAgo
+}
+
+// segment reads one segment. At a fault in the last one of a log, if it was
+// written just now, it is read again: a record in the making can be seen in part.
+func (r *reader) segment(path string, last bool) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -203,40 +212,62 @@ func (r *reader) segment(path string) error {
 	if err := r.header(name, in); err != nil {
 		return err
 	}
-	le, at := binary.LittleEndian, int64(layout.SegmentHeaderBytes)
-	for {
-		head := r.buffer[1 : 1+layout.HeaderBytes]
-		n, err := io.ReadFull(in, head)
-		if (n == 0 || head[0] == 0) && zero(head[:n]) && (err == nil || err == io.EOF || err == io.ErrUnexpectedEOF) {
-			return r.tail(name, at, in)
-		}
-		if err != nil {
-			return r.damage(name, at, "record is cut off")
-		}
-		if string(head[:4]) != layout.Magic || le.Uint16(head[layout.OffVersion:]) != layout.Version {
-			return r.damage(name, at, "no record here: wrong magic or version")
-		}
-		length := int(le.Uint16(head[layout.OffLength:]))
-		if length < layout.HeaderBytes {
-			return r.damage(name, at, "length %d is shorter than a header", length)
-		}
-		payload := r.buffer[1+layout.HeaderBytes : 1+length]
-		if _, err := io.ReadFull(in, payload); err != nil {
-			return r.damage(name, at, "record is cut off")
-		}
-		if err := r.check(name, at, head, payload); err != nil {
+	for at, tries := int64(layout.SegmentHeaderBytes), 0; ; {
+		length, err := r.read(in, name, at)
+		var damage *Damage
+		switch {
+		case err == io.EOF:
+			return nil
+		case last && tries < tornTries && errors.As(err, &damage) && fresh(f):
+			tries++
+			time.Sleep(tornWait)
+			if _, err := f.Seek(at, io.SeekStart); err != nil {
+				return err
+			}
+			in.Reset(f)
+			continue
+		case err != nil:
 			return err
 		}
-		r.leaf = sha256.Sum256(r.buffer[:1+length])
-		r.record = Record{name, at, r.next, head, payload, r.leaf}
 		if err := r.visit(&r.record); errors.Is(err, errEnough) {
 			return err
 		} else if err != nil {
 			return r.damage(name, at, "%v", err)
 		}
 		r.next++
-		at += int64(length)
+		at, tries = at+int64(length), 0
 	}
+}
+
+// read reads the next record and checks it against the one before; io.EOF is the end.
+func (r *reader) read(in *bufio.Reader, name string, at int64) (length int, err error) {
+	le, head := binary.LittleEndian, r.buffer[1:1+layout.HeaderBytes]
+	n, err := io.ReadFull(in, head)
+	if (n == 0 || head[0] == 0) && zero(head[:n]) && (err == nil || err == io.EOF || err == io.ErrUnexpectedEOF) {
+		if err := r.tail(name, at, in); err != nil {
+			return 0, err
+		}
+		return 0, io.EOF
+	}
+	if err != nil {
+		return 0, r.damage(name, at, "record is cut off")
+	}
+	if string(head[:4]) != layout.Magic || le.Uint16(head[layout.OffVersion:]) != layout.Version {
+		return 0, r.damage(name, at, "no record here: wrong magic or version")
+	}
+	if length = int(le.Uint16(head[layout.OffLength:])); length < layout.HeaderBytes {
+		return 0, r.damage(name, at, "length %d is shorter than a header", length)
+	}
+	payload := r.buffer[1+layout.HeaderBytes : 1+length]
+	if _, err := io.ReadFull(in, payload); err != nil {
+		return 0, r.damage(name, at, "record is cut off")
+	}
+	if err := r.check(name, at, head, payload); err != nil {
+		return 0, err
+	}
+	r.leaf = sha256.Sum256(r.buffer[:1+length])
+	r.record = Record{name, at, r.next, head, payload, r.leaf}
+	return length, nil
 }
 
 // Read visits every record of a log in order. A fault of the log, or what visit
@@ -298,8 +329,8 @@ var errEnough = errors.New("enough was read")
 // readSegments reads neighbouring segments of a log in order.
 func readSegments(paths []string, opened func(header []byte) error, visit func(*Record) error) error {
 	r := &reader{next: 1, opened: opened, visit: visit}
-	for _, path := range paths {
-		if err := r.segment(path); errors.Is(err, errEnough) {
+	for i, path := range paths {
+		if err := r.segment(path, i == len(paths)-1); errors.Is(err, errEnough) {
 			return nil
 		} else if err != nil {
 			return err

@@ -100,6 +100,8 @@ def test_stopped_sidecar_is_noticed_and_comes_back(product: Product) -> None:
     pid = product.pids()["sidecar_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        threads = Path(f"/proc/{pid}/task")
+        wait_for(lambda: {t.read_text().rsplit(")", 1)[1].split()[0] for t in threads.glob("*/stat")} == {"T"}, what="it stands")
         start = time.monotonic()
         with pytest.raises(grpc.RpcError) as error:
             stub.infer(infer_request("m", {"x": X}), timeout_s=20)

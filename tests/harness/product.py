@@ -16,6 +16,7 @@ import grpc
 
 from tests.harness.account import account
 from tests.harness.replies import Replies
+from tests.harness.seen import note_seen
 from tests.harness.syscalls import SystemCalls
 
 __all__ = ["ROOT", "Product", "wait_for"]
@@ -94,6 +95,7 @@ class Product:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+        note_seen(self.data / "audit")
         if kind is None and self.accounted and (self.replies.positions or self.replies.missing):
             found = account(self.data / "audit", self.replies.positions)
             assert found.wrong == [] and self.replies.missing == [], (found.wrong[:10], self.replies.missing[:10])

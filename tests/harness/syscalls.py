@@ -1,9 +1,10 @@
-"""Holding and failing real system calls of a running product, without privileges.
+"""Holding, failing and answering real system calls of a running product, without privileges.
 
 A launcher puts a seccomp filter before the product's processes that asks this
-process about each write and each force to disk (seccomp_unotify(2), Linux 5.5).
-``SystemCalls`` answers: let it through, keep it waiting, or fail it with an errno.
-The product and its kernel are real; only the disk's answer is late or bad.
+process about each write, each force to disk and each look at the clock's quality
+(seccomp_unotify(2), Linux 5.5). ``SystemCalls`` answers: let it through, keep it
+waiting, fail it with an errno, or say how good the clock is. The product and its
+kernel are real; only that answer is late, bad or another one.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from types import TracebackType
 __all__ = ["SystemCalls"]
 
 _NUMBERS = {
-    "x86_64": {"pwrite64": 18, "fsync": 74, "fdatasync": 75, "fallocate": 285},
-    "aarch64": {"pwrite64": 68, "fsync": 82, "fdatasync": 83, "fallocate": 47},
+    "x86_64": {"pwrite64": 18, "fsync": 74, "fdatasync": 75, "fallocate": 285, "adjtimex": 159, "clock_adjtime": 305},
+    "aarch64": {"pwrite64": 68, "fsync": 82, "fdatasync": 83, "fallocate": 47, "adjtimex": 171, "clock_adjtime": 266},
 }[platform.machine()]
+_DISK = ("pwrite64", "fsync", "fdatasync", "fallocate")
 _SECCOMP = {"x86_64": 317, "aarch64": 277}[platform.machine()]
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[platform.machine()]
+_TIMEX_MAXERROR, _TIMEX_STATUS = 24, 40
 _RECEIVE, _ANSWER, _CONTINUE = 0xC0502100, 0xC0182101, 1
 _NOTIFICATION, _RESPONSE = struct.Struct("<QIIiIQ6Q"), struct.Struct("<QqiI")
 
@@ -63,6 +66,7 @@ class SystemCalls:
         self._lock = threading.Lock()
         self._rule: tuple[str, frozenset[str], int] | None = None
         self._held: list[int] = []
+        self._clock: tuple[int, int] | None = None
         self._listener = -1
         self._over = threading.Event()
         self.touched = 0
@@ -92,11 +96,16 @@ class SystemCalls:
 
     def hold(self, path: str, *names: str) -> None:
         """Keep calls waiting, from now on, on files whose path has this part."""
-        self._set((path, frozenset(names or _NUMBERS), 0))
+        self._set((path, frozenset(names or _DISK), 0))
 
     def fail(self, path: str, error: int, *names: str) -> None:
         """Fail calls, from now on, on files whose path has this part."""
-        self._set((path, frozenset(names or _NUMBERS), error))
+        self._set((path, frozenset(names or _DISK), error))
+
+    def clock(self, status: int, maxerror_us: int) -> None:
+        """Let the kernel's clock have this status and bound of its error (adjtimex(2)), from now on."""
+        with self._lock:
+            self._clock = status, maxerror_us
 
     def release(self) -> None:
         """Let everything through, the held ones too."""
@@ -138,9 +147,24 @@ class SystemCalls:
                 if problem.errno in (errno.ENOENT, errno.EINTR):
                     continue
                 raise
-            number, pid, _, call, _, _, descriptor, *_ = _NOTIFICATION.unpack(question)
-            self._decide(number, pid, names[call], descriptor)
+            number, pid, _, call, _, _, *arguments = _NOTIFICATION.unpack(question)
+            if names[call] in ("adjtimex", "clock_adjtime"):
+                self._tell_clock(number, pid, arguments[names[call] == "clock_adjtime"])
+            else:
+                self._decide(number, pid, names[call], arguments[0])
         os.close(self._listener)
+
+    def _tell_clock(self, question: int, pid: int, address: int) -> None:
+        with self._lock:
+            clock = self._clock
+        if clock is None:
+            self._answer(question, 0)
+            return
+        with open(f"/proc/{pid}/mem", "r+b", 0) as memory:
+            for offset, form, value in ((_TIMEX_MAXERROR, "<q", clock[1]), (_TIMEX_STATUS, "<i", clock[0])):
+                memory.seek(address + offset)
+                memory.write(struct.pack(form, value))
+        fcntl.ioctl(self._listener, _ANSWER, _RESPONSE.pack(question, 0, 0, 0))
 
     def _decide(self, question: int, pid: int, name: str, descriptor: int) -> None:
         try:

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"vigil/gateway/audit"
 	"vigil/gateway/audit/layout"
@@ -246,4 +248,48 @@ func TestPartsVerify(t *testing.T) {
 			t.Fatalf("%d..%d: %+v %v", c.first, c.last, r, err)
 		}
 	}
+}
+
+// A record that is being written can be seen in part: it is read again, and
+// nothing is called damaged that is whole a moment later.
+func TestARecordInTheMakingIsNoDamage(t *testing.T) {
+	log, keys := written(t, false)
+	paths, err := filepath.Glob(filepath.Join(log, "segment-*.vlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := paths[len(paths)-1]
+	whole, err := os.ReadFile(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cut := range []int{0, 4, 100, layout.HeaderBytes, layout.HeaderBytes + 1} {
+		part := bytes.Clone(whole)
+		clear(part[layout.SegmentHeaderBytes : layout.SegmentHeaderBytes+cut]) // the page before came later
+		if cut == 0 {
+			clear(part[layout.SegmentHeaderBytes+50 : layout.SegmentHeaderBytes+200])
+		}
+		if err := os.WriteFile(last, part, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() {
+			time.Sleep(40 * time.Millisecond)
+			f, err := os.OpenFile(last, os.O_WRONLY, 0)
+			if err == nil {
+				_, err = f.WriteAt(whole, 0)
+				err = errors.Join(err, f.Close())
+			}
+			done <- err
+		}()
+		r, err := audit.VerifyPart(log, firstSequence(last), 0, keys, func(_, _, _ uint64) {})
+		if err := errors.Join(err, <-done); err != nil || r.ExitCode != audit.ExitVerified {
+			t.Fatalf("%d bytes: %+v %v", cut, r, err)
+		}
+	}
+}
+
+func firstSequence(segment string) (first uint64) {
+	_, _ = fmt.Sscanf(filepath.Base(segment), "segment-%d.vlog", &first)
+	return first
 }

@@ -28,6 +28,7 @@ import (
 // Names of headers and trailers.
 const (
 	TraceHeader    = "vigil-trace-id"
+	TenantHeader   = "vigil-tenant"
 	PositionHeader = "vigil-audit-position"
 	StateHeader    = "vigil-safety-state"
 )
@@ -119,11 +120,13 @@ func (n *Native) descriptions() []*grpc.ServiceDesc {
 
 // caller reads trace context and peer of a call, and answers with the trace id.
 func (n *Native) caller(ctx context.Context) *flow.Caller {
-	traceparent := ""
-	if values := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(values) > 0 {
-		traceparent = values[0]
+	first := func(key string) string {
+		if values := metadata.ValueFromIncomingContext(ctx, key); len(values) > 0 {
+			return values[0]
+		}
+		return ""
 	}
-	c := &flow.Caller{Trace: n.tracer.Continue(traceparent), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading}
+	c := &flow.Caller{Trace: n.tracer.Continue(first("traceparent")), Tenant: first(TenantHeader), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading}
 	if p, ok := peer.FromContext(ctx); ok && loopback(p.LocalAddr) {
 		c.Control, c.Reads = true, true
 	}

@@ -150,7 +150,7 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 	mux.Handle("/", pages)
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
-		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate"),
+		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate", TenantHeader),
 		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader,
 			"Trailer-"+PositionHeader, "Trailer-"+StateHeader), MaxAge: 600, // Connect's unary answers have trailers as headers
 	})
@@ -266,7 +266,7 @@ func (w *web) originAllowed(origin, host string) bool {
 }
 
 func (w *web) caller(ctx context.Context, h http.Header) *flow.Caller {
-	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading}
+	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Tenant: h.Get(TenantHeader), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading}
 	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && loopback(local) {
 		c.Control, c.Reads = true, true
 	}

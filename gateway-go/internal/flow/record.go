@@ -34,7 +34,7 @@ func (s *Service) local(c *call, request, reply proto.Message) (*Answer, error) 
 		return nil, err
 	}
 	sequence, err := s.audit.Append(&auditlog.Entry{
-		Kind: layout.KindAnswer, EventID: events.ControlAnswer, SafetyState: auditlog.SafetyCode(answer.SafetyState), Quality: 1,
+		TenantHash: c.caller.tenantHash(), Kind: layout.KindAnswer, EventID: events.ControlAnswer, SafetyState: auditlog.SafetyCode(answer.SafetyState), Quality: 1,
 		TraceID: c.caller.Trace.TraceID, SpanID: c.caller.Trace.SpanID, LatencyNs: uint64(time.Since(c.start)), Payload: words,
 	})
 	if err != nil && s.audit.Policy == auditlog.Refuse {
@@ -45,6 +45,14 @@ func (s *Service) local(c *call, request, reply proto.Message) (*Answer, error) 
 	}
 	answer.AuditPosition = s.audit.Position(sequence)
 	return answer, nil
+}
+
+// tenantHash is how a tenant stands in a record; zeros for none.
+func (c *Caller) tenantHash() (hash [32]byte) {
+	if c.Tenant != "" {
+		hash = sha256.Sum256([]byte(c.Tenant))
+	}
+	return hash
 }
 
 // refuse makes the record of a refusal that the gateway decided.
@@ -70,6 +78,7 @@ func (s *Service) refuse(c *call, e *CallError) *Answer {
 	if c.requestID != "" {
 		entry.RequestIDHash = sha256.Sum256([]byte(c.requestID))
 	}
+	entry.TenantHash = c.caller.tenantHash()
 	answer.AuditPosition = s.record(entry)
 	s.metrics.Refusals.WithLabelValues(c.method.Short, e.Code.String()).Inc()
 	return answer

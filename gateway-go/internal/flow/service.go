@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,8 @@ type Caller struct {
 	Trace telemetry.Trace
 	// Control and Reads say whether the listener takes such calls.
 	Control, Reads bool
-	Tenant         string
+	// Tenant is what the caller says of itself; nothing vouches for it.
+	Tenant string
 }
 
 // Answer is a reply with what travels beside it.
@@ -237,8 +239,16 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	return s.fromReply(reply)
 }
 
-// forbidden says why a call is not answered on the listener that it came by.
+// tenantBytesMax is the longest name of a tenant.
+const tenantBytesMax = 256
+
+// forbidden says why a call is not answered on the listener that it came by, or
+// for whom it says it comes.
 func (c *call) forbidden() error {
+	if n := len(c.caller.Tenant); n > tenantBytesMax {
+		c.caller.Tenant = ""
+		return violation("vigil-tenant", fmt.Sprintf("has %d bytes, the limit is %d", n, tenantBytesMax))
+	}
 	text := ""
 	switch {
 	case c.method.Control && !c.caller.Control:

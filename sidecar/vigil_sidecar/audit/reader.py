@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -25,6 +26,7 @@ __all__ = ["Damage", "LogDamaged", "Record", "follow", "list_segments", "read_re
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
 _CHUNK_BYTES = 1 << 20
+_TORN_TRIES, _TORN_WAIT_S, _WRITTEN_S = 20, 0.005, 2.0
 _SEGMENT_BYTES_MAX = 1 << 30
 """As large as ``audit.segment_bytes`` may be."""
 
@@ -89,37 +91,54 @@ def _check(head: bytes, payload: bytes, fields: layout.RecordHeader) -> str | No
     return None
 
 
-def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: bytes) -> Iterator[Record]:
-    at, sequence = layout.SEGMENT_HEADER_BYTES, header.first_sequence
+def _record(file: BinaryIO, name: str, at: int, sequence: int, instance: bytes, leaf: bytes) -> Record | None:
+    """The record at the file's place, checked against the one before; None at the end."""
+    head = file.read(layout.HEADER_BYTES)
+    if not any(head):
+        while rest := file.read(_CHUNK_BYTES):
+            if any(rest):
+                raise LogDamaged(name, at, sequence, "bytes behind the last record")
+        return None
+    if len(head) < layout.HEADER_BYTES:
+        raise LogDamaged(name, at, sequence, "record is cut off")
+    fields = layout.RecordHeader(*_RECORD.unpack(head))
+    if fields.magic != layout.MAGIC or fields.version != layout.VERSION:
+        raise LogDamaged(name, at, sequence, "no record here: wrong magic or version")
+    if fields.length < layout.HEADER_BYTES:
+        raise LogDamaged(name, at, sequence, f"length {fields.length} is shorter than a header")
+    payload = file.read(fields.length - layout.HEADER_BYTES)
+    if len(payload) < fields.length - layout.HEADER_BYTES:
+        raise LogDamaged(name, at, sequence, "record is cut off")
+    reason = _check(head, payload, fields)
+    if reason is None and fields.sequence != sequence:
+        reason = f"sequence is {fields.sequence}, expected {sequence}"
+    if reason is None and fields.instance != instance:
+        reason = "record of another log"
+    if reason is None and fields.previous_leaf_hash != leaf:
+        reason = "does not chain to the record before"
+    if reason is not None:
+        raise LogDamaged(name, at, sequence, reason)
+    return Record(name, at, fields, payload, hashlib.sha256(b"\0" + head + payload).digest())
+
+
+def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: bytes, tries: int) -> Iterator[Record]:
+    """A segment's records. At a fault, a file that was written just now is read again: a record in the making can be seen in part."""
+    at, sequence, left = layout.SEGMENT_HEADER_BYTES, header.first_sequence, tries
     while True:
-        head = file.read(layout.HEADER_BYTES)
-        if not any(head):
-            while rest := file.read(_CHUNK_BYTES):
-                if any(rest):
-                    raise LogDamaged(name, at, sequence, "bytes behind the last record")
+        try:
+            record = _record(file, name, at, sequence, header.instance, leaf)
+        except LogDamaged:
+            if left == 0 or abs(time.time() - os.fstat(file.fileno()).st_mtime) > _WRITTEN_S:
+                raise
+            left -= 1
+            time.sleep(_TORN_WAIT_S)
+            file.seek(at)
+            continue
+        if record is None:
             return
-        if len(head) < layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, "record is cut off")
-        fields = layout.RecordHeader(*_RECORD.unpack(head))
-        if fields.magic != layout.MAGIC or fields.version != layout.VERSION:
-            raise LogDamaged(name, at, sequence, "no record here: wrong magic or version")
-        if fields.length < layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, f"length {fields.length} is shorter than a header")
-        payload = file.read(fields.length - layout.HEADER_BYTES)
-        if len(payload) < fields.length - layout.HEADER_BYTES:
-            raise LogDamaged(name, at, sequence, "record is cut off")
-        reason = _check(head, payload, fields)
-        if reason is None and fields.sequence != sequence:
-            reason = f"sequence is {fields.sequence}, expected {sequence}"
-        if reason is None and fields.instance != header.instance:
-            reason = "record of another log"
-        if reason is None and fields.previous_leaf_hash != leaf:
-            reason = "does not chain to the record before"
-        if reason is not None:
-            raise LogDamaged(name, at, sequence, reason)
-        leaf = hashlib.sha256(b"\0" + head + payload).digest()
-        yield Record(name, at, fields, payload, leaf)
-        at, sequence = at + fields.length, sequence + 1
+        yield record
+        leaf, left = record.leaf, tries
+        at, sequence = at + record.header.length, sequence + 1
 
 
 def segment_header(path: Path) -> layout.SegmentHeader:
@@ -181,7 +200,8 @@ def follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iter
     A log may begin behind its first record: whether it was pruned is for ``opened`` to judge.
     """
     leaf, sequence, instance = bytes(32), 1, None
-    for index, path in enumerate(list_segments(folder)):
+    segments = list_segments(folder)
+    for index, path in enumerate(segments):
         with path.open("rb") as file:
             header = _segment_header(file, path.name, sequence)
             if index == 0 and header.first_sequence > 1:
@@ -195,7 +215,7 @@ def follow(folder: Path, opened: Callable[[layout.SegmentHeader], None]) -> Iter
             except Forged as forged:
                 raise LogDamaged(path.name, 0, sequence, str(forged)) from None
             instance = header.instance
-            for record in _records(file, path.name, header, leaf):
+            for record in _records(file, path.name, header, leaf, _TORN_TRIES if index == len(segments) - 1 else 0):
                 yield record
                 leaf, sequence = record.leaf, record.header.sequence + 1
 

@@ -37,6 +37,7 @@ __all__ = ["Dispatcher", "StreamMethod", "UnaryMethod"]
 
 _CONTROL_THREADS = 4
 _CONTROL_QUEUE_MAX = 256
+_TENANT_BYTES_MAX = 256
 _INLINE_BYTES_MAX = 1 << 20
 """A light model's frame above this goes to its worker: the reader must stay free."""
 
@@ -110,7 +111,10 @@ class Dispatcher:
     def submit(self, call: Call) -> None:
         """One call of any method."""
         method = call.method
-        if method in self._batch:
+        if len(call.context.tenant.encode()) > _TENANT_BYTES_MAX:
+            text = f"contract violation: vigil-tenant has {len(call.context.tenant.encode())} bytes, the limit is {_TENANT_BYTES_MAX}"
+            self._refuse(call, ContractViolation(text, [("vigil-tenant", text)]))
+        elif method in self._batch:
             self._submit_batch(call)
         elif method in self._unary:
             if not self._control_waiting.acquire(blocking=False):

@@ -1,0 +1,136 @@
+"""Header fields and events that need the world to be in a certain way: clocks, tenants, keyed hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from inference import grpc_service_pb2 as oip
+from vigil.audit.v1 import service_pb2 as audit
+
+from tests.harness import graphs
+from tests.harness.calls import INFER, Stub, details, infer_request
+from tests.harness.product import Product, wait_for
+from tests.harness.syscalls import SystemCalls
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit.reader import Record, read_records
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+UNSYNCHRONISED = 0x40
+UNKNOWN = (1 << 64) - 1
+STEPPED = '''"""Lets the wall clock of Python processes jump: time.time_ns as an operating system whose clock was set would have it."""
+import os, time
+_real = time.time_ns
+def _stepped():
+    try:
+        with open(os.environ["STEP_FILE"]) as f:
+            return _real() + int(f.read() or 0)
+    except OSError:
+        return _real()
+time.time_ns = _stepped
+'''
+
+
+def records(product: Product, log: str, event: int = 0) -> list[Record]:
+    return [r for r in read_records(product.data / "audit" / log) if event in (0, r.header.event_id)]
+
+
+def both(stub: Stub, **options: Any) -> None:
+    """One call that the sidecar records, and one that the gateway does."""
+    stub.unary(INFER, infer_request("scale", {"x": X}), oip.ModelInferResponse, **options)
+    with pytest.raises(grpc.RpcError):
+        stub.unary(INFER, oip.ModelInferRequest(), oip.ModelInferResponse, **options)
+
+
+@pytest.fixture
+def calls() -> Iterator[SystemCalls]:
+    with SystemCalls() as found:
+        yield found
+
+
+def test_clock_quality_is_in_every_record(tmp_path: Path, calls: SystemCalls) -> None:
+    """A synchronised clock has its bound, a free-running one is called that, and each change is an event, in both logs."""
+    product = Product(tmp_path, calls=calls)
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    calls.clock(0, 1234)
+    with product:
+        stub = Stub(product.channel())
+        both(stub)
+        for log in ("gateway", "sidecar"):
+            last = records(product, log)[-1].header
+            assert (last.clock_source, last.clock_status, last.time_uncertainty_ns) == (1, 1, 1234000), log
+        calls.clock(UNSYNCHRONISED, 1234)
+        time.sleep(1.1)  # the status is read once a second
+        both(stub)
+        for log in ("gateway", "sidecar"):
+            changed = wait_for(lambda name=log: records(product, name, events.CLOCK_STATUS_CHANGED), 5, "the change is recorded")
+            assert changed[0].payload.find(b"synchronised (kernel), now free-running (kernel)") >= 0
+            last = records(product, log)[-1].header
+            assert (last.clock_source, last.clock_status, last.time_uncertainty_ns) == (1, 2, UNKNOWN), log
+
+
+def test_a_step_of_the_clock_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sidecar's wall clock jumps an hour ahead, and back: two events with the step, and order by sequence stays."""
+    step = tmp_path / "step"
+    step.write_text("0")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(STEPPED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("STEP_FILE", str(step))
+    product = Product(tmp_path)
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        both(stub)
+        for text in ("3600000000000", "0"):
+            step.with_suffix(".new").write_text(text)
+            step.with_suffix(".new").rename(step)
+            both(stub)
+        assert product.stop() == 0
+        found = [int(_fields(r)["step_ns"]) for r in records(product, "sidecar", events.CLOCK_STEPPED)]
+        assert len(found) == 2 and abs(found[0] - 3600 * 10**9) < 10**9 and abs(found[1] + 3600 * 10**9) < 10**9
+        assert [r["exit_code"] for r in product.auditverify()] == [0, 0]
+
+
+def _fields(record: Record) -> dict[str, str]:
+    from vigil.audit.v1.audit_pb2 import SystemPayload
+
+    return dict(SystemPayload.FromString(record.payload).fields)
+
+
+@pytest.mark.parametrize("hashes", ["plain", "keyed"])
+def test_tenants_are_hashed_and_found(tmp_path: Path, hashes: str) -> None:
+    """The header vigil-tenant stands as its hash in the records of both logs, keyed when that is set; a search finds it by name."""
+    product = Product(tmp_path, {"audit.hashes": hashes})
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        both(stub, metadata=(("vigil-tenant", "plant 7"),))
+        both(Stub(product.channel()))
+        want = hashlib.sha256(b"plant 7").digest()
+        if hashes == "keyed":
+            want = hmac.digest(bytes.fromhex((product.data / "keys" / "audit-hash.key").read_text()), want, "sha256")
+        for log, number in (("gateway", audit.LOG_GATEWAY), ("sidecar", audit.LOG_SIDECAR)):
+            mine = [r for r in records(product, log) if r.header.tenant_hash == want]
+            assert len(mine) == 1 and mine[0].header.flags == (hashes == "keyed"), log
+            request = audit.SearchRequest(log=number, tenant="plant 7")
+            page, _ = stub.unary("/vigil.audit.v1.AuditService/Search", request, audit.SearchResponse)
+            assert [r.sequence for r in page.records] == [mine[0].header.sequence]
+
+
+@pytest.mark.parametrize("port", ["grpc", "sidecar_grpc"])
+def test_a_tenant_has_a_limit(product: Product, port: str) -> None:
+    """A longer name is refused by the header's name, with value and limit."""
+    stub = Stub(product.channel(port))
+    stub.unary(INFER, infer_request("scale", {"x": X}), oip.ModelInferResponse, metadata=(("vigil-tenant", "t" * 256),))
+    with pytest.raises(grpc.RpcError) as error:
+        stub.unary(INFER, infer_request("scale", {"x": X}), oip.ModelInferResponse, metadata=(("vigil-tenant", "t" * 257),))
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and details(error.value)["fields"] == ["vigil-tenant"]
+    assert "257 bytes, the limit is 256" in error.value.details()
