@@ -11,6 +11,8 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from tests.harness import seen
+
 ROOT = Path(__file__).resolve().parents[1]
 GATEWAY = ROOT / "gateway-go"
 PYTHON_SOURCES = ["sidecar", "safety", "tests", "demo", "tools"]
@@ -107,6 +109,15 @@ def python_tests(outcome: Outcome, full: bool) -> None:
         outcome.failed.append(f"pytest ended with {code}")
 
 
+def completeness(outcome: Outcome) -> None:
+    """Every event and header field was brought about by its test, through the whole product."""
+    found = seen.holes()
+    outcome.failed += found
+    outcome.passed += not found
+    if not found:
+        print("ok    every event and header field was produced by its test (docs/events.md)")
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     start = time.monotonic()
@@ -119,7 +130,9 @@ def main() -> int:
         say("Go tests")
         go_tests(outcome)
         say("Python tests")
+        shutil.rmtree(seen.FOLDER, ignore_errors=True)
         python_tests(outcome, "--full" in arguments)
+        completeness(outcome)
     say(f"{time.monotonic() - start:.0f} s")
     for name in outcome.failed:
         print(f"FAILED {name}")

@@ -123,8 +123,16 @@ def events() -> dict[str, str]:
     doc = [
         "# Diagnostic events\n",
         f"Generated from `safety/events.yaml` (version {source['version']}). The catalogue is Vigil's own.\n",
-        "| id | name | class | meaning |\n|---|---|---|---|",
-    ] + [f"| DIA-{n} | {e['name']} | {e['class']} | {e['doc']} |" for n, e in rows]
+        "| id | name | class | meaning | brought about by |\n|---|---|---|---|---|",
+    ]
+    produced = load("tests/produced.yaml")
+    doc += [f"| DIA-{n} | {e['name']} | {e['class']} | {e['doc']} | `{produced['events'].get(n, '')}` |" for n, e in rows]
+    doc += [
+        "\nEach test file named runs the whole product; `make test` fails when its logs lack the event. The same holds for the",
+        "fields of a record's header (docs/audit-format.md), each with a value that is not its default:\n",
+        "| field | brought about by |\n|---|---|",
+        *(f"| {name} | `{test}` |" for name, test in produced["fields"].items()),
+    ]
     return {
         "gateway-go/internal/events/events_gen.go": gofmt("\n".join(go) + "\n"),
         "safety/vigil_safety/events_gen.py": "\n".join(py) + "\n",

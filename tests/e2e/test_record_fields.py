@@ -16,6 +16,7 @@ from inference import grpc_service_pb2 as oip
 from vigil.audit.v1 import service_pb2 as audit
 
 from tests.harness import graphs
+from tests.harness.account import account
 from tests.harness.calls import INFER, Stub, details, infer_request
 from tests.harness.product import Product, wait_for
 from tests.harness.syscalls import SystemCalls
@@ -134,3 +135,29 @@ def test_a_tenant_has_a_limit(product: Product, port: str) -> None:
         stub.unary(INFER, infer_request("scale", {"x": X}), oip.ModelInferResponse, metadata=(("vigil-tenant", "t" * 257),))
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and details(error.value)["fields"] == ["vigil-tenant"]
     assert "257 bytes, the limit is 256" in error.value.details()
+
+
+@pytest.mark.parametrize("log", ["gateway", "sidecar"])
+def test_a_flood_of_refusals_is_counted(tmp_path: Path, log: str) -> None:
+    """Beyond audit.refusals_per_s refusals become counts by kind, with first and last time; every reply is in one or has a record."""
+    product = Product(tmp_path, {"audit.refusals_per_s": 10})
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    bad = oip.ModelInferRequest() if log == "gateway" else infer_request("missing", {"x": X})
+    with product:
+        call = product.channel().unary_unary(INFER)
+        futures = [call.future(bad.SerializeToString()) for _ in range(500)]
+        for future in futures:
+            with pytest.raises(grpc.RpcError):
+                future.result()
+        stopped = time.time_ns()
+        assert product.stop() == 0
+        found = account(product.data / "audit", product.replies.positions)
+        assert found.wrong == [] and found.recorded + found.aggregated[log] == 500 and found.aggregated[log] > 400
+        assert found.stated_aggregated == found.aggregated
+        counts = records(product, log, events.REFUSALS_AGGREGATED)
+        for r in counts:
+            fields = _fields(r)
+            assert fields["event"] == f"DIA-{events.CONTRACT_VIOLATION if log == 'gateway' else events.UNKNOWN_MODEL}"
+            assert r.header.status_code == (3 if log == "gateway" else 5) and r.header.batch_size > 0
+            first, last = int(fields["first_ns"]), int(fields["last_ns"])
+            assert first <= last < stopped and abs(r.header.latency_ns - (last - first)) < 10**7

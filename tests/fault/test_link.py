@@ -19,6 +19,7 @@ from vigil.link.v1 import link_pb2 as link
 from tests.harness import graphs
 from tests.harness.calls import infer_request
 from tests.harness.product import wait_for
+from tests.harness.seen import note_seen
 from vigil_safety import events_gen as events
 from vigil_sidecar.app import Sidecar
 from vigil_sidecar.audit.verify import read_records
@@ -38,13 +39,14 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     configure("error")
     settings, _ = load(
         None, {}, {"models.dir": str(folder / "models"), "data.dir": str(folder / "var"), "listen.sidecar_grpc_port": "0",
-                   "listen.sidecar_metrics_port": "0"},
+                   "listen.sidecar_metrics_port": "0", "link.revalidate": "all"},
     )  # fmt: skip
     running = Sidecar(settings)
     running.start()
     assert running.reconciler.first_pass.wait(30)
     yield running
     running.stop()
+    note_seen(folder / "var" / "audit")
 
 
 class Peer:
@@ -61,9 +63,9 @@ class Peer:
     def send(self, frame: link.Frame) -> None:
         self.socket.sendall(encode_frame(frame))
 
-    def call(self, call_id: int = 1, damage: bool = False) -> link.Frame:
+    def call(self, call_id: int = 1, damage: bool = False, request_id: str = "") -> link.Frame:
         assert self.first is not None
-        message = infer_request("m", {"x": X}).SerializeToString()
+        message = infer_request("m", {"x": X}, request_id=request_id).SerializeToString()
         method = list(self.first.welcome.methods).index("/inference.GRPCInferenceService/ModelInfer")
         crc = call_crc(message, call_id, method) ^ (1 if damage else 0)
         call = link.Call(id=call_id, method=method, message=message, crc=crc)
@@ -272,3 +274,16 @@ def test_reader_is_awake_only_between_close_frames(monkeypatch: pytest.MonkeyPat
     assert awake == [False, True, True, False, True]
     a.close()
     b.close()
+
+
+def test_a_gateway_that_does_not_check_is_told_on(sidecar: Sidecar) -> None:
+    """A message that breaks the rules, from a gateway that claims to have run them: refused, and the disagreement is an event."""
+    peer = fresh(sidecar)
+    peer.send(peer.call(request_id="i" * 300))
+    frame = peer.until("replies")
+    assert frame is not None and frame.replies.replies[0].code == 3
+    log = Path(sidecar.settings.data_dir) / "audit" / "sidecar"
+    found = wait_for(lambda: [r for r in read_records(log) if r.header.event_id == events.REVALIDATION_DISAGREEMENT], 10, "the event")
+    assert b"id" in found[0].payload
+    peer.close()
+    works(sidecar)

@@ -7,12 +7,16 @@ import os
 import uuid
 from pathlib import Path
 
+import yaml
+
+from vigil_safety.events_gen import NAMES
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.reader import LogDamaged, list_segments, records_of
 
-__all__ = ["FOLDER", "note_seen", "seen"]
+__all__ = ["FOLDER", "holes", "note_seen"]
 
-FOLDER = Path(__file__).resolve().parents[2] / "build" / "test-results" / "seen"
+_ROOT = Path(__file__).resolve().parents[2]
+FOLDER, PRODUCED = _ROOT / "build" / "test-results" / "seen", _ROOT / "tests" / "produced.yaml"
 _UNKNOWN = (1 << 64) - 1
 """Of an uncertainty: all ones."""
 
@@ -40,17 +44,22 @@ def note_seen(audit: Path) -> None:
     (FOLDER / f"{uuid.uuid4()}.json").write_text(json.dumps({"test": test, "events": sorted(events), "fields": sorted(fields)}))
 
 
-def seen() -> dict[str, tuple[set[int], set[str]]]:
-    """Events and fields by test file, of the run that ended."""
+def holes() -> list[str]:
+    """What tests/produced.yaml names without a test, or with one whose runs did not bring it about."""
     found: dict[str, tuple[set[int], set[str]]] = {}
     for file in FOLDER.glob("*.json"):
         one = json.loads(file.read_text())
         events, fields = found.setdefault(one["test"], (set(), set()))
         events.update(one["events"])
         fields.update(one["fields"])
-    return found
-
-
-def all_fields() -> list[str]:
-    """Every header field that means something."""
-    return [name for name, *_ in layout.FIELDS if name != "reserved"]
+    listed = yaml.safe_load(PRODUCED.read_text())
+    wanted = {("event", n): listed["events"].get(n) for n in NAMES}
+    wanted |= {("field", n): listed["fields"].get(n) for n in (*(name for name, *_ in layout.FIELDS if name != "reserved"), "payload")}
+    out = []
+    for (kind, name), test in wanted.items():
+        told = f"{kind} {name}" + (f" {NAMES[name]}" if kind == "event" else "")
+        if test is None:
+            out.append(f"{told} has no test in tests/produced.yaml")
+        elif name not in found.get(test, (set(), set()))[kind == "field"]:
+            out.append(f"{told} was not brought about by {test}")
+    return out
