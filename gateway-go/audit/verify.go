@@ -102,8 +102,9 @@ type reader struct {
 	opened   func(header []byte) error
 	visit    func(*Record) error
 	record   Record
-	// buffer is a zero byte and a record behind it: what the leaf hash is taken of.
-	buffer [1 + layout.RecordBytesMax]byte
+	// taken: bytes of the record that was visited last, still before the reader.
+	taken int
+	event uint32 // the last id that was found in the catalogue
 }
 
 func (r *reader) damage(file string, offset int64, format string, args ...any) error {
@@ -153,12 +154,15 @@ func (r *reader) header(name string, in io.Reader) error {
 	return nil
 }
 
-func zero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
+var zeros [readAhead]byte
 
-func (r *reader) tail(name string, at int64, in io.Reader) error {
+// zero says whether all bytes, at most readAhead, are 0.
+func zero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
+
+func (r *reader) tail(name string, at int64, in *bufio.Reader) error {
 	for {
-		n, err := in.Read(r.buffer[1:])
-		if !zero(r.buffer[1 : 1+n]) {
+		b, err := in.Peek(in.Size())
+		if !zero(b) {
 			return r.damage(name, at, "bytes behind the last record")
 		}
 		if err == io.EOF {
@@ -167,6 +171,7 @@ func (r *reader) tail(name string, at int64, in io.Reader) error {
 		if err != nil {
 			return err
 		}
+		_, _ = in.Discard(len(b))
 	}
 }
 
@@ -176,8 +181,11 @@ func (r *reader) check(name string, at int64, head, payload []byte) error {
 	if crc != le.Uint32(head[layout.OffCrc32c:]) {
 		return r.damage(name, at, "CRC-32C does not match: the record was changed")
 	}
-	if id := le.Uint32(head[layout.OffEventID:]); events.Names[id] == "" {
-		return r.damage(name, at, "event %d is not in the catalogue", id)
+	if id := le.Uint32(head[layout.OffEventID:]); id != r.event || id == 0 { // mostly as before
+		if events.Names[id] == "" {
+			return r.damage(name, at, "event %d is not in the catalogue", id)
+		}
+		r.event = id
 	}
 	if kind := le.Uint16(head[layout.OffKind:]); layout.KindNames[kind] == "" {
 		return r.damage(name, at, "unknown kind %d", kind)
@@ -208,8 +216,12 @@ func (r *reader) segment(path string, last bool) error {
 		return err
 	}
 	defer f.Close()
-	in, name := bufio.NewReaderSize(f, 1<<20), filepath.Base(path)
-	if err := r.header(name, in); err != nil {
+	name := filepath.Base(path)
+	if err := r.header(name, f); err != nil {
+		return err
+	}
+	in := bufio.NewReaderSize(f, readAhead)
+	if err := r.seek(f, in, layout.SegmentHeaderBytes); err != nil {
 		return err
 	}
 	for at, tries := int64(layout.SegmentHeaderBytes), 0; ; {
@@ -221,10 +233,9 @@ func (r *reader) segment(path string, last bool) error {
 		case last && tries < tornTries && errors.As(err, &damage) && fresh(f):
 			tries++
 			time.Sleep(tornWait)
-			if _, err := f.Seek(at, io.SeekStart); err != nil {
+			if err := r.seek(f, in, at); err != nil {
 				return err
 			}
-			in.Reset(f)
 			continue
 		case err != nil:
 			return err
@@ -239,17 +250,37 @@ func (r *reader) segment(path string, last bool) error {
 	}
 }
 
+// seek lets the reader go on at a record. It stays one byte before it.
+func (r *reader) seek(f *os.File, in *bufio.Reader, at int64) error {
+	r.taken = 0
+	_, err := f.Seek(at-1, io.SeekStart)
+	in.Reset(f)
+	return err
+}
+
+// readAhead is the size of the reader's buffer; a record fits.
+const readAhead = 1 << 20
+
 // read reads the next record and checks it against the one before; io.EOF is the end.
 func (r *reader) read(in *bufio.Reader, name string, at int64) (length int, err error) {
-	le, head := binary.LittleEndian, r.buffer[1:1+layout.HeaderBytes]
-	n, err := io.ReadFull(in, head)
-	if (n == 0 || head[0] == 0) && zero(head[:n]) && (err == nil || err == io.EOF || err == io.ErrUnexpectedEOF) {
+	if _, err := in.Discard(r.taken); err != nil {
+		return 0, err
+	}
+	r.taken = 0
+	le := binary.LittleEndian
+	b, err := in.Peek(1 + layout.HeaderBytes)
+	if err != nil && err != io.EOF {
+		return 0, err
+	}
+	head := b[min(1, len(b)):]
+	if (len(head) == 0 || head[0] == 0) && zero(head) {
+		_, _ = in.Discard(min(1, len(b)))
 		if err := r.tail(name, at, in); err != nil {
 			return 0, err
 		}
 		return 0, io.EOF
 	}
-	if err != nil {
+	if len(head) < layout.HeaderBytes {
 		return 0, r.damage(name, at, "record is cut off")
 	}
 	if string(head[:4]) != layout.Magic || le.Uint16(head[layout.OffVersion:]) != layout.Version {
@@ -258,15 +289,19 @@ func (r *reader) read(in *bufio.Reader, name string, at int64) (length int, err 
 	if length = int(le.Uint16(head[layout.OffLength:])); length < layout.HeaderBytes {
 		return 0, r.damage(name, at, "length %d is shorter than a header", length)
 	}
-	payload := r.buffer[1+layout.HeaderBytes : 1+length]
-	if _, err := io.ReadFull(in, payload); err != nil {
+	if b, err = in.Peek(1 + length); err == io.EOF {
 		return 0, r.damage(name, at, "record is cut off")
+	} else if err != nil {
+		return 0, err
 	}
+	head, payload := b[1:1+layout.HeaderBytes], b[1+layout.HeaderBytes:]
 	if err := r.check(name, at, head, payload); err != nil {
 		return 0, err
 	}
-	r.leaf = sha256.Sum256(r.buffer[:1+length])
+	b[0] = 0 // the last byte of the record before, which was visited: a leaf is hashed behind a zero
+	r.leaf = sha256.Sum256(b)
 	r.record = Record{name, at, r.next, head, payload, r.leaf}
+	r.taken = length
 	return length, nil
 }
 
