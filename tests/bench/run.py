@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,14 +19,10 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.bench.logs import audit_log, reading_while_serving, search_among_many
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request, output
 from tests.harness.product import ROOT, Product, wait_for
-from vigil_safety import events_gen as events
-from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.entry import Entry
-from vigil_sidecar.audit.keys import KeyFile
-from vigil_sidecar.audit.writer import AuditWriter
 
 OUT = ROOT / "build" / "bench"
 TOOL = OUT / "bench"
@@ -196,40 +191,6 @@ def while_swapping(table: Table, p: Product) -> None:
     table.add(f"p99 latency while swapping / steady, 32 in flight, {swaps[0]} swaps", ratio, None, shown, at_most=True)
 
 
-def audit_log(table: Table) -> None:
-    """The verifier against plain hashing of the same bytes with one thread, and what a record costs the Python writer within a batch."""
-    folder = OUT / "log"
-    keys = KeyFile(folder / "keys", "sidecar")
-    writer = AuditWriter(folder / "log", "sidecar", durability="process", segment_bytes=64 << 20, keys=keys)
-    h, records = os.urandom(32), 300_000
-    entry = Entry(
-        layout.KIND_ANSWER, events.ANSWER, trace_id=os.urandom(16), model_digest=h, input_hash=h, output_hash=h, payload=b"p" * 50
-    )
-    batch = [entry] * 64
-    start = time.perf_counter()
-    for _ in range(records // 64):
-        writer.append(batch)
-    cost_us = (time.perf_counter() - start) / records * 1e6
-    writer.close()
-    files = sorted((folder / "log").glob("*.vlog"))
-    command = [str(ROOT / "bin" / "auditverify"), "--key", str(folder / "keys" / "audit-sidecar.pub"), str(folder / "log")]
-    ratios, rates = [], []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"GOMAXPROCS": "1"})
-        verified = time.perf_counter() - start
-        start = time.perf_counter()
-        for path in files:
-            with path.open("rb") as file:
-                hashlib.file_digest(file, "sha256")
-        ratios.append((time.perf_counter() - start) / verified)
-        rates.append(records / verified / 1e6)
-    shown = {"records_per_second_millions": [round(r, 2) for r in rates], "append_us_per_record": round(cost_us, 2)}
-    table.add("auditverify / hashing the same bytes, one thread", statistics.median(ratios), 0.50, shown)
-    table.add("auditverify, millions of records a second", statistics.median(rates), 1.0, shown)
-    table.add("audit writer in Python, µs a record within a batch of 64", cost_us, 4.0, shown, at_most=True)
-
-
 def product_restart(p: Product) -> None:
     p.stop()
     p.start()
@@ -266,7 +227,9 @@ def main() -> int:
             against_echo(table, on, off)
         against_in_process(table, on)
         while_swapping(table, on)
-    audit_log(table)
+        reading_while_serving(table, on, load, ROUNDS)
+    audit_log(table, OUT, ROUNDS)
+    search_among_many(table, OUT)
     table.save()
     print(f"saved {(OUT / 'bench.json').relative_to(ROOT)}; machine: {os.cpu_count()} cores, {sys.platform}")
     return 0

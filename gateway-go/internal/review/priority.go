@@ -15,7 +15,8 @@ const (
 )
 
 // LowestPriority puts every thread of this process behind all others, for the
-// processors and for the disk; threads made later inherit it. Linux keeps both
+// processors (SCHED_IDLE gives way the moment anybody else can run) and for the
+// disk; threads made later inherit it. Linux keeps both
 // per thread. Where the kernel does not allow it, nothing changes.
 func LowestPriority() {
 	done := map[int]bool{}
@@ -32,6 +33,7 @@ func LowestPriority() {
 			}
 			done[thread], found = true, true
 			_ = unix.Setpriority(unix.PRIO_PROCESS, thread, lowest)
+			_ = unix.SchedSetAttr(thread, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE, Nice: lowest}, 0)
 			_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, uintptr(thread), ioprioIdle)
 		}
 	}

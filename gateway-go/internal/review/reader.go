@@ -109,7 +109,7 @@ func (r *Reader) Read(ctx context.Context, log string, task *auditv1.ReadingTask
 		task.BudgetUs = uint64(max(1, time.Until(end).Microseconds()*4/5))
 	}
 	cmd := exec.CommandContext(ctx, r.o.Command[0], r.o.Command[1:]...)
-	cmd.Env = []string{"GOMEMLIMIT=256MiB"}
+	cmd.Env = []string{"GOMEMLIMIT=256MiB", "GOMAXPROCS=1"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for the gateway
 	cmd.WaitDelay = waitDelay
 	said := &tail{}

@@ -55,10 +55,10 @@ func search(task *auditv1.ReadingTask, request *auditv1.SearchRequest) (*auditv1
 }
 
 func queryOf(task *auditv1.ReadingTask, request *auditv1.SearchRequest) (*audit.Query, error) {
-	began, budget := time.Now(), time.Duration(task.BudgetUs)*time.Microsecond
+	began, budget, rest := time.Now(), time.Duration(task.BudgetUs)*time.Microsecond, breath{}
 	q := &audit.Query{
 		FromNs: request.FromNs, ToNs: request.ToNs, Events: request.EventIds, NewestFirst: request.NewestFirst,
-		Pause: func() bool { return budget > 0 && time.Since(began) > budget },
+		Pause: func() bool { rest.take(); return budget > 0 && time.Since(began) > budget },
 	}
 	if _, err := hex.Decode(q.TraceID[:], []byte(request.TraceId)); err != nil {
 		return nil, err // the contract's rules were run

@@ -165,8 +165,9 @@ func verify(task *auditv1.ReadingTask, request *auditv1.VerifyRangeRequest, send
 		}
 		keys = append(keys, key...)
 	}
-	told := time.Now()
+	told, rest := time.Now(), breath{}
 	report, err := audit.VerifyPart(task.Folder, request.FromSequence, request.ToSequence, keys, func(records, bytes, total uint64) {
+		rest.take()
 		if time.Since(told) < progressGap {
 			return
 		}

@@ -81,11 +81,30 @@ def _places(segment: Path, trace_id: bytes) -> list[int] | None:
     return [int(o) for o in table["offset"][first:last]]
 
 
+def _scanned(segment: Path, trace_id: bytes) -> list[int]:
+    """Where records with a trace id stand in a segment without an index: its bytes are searched, then where records begin."""
+    found, places = set(), []
+    with segment.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(trace_id, layout.SEGMENT_HEADER_BYTES)
+        while at >= 0:
+            found.add(at - _TRACE_AT)
+            at = data.find(trace_id, at + 1)
+        at, last = layout.SEGMENT_HEADER_BYTES, max(found, default=0)
+        while at <= last:  # a payload may hold the same bytes
+            magic, _, length = _WALK.unpack_from(data, at)
+            if magic != layout.MAGIC or length < layout.HEADER_BYTES:
+                break
+            if at in found:
+                places.append(at)
+            at += length
+    return places
+
+
 def find_by_trace(folder: Path, trace_id: bytes) -> Iterator[Record]:
     """Records with a trace id, in order. Segments with an index are not read but at the places that it names."""
     for segment in list_segments(folder):
         places = _places(segment, trace_id)
-        for record in records_of(segment, places):
+        for record in records_of(segment, _scanned(segment, trace_id) if places is None else places):
             if record.header.trace_id == trace_id:
                 yield record
 
