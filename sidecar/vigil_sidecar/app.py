@@ -16,6 +16,7 @@ from vigil_safety import events_gen as events
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table, worst
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.keys import KeyFile, hash_key
 from vigil_sidecar.audit.prune import Retention
@@ -69,8 +70,9 @@ class Sidecar:
         self.settings, self.log, self.metrics = settings, get_logger("sidecar"), Metrics()
         self._tracing = Tracing(settings.trace_otlp_endpoint)
         data = Path(settings.data_dir)
+        self._clock = ClockDaemon(settings.clock_source, settings.clock_chrony_at, settings.clock_ptp4l_socket)
         log = AuditWriter(
-            data / "audit" / "sidecar", "sidecar", durability=settings.audit_durability,
+            data / "audit" / "sidecar", "sidecar", clock=self._clock.status, durability=settings.audit_durability,
             sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
             describe=system_payload, report=lambda text: self.log.error("audit", reason=text), keys=KeyFile(data / "keys", "sidecar"),
             checkpoint_records=settings.audit_checkpoint_records, checkpoint_interval_s=settings.audit_checkpoint_interval_s,
@@ -175,6 +177,7 @@ class Sidecar:
         self.dispatcher.close()
         self._tracing.close()
         self.audit.close()
+        self._clock.close()
 
     def ready(self) -> bool:
         """Whether every model present was looked at, and the log can be written, or need not."""

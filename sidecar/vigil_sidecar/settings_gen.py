@@ -83,6 +83,9 @@ class Settings:
     audit_archive_dir: str = ''
     audit_on_failure: str = 'refuse'
     audit_write_timeout_ms: int = 900
+    clock_source: str = 'auto'
+    clock_chrony_at: str = ''
+    clock_ptp4l_socket: str = '/var/run/ptp4l'
     audit_read_remote: bool = False
     audit_read_timeout_s: float = 30
     audit_readers_max: int = 2
@@ -268,6 +271,15 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.write_timeout_ms', 'audit_write_timeout_ms', 'int', 900, 10, 60000,
          (), None,
          'A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.'),
+    Spec('clock.source', 'clock_source', 'string', 'auto', None, None,
+         ('auto', 'kernel', 'chrony', 'ptp4l'), None,
+         'Who says how good the clock is: auto takes ptp4l or chrony where one answers (pmc, chronyc), else the kernel.'),
+    Spec('clock.chrony_at', 'clock_chrony_at', 'string', '', None, None,
+         (), None,
+         'HOST:PORT where chronyd answers chronyc; empty: its usual places.'),
+    Spec('clock.ptp4l_socket', 'clock_ptp4l_socket', 'string', '/var/run/ptp4l', None, None,
+         (), None,
+         'Socket where ptp4l answers pmc.'),
     Spec('audit.read_remote', 'audit_read_remote', 'bool', False, None, None,
          (), None,
          "Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller."),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from vigil_sidecar.audit.reader import Record, read_records
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 UNSYNCHRONISED = 0x40
+CHRONYD = shutil.which("chronyd", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin")
 UNKNOWN = (1 << 64) - 1
 STEPPED = '''"""Lets the wall clock of Python processes jump: time.time_ns as an operating system whose clock was set would have it."""
 import os, time
@@ -58,7 +62,7 @@ def calls() -> Iterator[SystemCalls]:
 
 def test_clock_quality_is_in_every_record(tmp_path: Path, calls: SystemCalls) -> None:
     """A synchronised clock has its bound, a free-running one is called that, and each change is an event, in both logs."""
-    product = Product(tmp_path, calls=calls)
+    product = Product(tmp_path, {"clock.source": "kernel"}, calls=calls)
     graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
     calls.clock(0, 1234)
     with product:
@@ -161,3 +165,47 @@ def test_a_flood_of_refusals_is_counted(tmp_path: Path, log: str) -> None:
             assert r.header.status_code == (3 if log == "gateway" else 5) and r.header.batch_size > 0
             first, last = int(fields["first_ns"]), int(fields["last_ns"])
             assert first <= last < stopped and abs(r.header.latency_ns - (last - first)) < 10**7
+
+
+def chronyd(folder: Path, name: str, *lines: str) -> subprocess.Popen[bytes]:
+    """A chronyd that does not touch the clock."""
+    config = folder / f"{name}.conf"
+    config.write_text("\n".join([*lines, f"pidfile {folder / name}.pid", "bindcmdaddress 127.0.0.1", "bindaddress 127.0.0.1"]) + "\n")
+    return subprocess.Popen([str(CHRONYD), "-x", "-U", "-d", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.mark.skipif(CHRONYD is None, reason="chronyd is not installed")
+def test_what_chrony_says_is_in_every_record(tmp_path: Path) -> None:
+    """A real chronyd that follows another: source, status and its bound in both logs; when it dies, the status is unknown, as an event."""
+    ntp, follower = udp_port(), udp_port()
+    daemons = [
+        chronyd(tmp_path, "server", "local stratum 3", "allow 127.0.0.1", f"port {ntp}", "cmdport 0"),
+        chronyd(tmp_path, "follower", f"server 127.0.0.1 port {ntp} iburst minpoll -2 maxpoll -2", "port 0", f"cmdport {follower}"),
+    ]
+    try:
+        ask = ["chronyc", "-n", "-h", "127.0.0.1", "-p", str(follower), "-c", "tracking"]
+        wait_for(lambda: b"7F000001" in subprocess.run(ask, capture_output=True).stdout, 20, "chronyd follows its server", 0.2)
+        product = Product(tmp_path, {"clock.source": "chrony", "clock.chrony_at": f"127.0.0.1:{follower}"})
+        graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+        with product:
+            stub = Stub(product.channel())
+            both(stub)
+            for log in ("gateway", "sidecar"):
+                last = records(product, log)[-1].header
+                assert (last.clock_source, last.clock_status) == (2, 1) and 0 < last.time_uncertainty_ns < 10**8, log
+            daemons[1].kill()
+            time.sleep(8)  # asked every five seconds, with a limit of one
+            both(stub)
+            for log in ("gateway", "sidecar"):
+                assert b"synchronised (chrony), now unknown (chrony)" in records(product, log, events.CLOCK_STATUS_CHANGED)[-1].payload, log
+                assert records(product, log)[-1].header.time_uncertainty_ns == UNKNOWN
+    finally:
+        for daemon in daemons:
+            daemon.kill()
+            daemon.wait()

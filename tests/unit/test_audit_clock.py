@@ -6,6 +6,7 @@ import hmac
 import json
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from tests.harness.product import ROOT
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.clock import ClockStatus, ClockWatch
+from vigil_sidecar.audit.clock import UNKNOWN_UNCERTAINTY, ClockStatus, ClockWatch
+from vigil_sidecar.audit.clock_daemon import ClockDaemon, parse_chrony, parse_ptp4l
 from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.keys import hash_key
 from vigil_sidecar.audit.verify import read_records, verify_folder
@@ -106,3 +108,30 @@ def test_keyed_vector_of_the_page() -> None:
     plain = json.loads((ROOT / "tests" / "vectors" / "hashes.json").read_text())["tensors"][0]["sha256"]
     keyed = hmac.digest(bytes(range(32)), bytes.fromhex(plain), "sha256").hex()
     assert keyed in (ROOT / "docs" / "audit-format.md").read_text()
+
+
+VECTORS = json.loads((ROOT / "tests" / "vectors" / "clock.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "parse"), [("chrony", parse_chrony), ("ptp4l", parse_ptp4l)])
+def test_daemons_words(name: str, parse: Callable[[str], ClockStatus | None]) -> None:
+    """What daemons print is read as the shared vectors say; the gateway reads the same."""
+    assert len(VECTORS[name]) >= 5
+    for text, want in VECTORS[name]:
+        assert parse(text) == (want and ClockStatus(want[2] if want[2] is not None else UNKNOWN_UNCERTAINTY, want[0], want[1])), text
+
+
+@pytest.mark.parametrize("script", [None, "echo; exit 1", "echo nonsense", "exec /bin/sleep 60"])
+def test_silent_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> None:
+    """A named daemon that is silent, hangs or is not installed makes the status unknown; with auto the kernel is asked then."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program in ("chronyc", "pmc") if script else ():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / program).chmod(0o755)
+    for source, number in (("auto", None), ("kernel", None), ("chrony", 2), ("ptp4l", 3)):
+        clock = ClockDaemon(source, ptp4l_socket=str(tmp_path))
+        if number is None:
+            assert clock.status().source <= 1
+        else:
+            assert clock.status() == ClockStatus(UNKNOWN_UNCERTAINTY, number, 0)
+        clock.close()

@@ -34,7 +34,7 @@ const (
 	OffMonotonicNs = 64
 	// Bound of the error of time_ns; all ones: unknown.
 	OffTimeUncertaintyNs = 72
-	// 0 unknown, 1 kernel; 2 and 3 are reserved for chrony and ptp4l.
+	// 0 unknown, 1 kernel, 2 chrony, 3 ptp4l.
 	OffClockSource = 80
 	// 0 unknown, 1 synchronised, 2 free-running.
 	OffClockStatus = 81

@@ -60,6 +60,7 @@ type gateway struct {
 	log      *slog.Logger
 	doors    *listeners
 	audit    *auditlog.Recorder
+	clock    *auditlog.Clock
 	tracer   *telemetry.Tracer
 	service  *flow.Service
 	client   *link.Client
@@ -125,9 +126,10 @@ func (g *gateway) openAudit() (hashKey []byte, err error) {
 	if !s.AuditEnabled {
 		return hashKey, nil
 	}
+	g.clock = auditlog.NewClock(auditlog.ClockOptions{Source: s.ClockSource, ChronyAt: s.ClockChronyAt, Ptp4lSocket: s.ClockPtp4lSocket})
 	writer, err := auditlog.Open(auditlog.Options{
-		HashKey: hashKey,
-		Folder:  filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
+		HashKey: hashKey, Clock: g.clock.Status,
+		Folder: filepath.Join(s.DataDir, "audit", "gateway"), Log: "gateway", Durability: s.AuditDurability,
 		SyncInterval: time.Duration(s.AuditSyncIntervalMs) * time.Millisecond, SegmentBytes: s.AuditSegmentBytes, Describe: describe,
 		Report:    func(err error) { g.log.Error("audit", "reason", err.Error()) },
 		KeyFolder: filepath.Join(s.DataDir, "keys"), CheckpointRecords: uint64(s.AuditCheckpointRecords),
@@ -241,6 +243,7 @@ func (g *gateway) stop(endLink func()) error {
 	var err error
 	if g.audit != nil {
 		err = g.audit.Close()
+		g.clock.Close()
 	}
 	g.log.Info("gateway stopped")
 	return err

@@ -55,7 +55,8 @@ func (w *Writer) stampNow() []*Entry {
 	w.s.timeNs, w.s.monoNs = uint64(now.UnixNano()), uint64(mono.Nano())
 	if mono.Nano()-w.clockAt >= int64(time.Second) {
 		w.clockAt = mono.Nano()
-		w.s.source, w.s.status, w.s.uncertaintyNs = kernelClock()
+		clock := w.o.Clock()
+		w.s.source, w.s.status, w.s.uncertaintyNs = clock.Source, clock.Status, clock.UncertaintyNs
 	}
 	stepped, words := w.watch.look(now.UnixNano(), mono.Nano(), w.s.source, w.s.status)
 	var found []*Entry
@@ -69,14 +70,14 @@ func (w *Writer) stampNow() []*Entry {
 	return found
 }
 
-// kernelClock is source, status and bound of the error as adjtimex(2) has them.
-func kernelClock() (source, status uint8, uncertaintyNs uint64) {
+// kernelClock is what adjtimex(2) says.
+func kernelClock() ClockStatus {
 	var tx unix.Timex
 	if _, err := unix.Adjtimex(&tx); err != nil {
-		return 0, 0, ^uint64(0)
+		return ClockStatus{0, clockUnknown, unknownError}
 	}
 	if tx.Status&unix.STA_UNSYNC != 0 {
-		return 1, 2, ^uint64(0)
+		return ClockStatus{clockKernel, clockFreeRuns, unknownError}
 	}
-	return 1, 1, uint64(tx.Maxerror) * 1000
+	return ClockStatus{clockKernel, clockSynchronised, uint64(tx.Maxerror) * 1000}
 }

@@ -3,6 +3,7 @@ package auditlog
 import (
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,4 +62,17 @@ func duplicate(f *os.File) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// fill puts the real world in where nothing else is given.
+func (o *Options) fill() {
+	if o.Disk == nil {
+		o.Disk = RealDisk
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Clock == nil {
+		o.Clock = kernelClock
+	}
 }

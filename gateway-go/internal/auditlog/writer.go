@@ -35,9 +35,10 @@ type Options struct {
 	Report func(error)
 	// HashKey makes the hashes of what callers sent HMACs; nil leaves them plain.
 	HashKey []byte
-	// Disk is the file system when it is nil, Now the wall clock.
-	Disk Disk
-	Now  func() time.Time
+	// Disk is the file system when it is nil, Now the wall clock, Clock what the kernel says of it.
+	Disk  Disk
+	Now   func() time.Time
+	Clock func() ClockStatus
 	// Describe encodes the payload of the log's own events.
 	Describe func(text string, fields map[string]string) []byte
 }
@@ -78,12 +79,7 @@ type Writer struct {
 // Open opens or creates the log; after a crash its end is found, and a torn
 // tail cut. The error says what to do.
 func Open(o Options) (*Writer, error) {
-	if o.Disk == nil {
-		o.Disk = RealDisk
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.fill()
 	w := &Writer{o: o, dirty: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := os.MkdirAll(o.Folder, 0o755); err != nil {
 		return nil, fmt.Errorf("audit log: %w; give --data-dir a folder that can be written", err)

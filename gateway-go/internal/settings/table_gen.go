@@ -118,6 +118,12 @@ type Settings struct {
 	AuditOnFailure string
 	// AuditWriteTimeoutMs is audit.write_timeout_ms. A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.
 	AuditWriteTimeoutMs int64
+	// ClockSource is clock.source. Who says how good the clock is: auto takes ptp4l or chrony where one answers (pmc, chronyc), else the kernel.
+	ClockSource string
+	// ClockChronyAt is clock.chrony_at. HOST:PORT where chronyd answers chronyc; empty: its usual places.
+	ClockChronyAt string
+	// ClockPtp4lSocket is clock.ptp4l_socket. Socket where ptp4l answers pmc.
+	ClockPtp4lSocket string
 	// AuditReadRemote is audit.read_remote. Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller.
 	AuditReadRemote bool
 	// AuditReadTimeoutS is audit.read_timeout_s. Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page.
@@ -200,6 +206,9 @@ var table = []Spec{
 	{Key: "audit.archive_dir", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Pruned segments are copied below this folder first; when that fails nothing is pruned. Empty: not copied.", field: func(s *Settings) any { return &s.AuditArchiveDir }},
 	{Key: "audit.on_failure", Type: "string", Default: "refuse", Min: 0, Max: 0, Allowed: []string{"refuse", "degrade", "continue"}, Flag: "", Doc: "While a log cannot be written: refuse answers no call; degrade answers, counts what has no record, and is Degraded; continue answers and counts only.", field: func(s *Settings) any { return &s.AuditOnFailure }},
 	{Key: "audit.write_timeout_ms", Type: "int", Default: "900", Min: 10, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A disk that holds one write longer hangs: callers wait no longer, and audit.on_failure applies.", field: func(s *Settings) any { return &s.AuditWriteTimeoutMs }},
+	{Key: "clock.source", Type: "string", Default: "auto", Min: 0, Max: 0, Allowed: []string{"auto", "kernel", "chrony", "ptp4l"}, Flag: "", Doc: "Who says how good the clock is: auto takes ptp4l or chrony where one answers (pmc, chronyc), else the kernel.", field: func(s *Settings) any { return &s.ClockSource }},
+	{Key: "clock.chrony_at", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "HOST:PORT where chronyd answers chronyc; empty: its usual places.", field: func(s *Settings) any { return &s.ClockChronyAt }},
+	{Key: "clock.ptp4l_socket", Type: "string", Default: "/var/run/ptp4l", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Socket where ptp4l answers pmc.", field: func(s *Settings) any { return &s.ClockPtp4lSocket }},
 	{Key: "audit.read_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer AuditService's Search, Get, Prove and VerifyRange on a listener that is not loopback: logs tell of every caller.", field: func(s *Settings) any { return &s.AuditReadRemote }},
 	{Key: "audit.read_timeout_s", Type: "float", Default: "30", Min: 0.1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page.", field: func(s *Settings) any { return &s.AuditReadTimeoutS }},
 	{Key: "audit.readers_max", Type: "int", Default: "2", Min: 1, Max: 64, Allowed: []string{}, Flag: "", Doc: "Calls that read logs at the same time, each in a process of lowest priority. More are refused.", field: func(s *Settings) any { return &s.AuditReadersMax }},

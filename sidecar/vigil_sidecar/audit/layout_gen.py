@@ -43,7 +43,7 @@ FIELDS: tuple[tuple[str, str, int, str], ...] = (
     ('time_ns', 'u64', 8, "UTC, nanoseconds since 1970-01-01, as the kernel's clock says"),
     ('monotonic_ns', 'u64', 8, 'CLOCK_MONOTONIC, nanoseconds'),
     ('time_uncertainty_ns', 'u64', 8, 'Bound of the error of time_ns; all ones: unknown'),
-    ('clock_source', 'u8', 1, '0 unknown, 1 kernel; 2 and 3 are reserved for chrony and ptp4l'),
+    ('clock_source', 'u8', 1, '0 unknown, 1 kernel, 2 chrony, 3 ptp4l'),
     ('clock_status', 'u8', 1, '0 unknown, 1 synchronised, 2 free-running'),
     ('safety_state', 'u8', 1, '0 unknown, 1 starting, 2 normal, 3 degraded, 4 recovering, 5 safe stop'),
     ('quality', 'u8', 1, '0 no answer, 1 normal, 2 cache, 3 rule'),

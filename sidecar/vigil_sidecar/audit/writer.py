@@ -15,7 +15,7 @@ import google_crc32c
 
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
-from vigil_sidecar.audit.clock import ClockReader, ClockWatch
+from vigil_sidecar.audit.clock import ClockReader, ClockStatus, ClockWatch
 from vigil_sidecar.audit.disk import DISK, Disk
 from vigil_sidecar.audit.entry import ZERO32, Entry
 from vigil_sidecar.audit.guard import check_head, was_on_disk
@@ -59,6 +59,7 @@ class AuditWriter:
         retention: Retention | None = None,
         hash_key: bytes = b"",
         time_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], ClockStatus] | None = None,
         disk: Disk = DISK,
         report: Callable[[str], None] = lambda text: None,
         describe: Callable[[str, dict[str, str]], bytes] = lambda text, fields: text.encode(),
@@ -77,7 +78,7 @@ class AuditWriter:
         self.position_prefix = f"{log_name}/{self.boot_id.hex()}/"
         self._disk = disk
         self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
-        self._describe, self._clock, self._watch = describe, ClockReader(), ClockWatch()
+        self._describe, self._clock, self._watch = describe, clock or ClockReader().status, ClockWatch()
         self._hash_key, self._time_ns, self._now = hash_key, time_ns, (0, 0)
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
@@ -286,7 +287,7 @@ class AuditWriter:
 
     def _clock_events(self) -> list[Entry]:
         """Records of what happened to the clock since the last append; they come before what is dated by it."""
-        clock = self._clock.status()
+        clock = self._clock()
         self._now = time_ns, monotonic_ns = self._time_ns(), time.monotonic_ns()
         step_ns, words = self._watch.look(time_ns, monotonic_ns, clock)
         found = []
@@ -298,7 +299,7 @@ class AuditWriter:
         return found
 
     def _append(self, entries: Sequence[Entry]) -> range:
-        (time_ns, monotonic_ns), clock = self._now, self._clock.status()
+        (time_ns, monotonic_ns), clock = self._now, self._clock()
         flags = layout.FLAG_KEYED if self._hash_key else 0
         sequence, leaf, size = self._sequence, self._leaf, 0
         parts: list[bytes] = []
