@@ -20,6 +20,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.bench.logs import audit_log, reading_while_serving, search_among_many
+from tests.bench.wear import wear
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request, output
 from tests.harness.product import ROOT, Product, wait_for
@@ -230,6 +231,7 @@ def main() -> int:
         reading_while_serving(table, on, load, ROUNDS)
     audit_log(table, OUT, ROUNDS)
     search_among_many(table, OUT)
+    wear(table, OUT)
     table.save()
     print(f"saved {(OUT / 'bench.json').relative_to(ROOT)}; machine: {os.cpu_count()} cores, {sys.platform}")
     return 0
