@@ -161,6 +161,8 @@ def layout_page(source: dict[str, Any], rows: list[tuple[dict[str, Any], int, in
         f"| {n} | {k['name']} | `{k['message']}` | {k['doc']} |" for n, k in source["kinds"].items()
     )
     tables = f"## Record header, {total} bytes\n\n{table(rows)}\n\n## Kinds\n\n{kinds}\n\n## Segment header, {seg_total} bytes, zeros up to {source['segment']['header_bytes']}\n\n{table(seg)}\n"
+    messages = (ROOT / "proto/vigil/audit/v1/audit.proto").read_text().split('auditv1";\n', 1)[1].strip()
+    tables += f"\n## Payloads\n\nProtocol Buffers (proto3), package `vigil.audit.v1`; which one a record has, its kind says.\n\n```proto\n{messages}\n```\n"
     page = ROOT / "docs/audit-format.md"
     text = page.read_text() if page.exists() else "<!-- generated: layout -->\n<!-- end -->\n"
     return re.sub(r"(<!-- generated: layout -->\n).*?(<!-- end -->)", lambda m: m[1] + tables + m[2], text, flags=re.S)

@@ -7,11 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -80,6 +77,9 @@ func (l *log) record(r *Record) error {
 	}
 	l.monoNs, l.lastNs = mono, timeNs
 	kind := le.Uint16(r.Header[layout.OffKind:])
+	if kind != layout.KindCheckpoint {
+		report.Closed = le.Uint32(r.Header[layout.OffEventID:]) == events.LogClosed
+	}
 	if err := l.seals.record(kind, r.Sequence, timeNs, r.Payload, r.Leaf); err != nil {
 		return err
 	}
@@ -97,12 +97,25 @@ func (l *log) record(r *Record) error {
 
 // readLog reads a log that may be written and pruned meanwhile: then once more.
 func readLog(folder string, trusted []Key, wanted map[uint64]bool) (*log, error) {
+	var place Damage
 	for try := 0; ; try++ {
 		l, err := readOnce(folder, trusted, wanted)
-		if try == prunedTriesMax || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoLog) {
+		gone := errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrNoLog)
+		if try == prunedTriesMax || (!gone && (err != nil || !l.again(&place))) {
 			return l, err
 		}
 	}
+}
+
+// again says whether damage may have been a record in the making: then it is not
+// there another time. Place is where it was the time before.
+func (l *log) again(place *Damage) bool {
+	d := l.report.Damage
+	if d == nil || *d == *place || !writtenNow(l.report.Folder) {
+		return false
+	}
+	*place = *d
+	return true
 }
 
 // prunedTriesMax is how often a log is read again whose segments are pruned meanwhile.
@@ -166,62 +179,6 @@ func seconds(from, to uint64) float64 {
 		return 0
 	}
 	return float64(to-from) / 1e9
-}
-
-// tornBytes is the length of a torn tail at the place of damage, 0 when it is
-// none. A power cut tears the end of the last segment only. It may lose a record
-// that was not forced to disk and keep a later one; but what a checkpoint covers
-// was forced. So whole records behind the place are honest, unless one of them is
-// a checkpoint that covers it. In a log without any checkpoint every one counts.
-func (l *log) tornBytes(folder string, d *Damage) (int64, error) {
-	paths, err := listSegments(folder)
-	if err != nil {
-		return 0, err
-	}
-	last := paths[len(paths)-1]
-	if filepath.Base(last) != d.File || d.Offset < layout.SegmentHeaderBytes || l.seals == nil {
-		return 0, nil
-	}
-	data, err := os.ReadFile(last) // at most segmentBytesMax
-	if err != nil {
-		return 0, err
-	}
-	le := binary.LittleEndian
-	instance := data[layout.SegOffInstance : layout.SegOffInstance+16]
-	for at := int(d.Offset); ; {
-		next := bytes.Index(data[min(at, len(data)):], []byte(layout.Magic))
-		if next < 0 {
-			break
-		}
-		at += next
-		r := data[at:]
-		after := 1
-		if len(r) >= layout.HeaderBytes && bytes.Equal(r[layout.OffInstance:layout.OffInstance+16], instance) &&
-			le.Uint16(r[layout.OffVersion:]) == layout.Version && le.Uint64(r[layout.OffSequence:]) >= d.Sequence {
-			length := int(le.Uint16(r[layout.OffLength:]))
-			if length >= layout.HeaderBytes && length <= len(r) {
-				crc := crc32.Update(crc32.Update(0, castagnoli, r[:layout.OffCrc32c]), castagnoli, r[layout.HeaderBytes:length])
-				if crc == le.Uint32(r[layout.OffCrc32c:]) {
-					sealing := le.Uint16(r[layout.OffKind:]) == layout.KindCheckpoint && covers(r[layout.HeaderBytes:length], d.Sequence)
-					if at == int(d.Offset) || l.seals.checkpoints == 0 || sealing {
-						return 0, nil
-					}
-					after = length
-				}
-			}
-		}
-		at += after
-	}
-	return int64(len(bytes.TrimRight(data[d.Offset:], "\x00"))), nil
-}
-
-func covers(payload []byte, sequence uint64) bool {
-	text, _, err := openNote(payload, nil)
-	if err != nil {
-		return false
-	}
-	head, err := parseHead(text)
-	return err == nil && head.size >= sequence
 }
 
 // damaged notes what only another log shows.

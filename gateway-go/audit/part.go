@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -17,8 +18,12 @@ import (
 	"vigil/gateway/audit/layout"
 )
 
-// ErrNotProven says that no proof can be made of a record.
-var ErrNotProven = errors.New("not proven")
+// ErrNotProven says that no proof can be made of a record; ErrPart that a part
+// cannot be verified by itself.
+var (
+	ErrNotProven = errors.New("not proven")
+	ErrPart      = errors.New("no such part")
+)
 
 // from are the segments from the one on that holds a sequence; whole says that
 // they are all there are. None when the sequence was pruned.
@@ -42,12 +47,26 @@ func from(folder string, sequence uint64) (paths []string, whole bool, err error
 	return all[at:], at == 0, nil
 }
 
+// whileThere tries again when segments are pruned meanwhile.
+func whileThere[T any](do func() (T, error)) (T, error) {
+	for try := 0; ; try++ {
+		out, err := do()
+		if try == prunedTriesMax || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoLog) {
+			return out, err
+		}
+	}
+}
+
 // MakeProof gives a proof (C2SP tlog-proof) with the record in it that a record
 // is under the first checkpoint behind it. It reads from the record's segment to
 // that checkpoint, twice: the segment's header has the tree before it. Whether a
 // trusted key signed is for CheckProof to say. ErrNotProven or a *Damage says why
 // there is none.
 func MakeProof(folder string, sequence uint64) ([]byte, error) {
+	return whileThere(func() ([]byte, error) { return makeProof(folder, sequence) })
+}
+
+func makeProof(folder string, sequence uint64) ([]byte, error) {
 	paths, _, err := from(folder, sequence)
 	if err != nil {
 		return nil, err
@@ -89,8 +108,10 @@ func MakeProof(folder string, sequence uint64) ([]byte, error) {
 	})
 	var damage *Damage
 	switch {
-	case err != nil && (!errors.As(err, &damage) || record == nil):
+	case err != nil && !errors.As(err, &damage):
 		return nil, err
+	case err != nil && (record == nil || !writtenNow(folder)):
+		return nil, damage
 	case record == nil:
 		return nil, fmt.Errorf("%w: record %d is not in the log", ErrNotProven, sequence)
 	case checkpoint == nil:
@@ -166,39 +187,47 @@ func keptProof(folder string, sequence uint64) ([]byte, error) {
 	return nil, fmt.Errorf("%w: record %d was pruned, and is not among the kept ones; look for its segment in the archive", ErrNotProven, sequence)
 }
 
-// VerifyPart checks the records of a log from one sequence to another, 0 being
-// the first and the last there are, against its signed checkpoints: whole
-// segments are read, from the one that holds the first to the first trusted
-// checkpoint behind the last. Progress hears, after every thousand records,
-// how many records and bytes were read, and of how many bytes. A part is judged by
-// the keys that sign in it: rotations before it are not followed. Pruning, what was
-// kept and the anchors of other logs are judged when nothing is left out.
+// VerifyPart checks the records of a log from one sequence to another, both 0
+// being the whole log, against its signed checkpoints. From 0 the beginning of the
+// log is judged too, as VerifyAll does. A part that begins later is read in whole
+// segments, from the one that holds its first record to the first trusted checkpoint
+// behind its last; what comes before it is not judged, and says the verdict. Nor are
+// rotations before it followed: of several keys for one log nobody could say which
+// was in force, so that is ErrPart, as is a part that begins before the log does.
+// Anchors of other logs are for VerifyAll. Progress hears, after every thousand
+// records, how many records and bytes were read, and of how many bytes.
 func VerifyPart(folder string, first, last uint64, trusted []Key, progress func(records, bytes, total uint64)) (*Report, error) {
+	var place Damage
 	for try := 0; ; try++ {
-		report, err := verifyPart(folder, first, last, trusted, progress)
-		if try == prunedTriesMax || !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNoLog) {
-			return report, err
+		l, err := whileThere(func() (*log, error) { return verifyPart(folder, first, last, trusted, progress) })
+		if err != nil {
+			return nil, err
+		}
+		if try == prunedTriesMax || !l.again(&place) {
+			return l.report, nil
 		}
 	}
 }
 
-func verifyPart(folder string, first, last uint64, trusted []Key, progress func(records, bytes, total uint64)) (*Report, error) {
-	paths, whole, err := from(folder, first)
-	if err == nil && len(paths) == 0 { // it was pruned, or is 0: from the first on that there is
-		whole = true
+func verifyPart(folder string, first, last uint64, trusted []Key, progress func(records, bytes, total uint64)) (*log, error) {
+	paths, _, err := from(folder, first)
+	if first == 0 && err == nil {
 		paths, err = listSegments(folder)
 	}
 	if err != nil {
 		return nil, err
 	}
+	if len(paths) == 0 {
+		return nil, fmt.Errorf("%w: record %d is before the first one here; it was pruned, or taken out: verify from 0", ErrPart, first)
+	}
 	total, read := uint64(0), uint64(0)
 	for _, path := range paths {
-		if info, err := os.Stat(path); err == nil && (last == 0 || firstOf(path) <= last) {
+		if info, err := os.Stat(path); err == nil && (last == 0 || first == 0 || firstOf(path) <= last) {
 			total += uint64(info.Size())
 		}
 	}
 	l := newLog(folder, trusted, nil)
-	l.part = !whole || last > 0
+	l.part = first > 0
 	err = readSegments(paths, l.opened, func(r *Record) error {
 		if err := l.record(r); err != nil {
 			return err
@@ -206,6 +235,9 @@ func verifyPart(folder string, first, last uint64, trusted []Key, progress func(
 		read += uint64(len(r.Header) + len(r.Payload))
 		if l.report.Records%1024 == 0 {
 			progress(l.report.Records, read, total)
+		}
+		if !l.part {
+			return nil
 		}
 		if covered := l.seals.sealed >= last || (len(l.seals.active) == 0 && l.seals.lastSize >= last); last > 0 && r.Sequence >= last && covered {
 			return errEnough
@@ -222,5 +254,12 @@ func verifyPart(folder string, first, last uint64, trusted []Key, progress func(
 		}
 	}
 	l.judge()
-	return l.report, nil
+	if r := l.report; l.part && r.Damage == nil {
+		mine := slices.Clone(trusted)
+		if mine = slices.DeleteFunc(mine, func(k Key) bool { return k.Name() != r.Log }); len(mine) > 1 {
+			return nil, fmt.Errorf("%w: %d keys of this log are given; give the one that was in force there, or verify from 0", ErrPart, len(mine))
+		}
+		r.Verdict += fmt.Sprintf("; of records %d to %d: what comes before is not judged", r.FirstSequence, r.LastSequence)
+	}
+	return l, nil
 }

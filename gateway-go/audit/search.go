@@ -57,6 +57,7 @@ const (
 	writtenAgo = 2 * time.Second
 	// pauseRecords is after how many records Pause is asked.
 	pauseRecords = 4096
+	pausePlaces  = 256
 
 	indexMagic       = "VGLIDX1\x00"
 	indexHeaderBytes = 16
@@ -200,9 +201,13 @@ func (s *selecting) places(f *os.File, part segmentPart, places []int64) error {
 	if s.q.NewestFirst {
 		slices.Reverse(places)
 	}
-	for _, at := range places {
+	for i, at := range places {
 		if err := s.give(f, part, at); err != nil {
 			return err
+		}
+		if (i+1)%pausePlaces == 0 && s.q.Pause != nil && s.q.Pause() {
+			s.Paused = binary.LittleEndian.Uint64(s.buffer[1+layout.OffSequence:])
+			return errEnough
 		}
 	}
 	return nil
@@ -231,7 +236,7 @@ func (s *selecting) walk(f *os.File, part segmentPart, visit func(at int64, head
 			length = int(binary.LittleEndian.Uint16(head[layout.OffLength:]))
 		}
 		if length == 0 {
-			if part.last { // it is being written, or torn, which is for verification to judge
+			if part.last && fresh(f) { // it is being written
 				return nil
 			}
 			return &Damage{name, at, sequence, "no record here: wrong magic, version, length or sequence"}
@@ -328,7 +333,12 @@ func placesOf(segment string, trace [16]byte) ([]int64, bool) {
 	if zero(trace[:8]) { // such are not in an index
 		return nil, false
 	}
-	data, err := os.ReadFile(strings.TrimSuffix(segment, ".vlog") + ".index")
+	path := strings.TrimSuffix(segment, ".vlog") + ".index"
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > segmentBytesMax/layout.HeaderBytes*indexEntryBytes {
+		return nil, false
+	}
+	data, err := os.ReadFile(path)
 	if err != nil || len(data) < indexHeaderBytes || string(data[:8]) != indexMagic {
 		return nil, false
 	}
@@ -340,7 +350,11 @@ func placesOf(segment string, trace [16]byte) ([]int64, bool) {
 	at := sort.Search(count, func(i int) bool { return bytes.Compare(table[i*indexEntryBytes:i*indexEntryBytes+8], prefix) >= 0 })
 	var places []int64
 	for ; at < count && bytes.Equal(table[at*indexEntryBytes:at*indexEntryBytes+8], prefix); at++ {
-		places = append(places, int64(binary.LittleEndian.Uint32(table[at*indexEntryBytes+8:])))
+		place := int64(binary.LittleEndian.Uint32(table[at*indexEntryBytes+8:]))
+		if len(places) > 0 && place <= places[len(places)-1] {
+			return nil, false
+		}
+		places = append(places, place)
 	}
 	return places, true
 }

@@ -76,6 +76,7 @@ type Report struct {
 	Unlogged      uint64            `json:"unlogged"`
 	TornBytes     int64             `json:"torn_bytes"`
 	Boots         int               `json:"boots"`
+	Closed        bool              `json:"closed"`
 	Kinds         map[string]uint64 `json:"kinds"`
 	Segments      int               `json:"segments"`
 	Head          string            `json:"head"`
@@ -208,6 +209,16 @@ func fresh(f *os.File) bool {
 	return err == nil && time.Since(info.ModTime()).Abs() < writtenAgo
 }
 
+// writtenNow says whether the last segment was written just now.
+func writtenNow(folder string) bool {
+	paths, err := listSegments(folder)
+	if err != nil || len(paths) == 0 {
+		return false
+	}
+	info, err := os.Stat(paths[len(paths)-1])
+	return err == nil && time.Since(info.ModTime()).Abs() < writtenAgo
+}
+
 // segment reads one segment. At a fault in the last one of a log, if it was
 // written just now, it is read again: a record in the making can be seen in part.
 func (r *reader) segment(path string, last bool) error {
@@ -336,6 +347,9 @@ func listSegments(folder string) ([]string, error) {
 			return nil, fmt.Errorf("%s is not a regular file", filepath.Join(folder, e.Name()))
 		}
 		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) { // pruned meanwhile
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

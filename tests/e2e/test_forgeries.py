@@ -77,7 +77,8 @@ def verdicts(folders: list[Path], trusted: list[Verifier], scratch: Path) -> tup
     return python, go, done.returncode
 
 
-AGREED = ("exit_code", "intact", "records", "sealed", "unsealed", "checkpoints", "rotations", "torn_bytes", "witnessed", "segments", "log")
+AGREED = ("exit_code", "intact", "records", "sealed", "unsealed", "checkpoints", "rotations", "torn_bytes", "witnessed", "segments", "log",
+          "unlogged", "closed")  # fmt: skip
 
 
 def test_honest_logs_verify(honest: Honest, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_honest_logs_verify(honest: Honest, tmp_path: Path) -> None:
     reports, _, code = verdicts(folders, honest.trusted(), tmp_path)
     assert code == 0 and [r.exit_code for r in reports] == [0, 0], reports
     for r in reports:
-        assert r.rotations == 1 and r.boots == 2 and r.witnessed > 0 and r.checkpoints > 5, r
+        assert r.rotations == 1 and r.boots == 2 and r.witnessed > 0 and r.checkpoints > 5 and r.closed, r
     assert reports[1].segments > 1
     assert verdicts(folders, [], tmp_path)[2] == 6  # keys lie beside the logs; nobody trusts them for that
     # The newer keys alone verify as well: what they sign covers everything before.
@@ -113,6 +114,23 @@ def test_forgery_is_rejected(honest: Honest, tmp_path: Path, name: str, log: str
         if kind.reason:
             assert reports[0].damage is not None and re.search(kind.reason, reports[0].damage.reason), reports[0].damage
         shutil.rmtree(tmp_path / f"{seed}")
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_cut_at_its_own_checkpoint_is_told(honest: Honest, tmp_path: Path, log: str) -> None:
+    """One log alone, cut at an earlier checkpoint of its own, is whole and signed: what is told is that nothing closed it."""
+    forged = forge.load(honest.audit / log)
+    checkpoints = forged.of_kind(layout.KIND_CHECKPOINT)
+    exact = [i for i in checkpoints if int(forged.records[i].payload.split(b"\n")[1]) == i]
+    forged.remove(exact[-3] + 1, len(forged.records))
+    forged.counts = [c for c in forged.counts if c]
+    forged.headers = forged.headers[: len(forged.counts)]
+    forge.save(forged, tmp_path / log)
+    reports, _, code = verdicts([tmp_path / log], honest.trusted(), tmp_path)
+    assert code == 0 and not reports[0].closed and not reports[0].witnessed
+    if exact[-3] < verdicts([honest.audit / x for x in LOGS], honest.trusted(), tmp_path)[0][LOGS.index(log)].witnessed:
+        reports, _, code = verdicts([tmp_path / log, honest.audit / LOGS[1 - LOGS.index(log)]], honest.trusted(), tmp_path)
+        assert code == 4  # the other log holds a later one
 
 
 def test_there_are_enough_kinds() -> None:

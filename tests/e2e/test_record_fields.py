@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import http.client
+import json
 import shutil
 import socket
 import subprocess
@@ -209,3 +211,22 @@ def test_what_chrony_says_is_in_every_record(tmp_path: Path) -> None:
         for daemon in daemons:
             daemon.kill()
             daemon.wait()
+
+
+def test_a_tenant_that_is_no_text_harms_nobody(product: Product) -> None:
+    """A header that no message can hold is refused by name, with a record; the link to the sidecar and all other calls go on."""
+    before = len(records(product, "gateway", events.LINK_LOST))
+    for _ in range(5):
+        connection = http.client.HTTPConnection("127.0.0.1", product.ports["http"], timeout=10)
+        connection.putrequest("POST", INFER)
+        connection.putheader("Content-Type", "application/proto")
+        connection.putheader("vigil-tenant", b"caf\xe9")
+        body = infer_request("scale", {"x": X}).SerializeToString()
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        assert answer.status == 400 and "vigil-tenant is not UTF-8" in told["message"]
+        assert answer.headers["vigil-audit-position"].startswith("gateway/")
+        Stub(product.channel()).infer(infer_request("scale", {"x": X}))
+    assert len(records(product, "gateway", events.LINK_LOST)) == before

@@ -314,7 +314,7 @@ PYTHON_PLACES = [
 ]  # fmt: skip
 GO_PLACES = [
     "sealer.go:forcedHead:force", "segment.go:createSegment:force", "segment.go:createSegment:folder",
-    "writer.go:newSegment:force", "writer.go:Append:force", "writer.go:Close:force",
+    "writer.go:newSegment:force", "append.go:follow:force", "writer.go:Close:force",
     "prune.go:write:force", "prune.go:write:folder", "prune.go:run:folder",
 ]  # fmt: skip
 

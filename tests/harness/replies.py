@@ -48,5 +48,5 @@ class Replies(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercepto
         with self._lock:
             if POSITION in beside:
                 self.positions.append((beside[POSITION], code))
-            elif STATE in beside and (code != "OK" or method in RECORDED) and not method.startswith(HEALTH):
+            elif (STATE in beside and code != "OK" and not method.startswith(HEALTH)) or (code == "OK" and method in RECORDED):
                 self.missing.append(f"{method}: {code}")

@@ -131,6 +131,9 @@ func show(out io.Writer, r *audit.Report) {
 		}
 		fmt.Fprintf(out, "  the %d records before were pruned; %d of them are kept with proofs%s\n", r.Pruned, r.Kept, without)
 	}
+	if !r.Closed {
+		fmt.Fprintf(out, "  it does not end with a closing record: it is still written, its writer was killed, or its end was cut off\n")
+	}
 	if r.Unlogged > 0 {
 		fmt.Fprintf(out, "  %d calls and events got no record while the log could not be written, as it says itself (event unlogged)\n", r.Unlogged)
 	}

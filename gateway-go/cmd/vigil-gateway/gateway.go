@@ -146,20 +146,18 @@ func (g *gateway) openAudit() (hashKey []byte, err error) {
 	return hashKey, nil
 }
 
-// attachReader lets callers read both logs, by processes of this very program.
+// attachReader lets callers read both logs, by processes of this very program,
+// whatever its file is replaced by meanwhile.
 func (g *gateway) attachReader(hashKey []byte) error {
-	program, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	folders := map[string]string{}
+	var err error
 	for _, name := range []string{"gateway", "sidecar"} {
 		if folders[name], err = filepath.Abs(filepath.Join(g.settings.DataDir, "audit", name)); err != nil {
 			return err
 		}
 	}
 	g.service.AttachReader(review.NewReader(review.Options{
-		Command: []string{program, readLog}, Folders: folders, HashKey: hashKey,
+		Command: []string{"/proc/self/exe", readLog}, Folders: folders, HashKey: hashKey,
 		Timeout: time.Duration(g.settings.AuditReadTimeoutS * float64(time.Second)), Most: g.settings.AuditReadersMax,
 	}))
 	return nil

@@ -32,6 +32,7 @@ const readLog = "read-log"
 
 func read() int {
 	review.LowestPriority()
+	review.LimitMemory()
 	if err := review.Serve(os.Stdin, os.Stdout, func() { os.Exit(1) }); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "2cc0a993fb940061007d54e22be31556248f95cef3c45895143b223c3d793ee8"
+const Digest = "2ef2b7454cbc7fb605cd2e196de6e1fdc8ef49a33c1ede5ad423f18e8dbfbeb6"

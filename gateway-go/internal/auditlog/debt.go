@@ -137,7 +137,7 @@ func (r *Recorder) flush() {
 		payload := r.o.Describe(events.Names[key.event], map[string]string{
 			"event": fmt.Sprintf("DIA-%d", key.event), "first_ns": fmt.Sprint(c.first.UnixNano()), "last_ns": fmt.Sprint(c.last.UnixNano()),
 		})
-		if _, err := r.write(counted(events.RefusalsAggregated, c, key.code, payload)); err == nil {
+		if _, _, err := r.write([]*Entry{counted(events.RefusalsAggregated, c, key.code, payload)}); err == nil {
 			continue
 		}
 		r.mu.Lock()

@@ -2,6 +2,7 @@ package auditlog
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -242,11 +244,102 @@ func TestPartsVerify(t *testing.T) {
 	for _, c := range []struct {
 		first, last uint64
 		code        int
-	}{{begin, begin + 100, audit.ExitVerified}, {0, 0, audit.ExitForged}, {begin + 10, changed, audit.ExitForged}, {changed + 1, changed + 2, audit.ExitForged}} {
+	}{
+		{begin, begin + 100, audit.ExitVerified}, {0, 0, audit.ExitForged}, {0, begin + 100, audit.ExitForged},
+		{begin + 10, changed, audit.ExitForged}, {changed + 1, changed + 2, audit.ExitForged},
+	} {
 		r, err := audit.VerifyPart(log, c.first, c.last, keys, func(_, _, _ uint64) {})
 		if err != nil || r.ExitCode != c.code || (c.code == audit.ExitForged && r.Damage.Sequence != changed) {
 			t.Fatalf("%d..%d: %+v %v", c.first, c.last, r, err)
 		}
+	}
+}
+
+// A part that begins before the log does is refused; from 0 a beginning that was
+// taken away is found; and of several keys nobody knows which was in force.
+func TestPartsSayWhatTheyDoNotJudge(t *testing.T) {
+	log, keys := written(t, false)
+	quiet := func(_, _, _ uint64) {}
+	r, err := audit.VerifyPart(log, 5000, 6000, keys, quiet)
+	if err != nil || r.ExitCode != audit.ExitVerified || !strings.Contains(r.Verdict, "what comes before is not judged") {
+		t.Fatalf("%+v %v", r, err)
+	}
+	stranger := &signer{keys[0].Name(), ed25519.NewKeyFromSeed(make([]byte, 32))}
+	other, err := audit.ParseKeys([]byte(stranger.verifierKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.VerifyPart(log, 5000, 6000, slices.Concat(keys, other), quiet); !errors.Is(err, audit.ErrPart) {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(log, "segment-*.vlog"))
+	if err != nil || os.Remove(paths[0]) != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.VerifyPart(log, 1, 100, keys, quiet); !errors.Is(err, audit.ErrPart) {
+		t.Fatal(err)
+	}
+	for _, last := range []uint64{0, 9000} {
+		if r, err := audit.VerifyPart(log, 0, last, keys, quiet); err != nil || r.ExitCode != audit.ExitForged {
+			t.Fatalf("0..%d of a log without its beginning: %+v %v", last, r, err)
+		}
+	}
+}
+
+// An index that is no file, or that is out of order, is not believed.
+func TestHostileIndexes(t *testing.T) {
+	log, _ := written(t, false)
+	q := &audit.Query{TraceID: [16]byte{0: 7, 15: 1}}
+	want, _ := selected(t, log, q, 1<<30)
+	indexes, err := filepath.Glob(filepath.Join(log, "*.index"))
+	if err != nil || len(indexes) < 3 {
+		t.Fatal(indexes, err)
+	}
+	for i, path := range indexes {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		target := []string{"/dev/zero", filepath.Join(log, "nothing")}[i%2]
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := selected(t, log, q, 1<<30); !slices.Equal(got, want) {
+		t.Fatalf("%d found, %d before", len(got), len(want))
+	}
+}
+
+// Damage in the last segment is told, once nobody writes it any more.
+func TestDamageAtTheEndIsTold(t *testing.T) {
+	log, keys := written(t, false)
+	paths, err := filepath.Glob(filepath.Join(log, "segment-*.vlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := paths[len(paths)-1]
+	data, err := os.ReadFile(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := firstSequence(last)
+	length := int(binary.LittleEndian.Uint16(data[layout.SegmentHeaderBytes+layout.OffLength:]))
+	data[layout.SegmentHeaderBytes+length] ^= 0xFF // the second record's magic
+	if err := os.WriteFile(last, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(last, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	var damage *audit.Damage
+	found := 0
+	if _, err := audit.Select(log, &audit.Query{After: first - 3}, func(*audit.Record) bool { found++; return true }); !errors.As(err, &damage) || found != 3 {
+		t.Fatalf("%d found, %v", found, err)
+	}
+	if _, err := audit.MakeProof(log, first); !errors.As(err, &damage) {
+		t.Fatal(err)
+	}
+	if r, err := audit.VerifyPart(log, first, 0, keys, func(_, _, _ uint64) {}); err != nil || r.ExitCode != audit.ExitForged {
+		t.Fatalf("%+v %v", r, err)
 	}
 }
 

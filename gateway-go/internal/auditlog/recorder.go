@@ -3,6 +3,7 @@ package auditlog
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ const (
 
 const (
 	jobsMax     = 4096
+	groupMax    = 64
 	lookGap     = 400 * time.Millisecond
 	flushGap    = time.Second
 	closeWait   = 5 * time.Second
@@ -79,6 +81,7 @@ type Recorder struct {
 	refilled   time.Time
 	aggregates map[kindOfRefusal]*count
 
+	group    []*job
 	anchorMu sync.Mutex
 	anchored string
 }
@@ -189,7 +192,7 @@ func (r *Recorder) run() {
 	for {
 		select {
 		case j := <-r.jobs:
-			r.work(j)
+			r.work(r.gather(j))
 		case <-tick.C:
 			r.look()
 			if time.Since(flushed) >= flushGap {
@@ -200,7 +203,7 @@ func (r *Recorder) run() {
 			for {
 				select {
 				case j := <-r.jobs:
-					r.work(j)
+					r.work(r.gather(j))
 				default:
 					r.flush()
 					r.settle()
@@ -211,15 +214,44 @@ func (r *Recorder) run() {
 	}
 }
 
-func (r *Recorder) work(j *job) {
-	if !j.state.CompareAndSwap(waiting, taken) {
+// gather takes what waits together with a first job.
+func (r *Recorder) gather(first *job) []*job {
+	r.group = append(r.group[:0], first)
+	for len(r.group) < groupMax {
+		select {
+		case j := <-r.jobs:
+			r.group = append(r.group, j)
+		default:
+			return r.group
+		}
+	}
+	return r.group
+}
+
+// work writes jobs together: one write, and where that is promised one force, for all.
+func (r *Recorder) work(jobs []*job) {
+	jobs = slices.DeleteFunc(jobs, func(j *job) bool { return !j.state.CompareAndSwap(waiting, taken) })
+	if len(jobs) == 0 {
 		return
 	}
-	j.sequence, j.err = r.write(j.entry)
+	entries := make([]*Entry, len(jobs))
+	for i, j := range jobs {
+		entries[i] = j.entry
+	}
+	first, stand, err := r.write(entries)
+	for i, j := range jobs {
+		if j.err = err; i < stand {
+			j.sequence, j.err = first+uint64(i), nil
+		}
+		r.done(j)
+	}
+}
+
+func (r *Recorder) done(j *job) {
 	if !j.state.CompareAndSwap(taken, done) && j.err == nil { // given up by its caller, but it stands after all
 		r.mu.Lock()
 		if kind := j.entry.Kind; kind == layout.KindAnswer && r.Policy == Refuse {
-			r.owed.standing, r.owed.stands = append(r.owed.standing, fmt.Sprintf("%d-%d", j.sequence, j.sequence)), r.owed.stands+1
+			r.stands(j.sequence)
 		} else if r.owed.span.n > 0 {
 			*r.owed.of(kind)--
 			r.owed.span.n--
@@ -230,27 +262,36 @@ func (r *Recorder) work(j *job) {
 	close(j.ready)
 }
 
-// write puts an entry into the log, before it what is owed.
-func (r *Recorder) write(e *Entry) (uint64, error) {
+// stands notes a record that stands although its caller was told that the log failed.
+func (r *Recorder) stands(sequence uint64) {
+	r.owed.standing, r.owed.stands = append(r.owed.standing, fmt.Sprintf("%d-%d", sequence, sequence)), r.owed.stands+1
+}
+
+// write puts entries into the log, before them what is owed. It returns the
+// sequence of the first, and of how many the callers may be told that they stand.
+func (r *Recorder) write(entries []*Entry) (first uint64, stand int, err error) {
 	r.began.Store(time.Now().UnixNano())
 	defer r.began.Store(0)
-	err := r.settle()
-	var sequence uint64
+	if err = r.settle(); err == nil {
+		first, stand, err = r.AppendAll(entries)
+	}
 	if err == nil {
-		sequence, err = r.Writer.Append(e)
+		r.failure.Store(nil)
+		return first, stand, nil
 	}
-	if err != nil {
-		if sequence != 0 && e.Kind == layout.KindAnswer { // it stands, but was not forced to disk
-			r.mu.Lock()
-			r.owed.standing, r.owed.stands = append(r.owed.standing, fmt.Sprintf("%d-%d", sequence, sequence)), r.owed.stands+1
-			r.mu.Unlock()
+	if stand == len(entries) { // they stand, but were not forced to disk
+		r.mu.Lock()
+		for i, e := range entries {
+			if e.Kind == layout.KindAnswer {
+				r.stands(first + uint64(i))
+			}
 		}
-		text := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", ": "), ErrFailed.Error()+": ")
-		r.failure.Store(&text)
-		return 0, err
+		r.mu.Unlock()
+		stand = 0
 	}
-	r.failure.Store(nil)
-	return sequence, nil
+	text := strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\n", ": "), ErrFailed.Error()+": ")
+	r.failure.Store(&text)
+	return first, stand, err
 }
 
 // look notices a deleted or replaced file while nothing is written, and tries a
@@ -265,7 +306,8 @@ func (r *Recorder) look() {
 		return
 	}
 	if r.failure.Load() != nil {
-		_, _ = r.write(&Entry{Kind: layout.KindSystem, EventID: events.LogRecovered, Payload: r.o.Describe("the log can be written again", nil)})
+		payload := r.o.Describe("the log can be written again", nil)
+		_, _, _ = r.write([]*Entry{{Kind: layout.KindSystem, EventID: events.LogRecovered, Payload: payload}})
 	}
 }
 

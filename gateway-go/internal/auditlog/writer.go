@@ -73,7 +73,9 @@ type Writer struct {
 	syncBegan atomic.Int64 // Unix nanoseconds of the forced write under way in the background, or 0
 	dirty     chan struct{}
 	done      chan struct{}
-	buffer    []byte
+	// buffer and leaves: records that are encoded and not written yet.
+	buffer []byte
+	leaves [][32]byte
 }
 
 // Open opens or creates the log; after a crash its end is found, and a torn
@@ -229,70 +231,6 @@ func (w *Writer) Boot() string { return hex.EncodeToString(w.s.boot[:]) }
 // Position is LOG/BOOT/SEQ of a record of this run.
 func (w *Writer) Position(sequence uint64) string {
 	return fmt.Sprintf("%s/%s/%d", w.o.Log, w.Boot(), sequence)
-}
-
-// Append writes one record and returns its sequence. The error is ErrFailed
-// with its cause; the caller must refuse. With an error and a sequence the
-// record stands, but could not be forced to disk.
-func (w *Writer) Append(e *Entry) (uint64, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed || (w.closing && e.Kind != layout.KindCheckpoint) {
-		return 0, errClosed
-	}
-	w.closing = w.closing || e.EventID == events.LogClosed
-	if err := w.checkPlace(); err != nil {
-		return 0, errors.Join(ErrFailed, err)
-	}
-	if w.syncError != nil {
-		if err := w.forceAgain(); err != nil {
-			return 0, errors.Join(ErrFailed, err)
-		}
-		w.syncError = nil
-	}
-	for _, happened := range w.stampNow() {
-		if err := w.write(happened); err != nil {
-			return 0, errors.Join(ErrFailed, err)
-		}
-	}
-	if err := w.write(e); err != nil {
-		return 0, errors.Join(ErrFailed, err)
-	}
-	sequence := w.next - 1
-	if w.seal != nil && (w.next-w.sealedAt >= w.o.CheckpointRecords || e.Kind == layout.KindState) {
-		w.sealedAt = w.next
-		w.seal.wake()
-	}
-	if w.o.Durability == "power" || (w.o.Durability == "interval" && forced(e.Kind)) {
-		if err := w.o.Disk.Datasync(w.f); err != nil {
-			w.syncError = err
-			return sequence, errors.Join(ErrFailed, err) // the record stands, but may not be on disk
-		}
-	} else if w.o.Durability == "interval" {
-		select {
-		case w.dirty <- struct{}{}:
-		default:
-		}
-	}
-	return sequence, nil
-}
-
-// write puts one record at the end of the log. On error nothing advances.
-func (w *Writer) write(e *Entry) error {
-	w.buffer = encode(w.buffer[:0], e, &w.s, w.next, &w.leaf)
-	if w.offset+int64(len(w.buffer)) > w.size {
-		if err := w.newSegment(); err != nil {
-			return err
-		}
-	}
-	if err := w.o.Disk.WriteAt(w.f, w.buffer, w.offset); err != nil {
-		return err
-	}
-	w.offset += int64(len(w.buffer))
-	w.leaf = leafHash(w.buffer)
-	w.tree.append(w.leaf)
-	w.next++
-	return nil
 }
 
 // notForced notes that data could not be forced to disk: the next Append must

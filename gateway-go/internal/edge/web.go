@@ -166,6 +166,20 @@ func GuardHost(config WebConfig, next http.Handler) http.Handler {
 	return (&web{config: config}).guard(next)
 }
 
+type connKey struct{}
+
+// untimed takes the time limit for reading headers off an HTTP/2 connection: it is
+// meant for the first request, but net/http leaves it on the whole connection when
+// HTTP/2 is spoken without TLS, and cuts it with every call that is under way.
+func untimed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok && r.ProtoMajor == 2 {
+			_ = c.SetReadDeadline(time.Time{})
+		}
+		next.ServeHTTP(rw, r)
+	})
+}
+
 // NewWebServer wraps a handler with the listener's limits. HTTP/2 without TLS
 // is served as well, for gRPC clients on this port.
 func NewWebServer(handler http.Handler, limits Limits) *http.Server {
@@ -174,7 +188,8 @@ func NewWebServer(handler http.Handler, limits Limits) *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: handler, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: limits.ConnectionIdle,
+		Handler: untimed(handler), Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: limits.ConnectionIdle,
+		ConnContext:    func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		HTTP2:          &http.HTTP2Config{MaxConcurrentStreams: int(limits.StreamsPerConnectionMax)},
 		MaxHeaderBytes: int(limits.HeaderBytesMax),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -98,8 +99,9 @@ func (s *Service) TurnAway(path string, event uint32, code codes.Code, text stri
 	})
 }
 
+// clip cuts a text for a record; what a caller sent may be no UTF-8, which no message can hold.
 func clip(text string, size int) string {
-	if len(text) <= size {
+	if text = strings.ToValidUTF8(text, "\uFFFD"); len(text) <= size {
 		return text
 	}
 	for size > 0 && text[size]&0xC0 == 0x80 {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -245,9 +246,13 @@ const tenantBytesMax = 256
 // forbidden says why a call is not answered on the listener that it came by, or
 // for whom it says it comes.
 func (c *call) forbidden() error {
-	if n := len(c.caller.Tenant); n > tenantBytesMax {
+	switch n := len(c.caller.Tenant); {
+	case n > tenantBytesMax:
 		c.caller.Tenant = ""
 		return violation("vigil-tenant", fmt.Sprintf("has %d bytes, the limit is %d", n, tenantBytesMax))
+	case !utf8.ValidString(c.caller.Tenant):
+		c.caller.Tenant = ""
+		return violation("vigil-tenant", "is not UTF-8")
 	}
 	text := ""
 	switch {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -259,6 +260,9 @@ func (c *Client) start(model, method string, message []byte, call *linkv1.Contex
 	index, known := cn.methods[method]
 	if !known {
 		return nil, 0, nil, fmt.Errorf("%w for %s", ErrDown, method)
+	}
+	if !utf8.ValidString(model) || !utf8.ValidString(call.GetTenant()) { // a frame that cannot be encoded would end the link for all
+		return nil, 0, nil, errors.New("model or tenant is not UTF-8")
 	}
 	p := &pending{}
 	if stream {

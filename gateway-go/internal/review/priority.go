@@ -14,6 +14,16 @@ const (
 	ioprioIdle       = 3 << 13
 )
 
+// dataBytesMax is as much memory as a reading process may have.
+const dataBytesMax = 1 << 30
+
+// LimitMemory makes this process the one that ends when memory is short: by a
+// limit of its own, and first where the kernel has to choose.
+func LimitMemory() {
+	_ = unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: dataBytesMax, Max: dataBytesMax})
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+}
+
 // LowestPriority puts every thread of this process behind all others, for the
 // processors (SCHED_IDLE gives way the moment anybody else can run) and for the
 // disk; threads made later inherit it. Linux keeps both

@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	auditv1 "vigil/gateway/gen/vigil/audit/v1"
 )
@@ -98,12 +99,14 @@ func (r *Reader) Tenants(tenant string) [][]byte {
 func (r *Reader) Read(ctx context.Context, log string, task *auditv1.ReadingTask, each func([]byte) error) error {
 	select {
 	case r.places <- struct{}{}:
-		defer func() { <-r.places }()
 	default:
 		return ErrBusy
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.o.Timeout)
 	defer cancel()
+	// The place is the process's: a caller who does not take the answer keeps none.
+	context.AfterFunc(ctx, func() { <-r.places })
+	bare(task)
 	task.Log, task.Folder = log, r.o.Folders[log]
 	if end, ok := ctx.Deadline(); ok { // a fifth is left for the process and the way back
 		task.BudgetUs = uint64(max(1, time.Until(end).Microseconds()*4/5))
@@ -141,12 +144,22 @@ func (r *Reader) Read(ctx context.Context, log string, task *auditv1.ReadingTask
 		return err
 	case err == nil && waited == nil:
 		return nil
-	case ended != nil && (err == nil || errors.Is(err, io.ErrUnexpectedEOF)):
+	case ended != nil && (err == nil || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE)):
 		return ended
 	case err == nil:
 		err = waited
 	}
 	return fmt.Errorf("the reading process: %w: %s", err, said.last)
+}
+
+// bare takes unknown fields out of a request: its known ones are bounded by rules.
+func bare(task *auditv1.ReadingTask) {
+	task.ProtoReflect().Range(func(_ protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if m, ok := v.Interface().(protoreflect.Message); ok {
+			m.SetUnknown(nil)
+		}
+		return true
+	})
 }
 
 func replies(out io.Reader, each func([]byte) error) error {

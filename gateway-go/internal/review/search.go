@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -42,7 +44,10 @@ func search(task *auditv1.ReadingTask, request *auditv1.SearchRequest) (*auditv1
 		page.Records = append(page.Records, record)
 		return true
 	})
-	if err != nil {
+	var damage *audit.Damage
+	if errors.As(err, &damage) { // what was found before it is shown
+		page.Damage = strings.ToValidUTF8(damage.Error(), "\uFFFD")
+	} else if err != nil {
 		return nil, err
 	}
 	if next == 0 {

@@ -85,9 +85,11 @@ func faultOf(err error) *Fault {
 	case errors.As(err, &fault):
 		return fault
 	case errors.As(err, &damage): // its words name the file below the log's folder, no path
-		return &Fault{Code: codes.DataLoss, Text: "the log is damaged at " + damage.Error() + "; `auditverify` says more"}
+		return &Fault{Code: codes.DataLoss, Text: "the log is damaged at " + strings.ToValidUTF8(damage.Error(), "\uFFFD") + "; `auditverify` says more"}
 	case errors.Is(err, audit.ErrNoLog):
 		return &Fault{Code: codes.NotFound, Text: "there is no such log; nothing was recorded yet, or audit.enabled is off"}
+	case errors.Is(err, audit.ErrPart):
+		return &Fault{Code: codes.OutOfRange, Text: err.Error()}
 	case errors.Is(err, audit.ErrNotProven):
 		return &Fault{Code: codes.FailedPrecondition, Text: err.Error()}
 	}
@@ -104,11 +106,14 @@ func position(text string) (log, boot string, sequence uint64, err error) {
 	if last := parts[len(parts)-1]; last == "unlogged" || last == "aggregated" {
 		return "", "", 0, &Fault{Code: codes.NotFound, Text: fmt.Sprintf("position %q has no record of its own: it is part of a count (events unlogged, refusals_aggregated)", text)}
 	}
-	if sequence, err = strconv.ParseUint(parts[len(parts)-1], 10, 63); err != nil || sequence == 0 {
+	last := parts[len(parts)-1]
+	if sequence, err = strconv.ParseUint(last, 10, 63); err != nil || sequence == 0 || strconv.FormatUint(sequence, 10) != last {
 		return "", "", 0, fault
 	}
 	if len(parts) == 3 {
-		boot = parts[1]
+		if boot = parts[1]; boot == "" {
+			return "", "", 0, fault
+		}
 	}
 	return parts[0], boot, sequence, nil
 }
@@ -188,7 +193,8 @@ func verify(task *auditv1.ReadingTask, request *auditv1.VerifyRangeRequest, send
 		SealedSequence: report.Sealed, Checkpoints: report.Checkpoints, Unlogged: report.Unlogged,
 	}
 	if d := report.Damage; d != nil {
-		verdict.Reason, verdict.DamagedSequence, verdict.DamagedFile, verdict.DamagedOffset = d.Reason, d.Sequence, d.File, uint64(d.Offset)
+		verdict.Reason = strings.ToValidUTF8(d.Reason, "\uFFFD") // words of the log itself may be in it
+		verdict.DamagedSequence, verdict.DamagedFile, verdict.DamagedOffset = d.Sequence, d.File, uint64(d.Offset)
 	}
 	return &auditv1.VerifyRangeResponse{Of: &auditv1.VerifyRangeResponse_Verdict{Verdict: verdict}}, nil
 }

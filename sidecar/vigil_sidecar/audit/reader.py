@@ -21,7 +21,18 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.notes import NoteError, open_note, parse_checkpoint
 from vigil_sidecar.audit.trust import Forged
 
-__all__ = ["Damage", "LogDamaged", "Record", "follow", "list_segments", "read_records", "records_of", "segment_header", "torn_bytes"]
+__all__ = [
+    "Damage",
+    "LogDamaged",
+    "Record",
+    "follow",
+    "list_segments",
+    "read_records",
+    "records_of",
+    "segment_header",
+    "torn_bytes",
+    "written_now",
+]
 
 _RECORD = struct.Struct(layout.RECORD_FORMAT)
 _SEGMENT = struct.Struct(layout.SEGMENT_FORMAT)
@@ -121,6 +132,23 @@ def _record(file: BinaryIO, name: str, at: int, sequence: int, instance: bytes, 
     return Record(name, at, fields, payload, hashlib.sha256(b"\0" + head + payload).digest())
 
 
+def _fresh(file: BinaryIO) -> bool:
+    """Whether a file was written just now."""
+    return abs(time.time() - os.fstat(file.fileno()).st_mtime) <= _WRITTEN_S
+
+
+def written_now(folder: Path) -> bool:
+    """Whether the last segment was written just now: what looks damaged may be in the making."""
+    with list_segments(folder)[-1].open("rb") as file:
+        return _fresh(file)
+
+
+def _wait_and_seek(file: BinaryIO, at: int) -> None:
+    time.sleep(_TORN_WAIT_S)
+    file.seek(0, os.SEEK_END)  # a seek within the buffer would keep what is in it
+    file.seek(at)
+
+
 def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: bytes, tries: int) -> Iterator[Record]:
     """A segment's records. At a fault, a file that was written just now is read again: a record in the making can be seen in part."""
     at, sequence, left = layout.SEGMENT_HEADER_BYTES, header.first_sequence, tries
@@ -128,11 +156,10 @@ def _records(file: BinaryIO, name: str, header: layout.SegmentHeader, leaf: byte
         try:
             record = _record(file, name, at, sequence, header.instance, leaf)
         except LogDamaged:
-            if left == 0 or abs(time.time() - os.fstat(file.fileno()).st_mtime) > _WRITTEN_S:
+            if left == 0 or not _fresh(file):
                 raise
             left -= 1
-            time.sleep(_TORN_WAIT_S)
-            file.seek(at)
+            _wait_and_seek(file, at)
             continue
         if record is None:
             return
@@ -155,28 +182,40 @@ def records_of(path: Path, places: Sequence[int] | None) -> Iterator[Record]:
         _segment_header(file, path.name, 0)
         for at in places if places is not None else _all_places(file, path.name):
             file.seek(at)
-            head = file.read(layout.HEADER_BYTES)
-            if len(head) < layout.HEADER_BYTES:
-                raise LogDamaged(path.name, at, 0, "record is cut off")
-            fields = layout.RecordHeader(*_RECORD.unpack(head))
-            if fields.magic != layout.MAGIC or fields.version != layout.VERSION or fields.length < layout.HEADER_BYTES:
-                raise LogDamaged(path.name, at, 0, "no record here: wrong magic or version")
-            payload = file.read(fields.length - layout.HEADER_BYTES)
-            reason = _check(head, payload, fields)
-            if reason is not None:
-                raise LogDamaged(path.name, at, fields.sequence, reason)
-            yield Record(path.name, at, fields, payload, hashlib.sha256(b"\0" + head + payload).digest())
+            for left in range(_TORN_TRIES, -1, -1):
+                try:
+                    record = _record_at(file, path.name, at)
+                    break
+                except LogDamaged:
+                    if left == 0 or not _fresh(file):
+                        raise
+                    _wait_and_seek(file, at)
+            yield record
+
+
+def _record_at(file: BinaryIO, name: str, at: int) -> Record:
+    head = file.read(layout.HEADER_BYTES)
+    if len(head) < layout.HEADER_BYTES:
+        raise LogDamaged(name, at, 0, "record is cut off")
+    fields = layout.RecordHeader(*_RECORD.unpack(head))
+    if fields.magic != layout.MAGIC or fields.version != layout.VERSION or fields.length < layout.HEADER_BYTES:
+        raise LogDamaged(name, at, 0, "no record here: wrong magic or version")
+    payload = file.read(fields.length - layout.HEADER_BYTES)
+    reason = _check(head, payload, fields)
+    if reason is not None:
+        raise LogDamaged(name, at, fields.sequence, reason)
+    return Record(name, at, fields, payload, hashlib.sha256(b"\0" + head + payload).digest())
 
 
 def _all_places(file: BinaryIO, name: str) -> Iterator[int]:
     at = layout.SEGMENT_HEADER_BYTES
     while True:
         file.seek(at)
-        head = file.read(8)
-        if not any(head):
+        if not any(file.read(layout.HEADER_BYTES)):
             return
         yield at
-        at += struct.unpack_from("<H", head, 6)[0]
+        file.seek(at)  # again: it may have been in the making
+        at += max(8, struct.unpack_from("<H", file.read(8).ljust(8, b"\0"), 6)[0])
 
 
 _LOG_NAME = re.compile(rb"[a-z0-9-]{1,31}\0+")

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vigil_safety.events_gen import UNLOGGED
+from vigil_safety.events_gen import LOG_CLOSED, UNLOGGED
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.check_kept import check_kept
 from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, origin_of, parse_checkpoint
-from vigil_sidecar.audit.reader import Damage, LogDamaged, Record, follow, list_segments, read_records, torn_bytes
+from vigil_sidecar.audit.reader import Damage, LogDamaged, Record, follow, list_segments, read_records, torn_bytes, written_now
 from vigil_sidecar.audit.tree import CompactRange
 from vigil_sidecar.audit.trust import Anchor, Forged, Seals
 
@@ -53,6 +53,7 @@ class Report:
     unlogged: int = 0
     torn_bytes: int = 0
     boots: int = 0
+    closed: bool = False
     kinds: dict[str, int] = field(default_factory=dict)
     segments: int = 0
     head: str = ""
@@ -109,6 +110,8 @@ class _Log:
         self.seals.record(h.kind, h.sequence, h.time_ns, record.payload, record.leaf)
         report.first_sequence = report.first_sequence or h.sequence
         report.last_sequence, report.records, report.head = h.sequence, report.records + 1, record.leaf.hex()
+        if h.kind != layout.KIND_CHECKPOINT:
+            report.closed = h.event_id == LOG_CLOSED
         if h.event_id == UNLOGGED:
             report.unlogged += h.batch_size
         kind = layout.KIND_NAMES[h.kind]
@@ -116,12 +119,18 @@ class _Log:
 
     def run(self) -> None:
         """Read all records; the report then says what was found. A log that is pruned meanwhile is read again."""
+        place = None
         for _ in range(_PRUNED_TRIES_MAX):
             try:
                 self._run()
-                return
             except FileNotFoundError:
-                self.__init__(self.folder, self._trusted, self._wanted)  # type: ignore[misc]
+                pass
+            else:
+                damage = self.report.damage
+                if damage is None or damage == place or not written_now(self.folder):
+                    return
+                place = damage  # it may have been in the making: then it is not there again
+            self.__init__(self.folder, self._trusted, self._wanted)  # type: ignore[misc]
         self._run()
 
     def _run(self) -> None:

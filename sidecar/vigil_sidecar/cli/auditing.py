@@ -97,6 +97,8 @@ def _show(r: Report) -> None:
     if r.pruned or r.kept or r.kept_unproven:
         proven = f"{r.kept} of them are kept with proofs" + (f", {r.kept_unproven} without a trusted signature" if r.kept_unproven else "")
         print(f"  the {r.pruned} records before were pruned; {proven}")
+    if not r.closed:
+        print("  it does not end with a closing record: it is still written, its writer was killed, or its end was cut off")
     if r.unlogged:
         print(f"  {r.unlogged} calls and events got no record while the log could not be written, as it says itself (event unlogged)")
     if r.witnessed:

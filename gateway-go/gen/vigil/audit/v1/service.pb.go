@@ -605,7 +605,8 @@ func (*LogRecord_Note) isLogRecord_Payload() {}
 type SearchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Log   Log                    `protobuf:"varint,1,opt,name=log,proto3,enum=vigil.audit.v1.Log" json:"log,omitempty"`
-	// UTC nanoseconds, from inclusive, to exclusive; 0 leaves it open.
+	// UTC nanoseconds, from inclusive, to exclusive; 0 leaves it open. Segments that were
+	// made more than an hour outside are passed over: a clock that was set wrong by more hides them.
 	FromNs uint64 `protobuf:"varint,2,opt,name=from_ns,json=fromNs,proto3" json:"from_ns,omitempty"`
 	ToNs   uint64 `protobuf:"varint,3,opt,name=to_ns,json=toNs,proto3" json:"to_ns,omitempty"`
 	// 32 hex digits; found by an index, without reading the log.
@@ -733,7 +734,9 @@ type SearchResponse struct {
 	// Empty at the end. A search that would outlast the deadline ends a page early.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Records that were read for this page.
-	RecordsRead   uint64 `protobuf:"varint,3,opt,name=records_read,json=recordsRead,proto3" json:"records_read,omitempty"`
+	RecordsRead uint64 `protobuf:"varint,3,opt,name=records_read,json=recordsRead,proto3" json:"records_read,omitempty"`
+	// Where the log is damaged, when it is: what is behind that place is not searched.
+	Damage        string `protobuf:"bytes,4,opt,name=damage,proto3" json:"damage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -787,6 +790,13 @@ func (x *SearchResponse) GetRecordsRead() uint64 {
 		return x.RecordsRead
 	}
 	return 0
+}
+
+func (x *SearchResponse) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
 }
 
 // GetRequest names a record.
@@ -994,7 +1004,9 @@ func (x *ProveResponse) GetProof() []byte {
 type VerifyRangeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Log   Log                    `protobuf:"varint,1,opt,name=log,proto3,enum=vigil.audit.v1.Log" json:"log,omitempty"`
-	// First and last sequence; 0 is the first or last there is. Whole segments are read.
+	// First and last sequence; 0 is the first or last there is. From 0 the whole log is
+	// read and its beginning judged. A later part is read in whole segments, and judged by
+	// itself: by one key, the one in force there; not what comes before it.
 	FromSequence uint64 `protobuf:"varint,2,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
 	ToSequence   uint64 `protobuf:"varint,3,opt,name=to_sequence,json=toSequence,proto3" json:"to_sequence,omitempty"`
 	// Note verifier keys that the caller trusts; without one nothing is called verified.
@@ -1408,11 +1420,12 @@ const file_vigil_audit_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"page_token\x18\t \x01(\tB\b\xfaB\x05r\x03\x18\x80\x01R\tpageToken\x12!\n" +
 	"\fnewest_first\x18\n" +
-	" \x01(\bR\vnewestFirst\"\x90\x01\n" +
+	" \x01(\bR\vnewestFirst\"\xa8\x01\n" +
 	"\x0eSearchResponse\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.vigil.audit.v1.LogRecordR\arecords\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n" +
-	"\frecords_read\x18\x03 \x01(\x04R\vrecordsRead\"4\n" +
+	"\frecords_read\x18\x03 \x01(\x04R\vrecordsRead\x12\x16\n" +
+	"\x06damage\x18\x04 \x01(\tR\x06damage\"4\n" +
 	"\n" +
 	"GetRequest\x12&\n" +
 	"\bposition\x18\x01 \x01(\tB\n" +

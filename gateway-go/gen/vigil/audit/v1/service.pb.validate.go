@@ -1051,6 +1051,8 @@ func (m *SearchResponse) validate(all bool) error {
 
 	// no validation rules for RecordsRead
 
+	// no validation rules for Damage
+
 	if len(errors) > 0 {
 		return SearchResponseMultiError(errors)
 	}

@@ -131,14 +131,16 @@ class SearchRequest(_message.Message):
     def __init__(self, log: _Optional[_Union[Log, str]] = ..., from_ns: _Optional[int] = ..., to_ns: _Optional[int] = ..., trace_id: _Optional[str] = ..., model: _Optional[str] = ..., event_ids: _Optional[_Iterable[int]] = ..., tenant: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., newest_first: _Optional[bool] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("records", "next_page_token", "records_read")
+    __slots__ = ("records", "next_page_token", "records_read", "damage")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     RECORDS_READ_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[LogRecord]
     next_page_token: str
     records_read: int
-    def __init__(self, records: _Optional[_Iterable[_Union[LogRecord, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., records_read: _Optional[int] = ...) -> None: ...
+    damage: str
+    def __init__(self, records: _Optional[_Iterable[_Union[LogRecord, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., records_read: _Optional[int] = ..., damage: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("position",)
