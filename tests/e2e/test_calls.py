@@ -218,7 +218,8 @@ def test_expired_call_is_not_computed(product: Product, stub: Stub) -> None:
     time.sleep(0.05)
     with pytest.raises(grpc.RpcError) as error:
         stub.unary(INFER, slow, oip.ModelInferResponse, timeout_s=0.1, metadata=(("traceparent", f"00-{'c' * 32}-{'d' * 16}-00"),))
-    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # Both ends time the call; when the server's clock is first, grpc-go resets the stream, which grpcio calls cancelled.
+    assert error.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
     assert output(first.result()).shape == (1024, 1024)
     wait_for(lambda: not first.running(), 10, "the slow call has ended")
     stub.infer(slow, timeout_s=60)
