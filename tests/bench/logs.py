@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -80,6 +81,10 @@ def audit_log(table: Any, out: Path, rounds: int) -> None:
     table.add("auditverify / hashing the same bytes, one thread", statistics.median(ratios), 0.50, shown)
     table.add("auditverify, millions of records a second", statistics.median(rates), 1.0, shown)
     table.add("audit writer in Python, µs a record within a batch of 64", cost_us, 4.0, shown, at_most=True)
+    command = ["go", "test", "-run", "^$", "-bench", "Append", "-benchtime", "300000x", "./internal/auditlog"]
+    said = subprocess.run(command, cwd=ROOT / "gateway-go", check=True, capture_output=True, text=True).stdout
+    costs = {name: float(ns) / 1000 for name, ns in re.findall(r"BenchmarkAppend/(\S+?)-\d+\s+\d+\s+([\d.]+) ns/op", said)}
+    table.add("audit writer in Go, µs a record within a batch of 64", costs["within_64"], 2.0, costs, at_most=True)
     shutil.rmtree(folder)
 
 
