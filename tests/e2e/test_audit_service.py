@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -365,3 +366,18 @@ def test_remote_control_and_reading_are_settings(tmp_path: Path, allowed: str) -
             with pytest.raises(grpc.RpcError) as error:
                 list(stream(audit.VerifyRangeRequest(log=audit.LOG_SIDECAR)))
             assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_reading_process_has_hard_limits() -> None:
+    """A gibibyte of memory, the first that the kernel ends, and gone with whoever started it."""
+    child = subprocess.Popen([str(ROOT / "bin" / "vigil-gateway"), "read-log"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        proc = Path(f"/proc/{child.pid}")
+        wait_for(lambda: (proc / "oom_score_adj").read_text().strip() == "1000", 10, "it is the first to go")
+        assert re.search(r"Max data size\s+1073741824\s+1073741824", (proc / "limits").read_text())
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(10) == 1
+    finally:
+        child.kill()
+        child.wait()
