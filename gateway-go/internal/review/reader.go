@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 
@@ -105,7 +106,9 @@ func (r *Reader) Read(ctx context.Context, log string, task *auditv1.ReadingTask
 	ctx, cancel := context.WithTimeout(ctx, r.o.Timeout)
 	defer cancel()
 	// The place is the process's: a caller who does not take the answer keeps none.
-	context.AfterFunc(ctx, func() { <-r.places })
+	release := sync.OnceFunc(func() { <-r.places })
+	defer release()
+	context.AfterFunc(ctx, release)
 	bare(task)
 	task.Log, task.Folder = log, r.o.Folders[log]
 	if end, ok := ctx.Deadline(); ok { // a fifth is left for the process and the way back
