@@ -25,15 +25,15 @@ var (
 	ErrPart      = errors.New("no such part")
 )
 
-// from are the segments from the one on that holds a sequence; whole says that
-// they are all there are. None when the sequence was pruned.
-func from(folder string, sequence uint64) (paths []string, whole bool, err error) {
+// from are the segments from the one on that holds a sequence; none when the
+// sequence is before the first one.
+func from(folder string, sequence uint64) ([]string, error) {
 	all, err := listSegments(folder)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	if len(all) == 0 {
-		return nil, false, fmt.Errorf("%s: %w", folder, ErrNoLog)
+		return nil, fmt.Errorf("%s: %w", folder, ErrNoLog)
 	}
 	at := 0
 	for i, path := range all {
@@ -42,9 +42,9 @@ func from(folder string, sequence uint64) (paths []string, whole bool, err error
 		}
 	}
 	if firstOf(all[at]) > sequence {
-		return nil, false, nil
+		return nil, nil
 	}
-	return all[at:], at == 0, nil
+	return all[at:], nil
 }
 
 // whileThere tries again when segments are pruned meanwhile.
@@ -67,7 +67,7 @@ func MakeProof(folder string, sequence uint64) ([]byte, error) {
 }
 
 func makeProof(folder string, sequence uint64) ([]byte, error) {
-	paths, _, err := from(folder, sequence)
+	paths, err := from(folder, sequence)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func VerifyPart(folder string, first, last uint64, trusted []Key, progress func(
 }
 
 func verifyPart(folder string, first, last uint64, trusted []Key, progress func(records, bytes, total uint64)) (*log, error) {
-	paths, _, err := from(folder, first)
+	paths, err := from(folder, first)
 	if first == 0 && err == nil {
 		paths, err = listSegments(folder)
 	}

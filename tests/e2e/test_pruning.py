@@ -20,6 +20,8 @@ from tests.harness.forgeries import KINDS, LOGS, Context, Honest, cut_to, take_a
 from tests.harness.product import ROOT, Product
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
+from vigil_sidecar.audit.disk import DISK
+from vigil_sidecar.audit.find import build_index
 from vigil_sidecar.audit.kept import encode_kept, read_kept
 from vigil_sidecar.audit.notes import Verifier
 from vigil_sidecar.audit.prove import open_proof
@@ -70,6 +72,18 @@ def test_a_pruned_log_verifies(honest: Honest, tmp_path: Path, log: str) -> None
 
 def kept_headers(folder: Path) -> list[layout.RecordHeader]:
     return [layout.RecordHeader(*forge._RECORD.unpack_from(open_proof(k.proof).record)) for k in read_kept(folder)]
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_both_writers_make_the_same_index(honest: Honest, tmp_path: Path, log: str) -> None:
+    """An index that the log's own writer made, in Go or in Python, is byte for byte what the Python one makes of that segment."""
+    made = sorted((honest.audit / log).glob("*.index"))
+    assert made
+    for path in made:
+        segment = Path(shutil.copy(path.with_suffix(".vlog"), tmp_path))
+        build_index(segment, DISK)
+        assert segment.with_suffix(".index").read_bytes() == path.read_bytes()
+        assert int.from_bytes(path.read_bytes()[8:12], "little") > 100, "an index of nothing shows nothing"
 
 
 @pytest.mark.parametrize("log", LOGS)
