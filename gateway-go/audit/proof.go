@@ -75,6 +75,14 @@ func OpenProof(data []byte) (*Proven, error) {
 	return parts.proven, nil
 }
 
+// decodeBase64 is strict, and passes over no line break either.
+func decodeBase64(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, errors.New("a line break in base64")
+	}
+	return base64.StdEncoding.Strict().DecodeString(text)
+}
+
 func openProof(data []byte) (*proofParts, error) {
 	if len(data) > proofBytesMax {
 		return nil, fmt.Errorf("the proof has %d bytes, the limit is %d", len(data), proofBytesMax)
@@ -86,7 +94,7 @@ func openProof(data []byte) (*proofParts, error) {
 	}
 	packed, isExtra := strings.CutPrefix(lines[1], "extra ")
 	number, isIndex := strings.CutPrefix(lines[2], "index ")
-	record, err := base64.StdEncoding.Strict().DecodeString(packed)
+	record, err := decodeBase64(packed)
 	if !isExtra || !isIndex || err != nil {
 		return nil, errors.New("not a proof of a record: extra (the record in base64) and index must come first")
 	}
@@ -96,7 +104,7 @@ func openProof(data []byte) (*proofParts, error) {
 	}
 	var path [][]byte
 	for _, line := range lines[3:] {
-		hash, err := base64.StdEncoding.Strict().DecodeString(line)
+		hash, err := decodeBase64(line)
 		if err != nil || len(hash) != 32 {
 			return nil, errors.New("a hash of the proof is not 32 bytes of base64")
 		}

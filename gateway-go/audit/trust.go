@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -129,7 +128,7 @@ func parseHead(text string) (*treeHead, error) {
 	if err != nil || strconv.FormatUint(size, 10) != lines[1] {
 		return nil, errors.New("not a checkpoint: its size is not a plain number")
 	}
-	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	root, err := decodeBase64(lines[2])
 	if err != nil || len(root) != 32 {
 		return nil, errors.New("not a checkpoint: its root is not 32 bytes of base64")
 	}

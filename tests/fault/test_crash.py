@@ -313,7 +313,7 @@ PYTHON_PLACES = [
     "prune.py:_write:fsync", "prune.py:_write:sync_folder", "prune.py:run:sync_folder",
 ]  # fmt: skip
 GO_PLACES = [
-    "sealer.go:forcedHead:force", "segment.go:createSegment:force", "segment.go:createSegment:folder",
+    "sealer.go:force:force", "segment.go:createSegment:force", "segment.go:createSegment:folder",
     "writer.go:newSegment:force", "append.go:follow:force", "writer.go:Close:force",
     "prune.go:write:force", "prune.go:write:folder", "prune.go:run:folder",
 ]  # fmt: skip

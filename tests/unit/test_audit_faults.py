@@ -27,15 +27,17 @@ class FaultyDisk(Disk):
     """Fails the next calls of one operation, as often as it is told, and counts rewritten bytes."""
 
     def __init__(self) -> None:
-        self.failing, self.times, self.writes = "", 0, list[tuple[int, int]]()
+        self.failing, self.times, self.after, self.writes = "", 0, 0, list[tuple[int, int]]()
 
-    def fail(self, operation: str, times: int = 1) -> None:
-        self.failing, self.times = operation, times
+    def fail(self, operation: str, times: int = 1, after: int = 0) -> None:
+        self.failing, self.times, self.after = operation, times, after
 
     def _ask(self, operation: str) -> None:
         if operation == self.failing and self.times > 0:
-            self.times -= 1
-            raise EIO
+            self.after -= 1
+            if self.after < 0:
+                self.times -= 1
+                raise EIO
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         self._ask("pwrite")
@@ -136,21 +138,21 @@ def test_a_rotation_whose_key_file_cannot_be_changed(tmp_path: Path, monkeypatch
     assert report.exit_code == 0 and report.rotations == 2, report
 
 
-def test_a_rotation_whose_record_is_written_but_not_forced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("force", "rotations"), [(1, 0), (2, 1)], ids=["checkpoint before", "key record"])
+def test_a_rotation_whose_record_is_written_but_not_forced(tmp_path: Path, force: int, rotations: int) -> None:
     """As above: whether the record counts is decided by its being in the log."""
     disk = FaultyDisk()
     writer = opened(tmp_path, disk, durability="power")
     assert writer.sealer is not None
-    disk.fail("fdatasync", 2)
     writer.sealer._fdatasync = lambda fd: None  # type: ignore[assignment] # the fault is to meet the record
-    disk.times = 1
+    disk.fail("fdatasync", after=force - 1)
     with pytest.raises(AuditError, match="forced"):
         writer.sealer.rotate()
     writer.append(answers(1))
     writer.close()
     opened(tmp_path, FaultyDisk()).close()
     report = verified(tmp_path)
-    assert report.exit_code == 0 and report.rotations == 1, report
+    assert report.exit_code == 0 and report.rotations == rotations, report
 
 
 def test_a_checkpoint_that_fails_is_told(tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ func (w *Writer) Append(e *Entry) (uint64, error) {
 func (w *Writer) AppendAll(entries []*Entry) (first uint64, stand int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || (w.closing && entries[0].Kind != layout.KindCheckpoint) {
+	return w.appendAll(entries)
+}
+
+// appendAll is AppendAll for whoever holds the lock.
+func (w *Writer) appendAll(entries []*Entry) (first uint64, stand int, err error) {
+	last := entries[len(entries)-1]
+	if w.closed || (w.closing && last.Kind != layout.KindCheckpoint) {
 		return 0, 0, errClosed
 	}
 	w.closing = w.closing || entries[0].EventID == events.LogClosed
@@ -38,7 +44,11 @@ func (w *Writer) AppendAll(entries []*Entry) (first uint64, stand int, err error
 		}
 		w.syncError = nil
 	}
-	happened := w.stampNow()
+	happened := append(w.late, w.stampNow()...)
+	w.late = nil
+	if last.Kind == layout.KindKey { // nothing comes between it and the checkpoint before (sealer.handOver)
+		happened, w.late = nil, happened
+	}
 	first = w.next + uint64(len(happened))
 	if err = w.write(append(happened, entries...)); err != nil {
 		err = errors.Join(ErrFailed, err)

@@ -19,12 +19,16 @@ import (
 // failingDisk fails its operation number at once, with an error of its own.
 type failingDisk struct {
 	Disk
-	count atomic.Int64
-	at    int64
-	err   error
+	count  atomic.Int64
+	at     int64
+	err    error
+	before func() // each operation, when it is not nil
 }
 
 func (d *failingDisk) next() error {
+	if d.before != nil {
+		d.before()
+	}
 	if d.count.Add(1) == d.at {
 		return d.err
 	}
@@ -135,9 +139,9 @@ func TestEachOperationFailsOnce(t *testing.T) {
 	counting := &failingDisk{Disk: RealDisk}
 	life(t, t.TempDir(), counting)
 	total := 0
-	for at := int64(1); at <= counting.count.Load(); at += 2 {
-		folder := t.TempDir()
-		err := []error{unix.EIO, unix.ENOSPC}[at/2%2]
+	for trial := range 2 * counting.count.Load() {
+		folder, at := filepath.Join(t.TempDir(), "life"), trial/2+1
+		err := []error{unix.EIO, unix.ENOSPC}[trial%2]
 		acknowledged, told := life(t, folder, &failingDisk{Disk: RealDisk, at: at, err: err})
 		total += told
 		w, err := Open(failingOptions(folder, RealDisk))
@@ -172,7 +176,7 @@ func TestEachOperationFailsOnce(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d operations failed, %d times somebody was told", (counting.count.Load()+1)/2, total)
+	t.Logf("%d operations failed, each in two ways, %d times somebody was told", counting.count.Load(), total)
 	if total == 0 {
 		t.Error("nobody was told of any failure")
 	}

@@ -27,6 +27,9 @@ const (
 	lagMax = 1 << 19
 	// sealGap lies between two checkpoints that events ask for.
 	sealGap = 50 * time.Millisecond
+	// checkpointTries are for one with no record between what it covers and itself:
+	// only a clock that steps just then can put one there.
+	checkpointTries = 3
 	// pruneGap lies between two looks at what may be pruned, but for new segments.
 	pruneGap   = 30 * time.Second
 	algEd25519 = 1
@@ -189,12 +192,15 @@ func (s *sealer) forcedHead() (uint64, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	err = errors.Join(s.w.o.Disk.Datasync(f), f.Close()) // segments before this one were forced when they were left
+	err = errors.Join(s.force(f), f.Close()) // segments before this one were forced when they were left
 	if err != nil {
 		s.w.notForced(err)
 	}
 	return size, root, err
 }
+
+// force forces to disk what a checkpoint will cover.
+func (s *sealer) force(f *os.File) error { return s.w.o.Disk.Datasync(f) }
 
 // try makes a checkpoint, and says why it could not.
 func (s *sealer) try() {
@@ -247,19 +253,17 @@ func (s *sealer) rotate() (string, error) {
 		return "", err
 	}
 	next := &signer{s.origin, key}
-	size, root, err := s.forcedHead()
-	if err != nil {
-		return "", err
-	}
-	text := rotationTitle + "\n" + checkpointText(s.origin, size, root) + next.verifierKey() + "\n"
 	if err := s.keys.publish(next); err != nil {
 		return "", err
 	}
 	if err := s.keys.stage(key); err != nil {
 		return "", err
 	}
-	sequence, err := s.w.Append(&Entry{Kind: layout.KindKey, EventID: events.KeyRotated, Payload: signNote(text, s.signer, next)})
-	if sequence == 0 {
+	if _, _, err := s.forcedHead(); err != nil { // so that there is little to force while nobody may append
+		return "", err
+	}
+	stands, err := s.handOver(next)
+	if !stands {
 		return "", err
 	}
 	// The record stands: whatever fails from here on, the old key signs nothing any more. The
@@ -275,6 +279,48 @@ func (s *sealer) rotate() (string, error) {
 		err = s.sealLocked()
 	}
 	return next.verifierKey(), err
+}
+
+// handOver writes a checkpoint by the old key over everything before, and right
+// behind it the record that makes the new key valid. Else what was pruned between
+// the last checkpoint and that record would be proven by a key that is trusted
+// only later.
+func (s *sealer) handOver(next *signer) (stands bool, err error) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	if s.w.closed {
+		return false, errClosed
+	}
+	for range checkpointTries {
+		head, err := s.headAlone()
+		if err != nil {
+			return false, err
+		}
+		e := &Entry{Kind: layout.KindCheckpoint, EventID: events.Checkpoint, Payload: signNote(head, s.signer)}
+		size := s.w.tree.size()
+		if _, _, err := s.w.appendAll([]*Entry{e}); err != nil {
+			return false, err
+		}
+		if s.w.tree.size() == size+1 {
+			break
+		}
+	}
+	head, err := s.headAlone()
+	if err != nil {
+		return false, err
+	}
+	note := signNote(rotationTitle+"\n"+head+next.verifierKey()+"\n", s.signer, next)
+	_, stand, err := s.w.appendAll([]*Entry{{Kind: layout.KindKey, EventID: events.KeyRotated, Payload: note}})
+	return stand == 1, err
+}
+
+// headAlone is the forced tree's head, for whoever holds the writer's lock.
+func (s *sealer) headAlone() (string, error) {
+	if err := s.force(s.w.f); err != nil {
+		s.w.syncError = err
+		return "", err
+	}
+	return checkpointText(s.origin, s.w.tree.size(), s.w.tree.root()), nil
 }
 
 func (s *sealer) close() {

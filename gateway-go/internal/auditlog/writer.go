@@ -61,7 +61,8 @@ type Writer struct {
 	sealedAt uint64
 	seal     *sealer
 	keys     *keyFile
-	clockAt  int64 // monotonic ns of the last reading of the clock's status
+	clockAt  int64    // monotonic ns of the last reading of the clock's status
+	late     []*Entry // what happened to the clock and has no record yet
 	watch    clockWatch
 	closed   bool
 	closing  bool // the closing record is written: only the last checkpoint may follow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 __all__ = [
     "NOTE_BYTES_MAX", "ROTATION", "Checkpoint", "NoteError", "Signer", "Verifier",
-    "checkpoint_text", "open_note", "origin_of", "parse_checkpoint", "parse_prune", "prune_text", "sign_note",
+    "checkpoint_text", "decode_base64", "open_note", "origin_of", "parse_checkpoint", "parse_prune", "prune_text", "sign_note",
 ]  # fmt: skip
 
 NOTE_BYTES_MAX = 8192
@@ -57,6 +56,13 @@ class Signer:
         return f"{self.name}+{self.id.hex()}+{base64.b64encode(_ED25519 + self._public).decode()}"
 
 
+def decode_base64(text: str) -> bytes:
+    """The bytes that standard base64 with its padding stands for; raises ``ValueError``. Python's own passes over surplus padding."""
+    if len(text) % 4:
+        raise ValueError("not base64: its length is no multiple of four")
+    return base64.b64decode(text, validate=True)
+
+
 class Verifier:
     """A note verifier key."""
 
@@ -67,9 +73,9 @@ class Verifier:
             raise NoteError("not a note verifier key (name+id+key)")
         self.name, self.text = parts[0], text.strip()
         try:
-            key = base64.b64decode(parts[2], validate=True)
+            key = decode_base64(parts[2])
             self.id = bytes.fromhex(parts[1])
-        except (ValueError, binascii.Error):
+        except ValueError:
             raise NoteError("not a note verifier key: broken encoding") from None
         if len(key) != 33 or key[:1] != _ED25519:
             raise NoteError("not an Ed25519 note verifier key")
@@ -117,8 +123,8 @@ def open_note(note: bytes, trusted: Sequence[Verifier]) -> tuple[str, list[Verif
         dash, _, rest = line.partition(" ")
         name, _, packed = rest.partition(" ")
         try:
-            data = base64.b64decode(packed, validate=True)
-        except (ValueError, binascii.Error):
+            data = decode_base64(packed)
+        except ValueError:
             raise NoteError("a signature is not base64") from None
         if dash != "\u2014" or not name or "+" in name or any(c.isspace() for c in name) or len(data) < 5:
             raise NoteError("a signature line is malformed")
@@ -157,8 +163,8 @@ def parse_checkpoint(text: str) -> Checkpoint:
     if not size.isascii() or not size.isdigit() or (len(size) > 1 and size[0] == "0") or len(size) > 19:
         raise NoteError("not a checkpoint: its size is not a plain number")
     try:
-        decoded = base64.b64decode(root, validate=True)
-    except (ValueError, binascii.Error):
+        decoded = decode_base64(root)
+    except ValueError:
         decoded = b""
     if len(decoded) != 32 or base64.b64encode(decoded).decode() != root:
         raise NoteError("not a checkpoint: its root is not 32 bytes of base64")

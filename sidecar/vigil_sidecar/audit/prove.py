@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import struct
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +13,7 @@ import google_crc32c
 
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.kept import KeptDamaged, read_kept
-from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, open_note, parse_checkpoint
+from vigil_sidecar.audit.notes import Checkpoint, NoteError, Verifier, decode_base64, open_note, parse_checkpoint
 from vigil_sidecar.audit.reader import Record, follow, read_records
 from vigil_sidecar.audit.tree import CompactRange, Subtrees, inclusion_ranges, root_from_inclusion
 
@@ -151,9 +150,12 @@ def _kept_proof(folder: Path, sequence: int) -> bytes:
 
 def _decode(text: str, what: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        raise NotProven(f"{what} is not base64") from None
+        found = decode_base64(text)
+    except ValueError:
+        found = b""
+    if not found or base64.b64encode(found).decode() != text:
+        raise NotProven(f"{what} is not base64")
+    return found
 
 
 def open_proof(proof: bytes, trusted: Sequence[Verifier] = ()) -> ProofParts:

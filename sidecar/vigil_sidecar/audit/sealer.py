@@ -26,10 +26,14 @@ _PRUNE_S = 30.0
 """Between two looks at what may be pruned, but for new segments."""
 _GAP_S = 0.05
 """Between two checkpoints that events ask for: a flurry of them gets one."""
+_CHECKPOINTS = 3
+"""Tries for one with no record between what it covers and itself: only a clock that steps just then can put one there."""
 
 
 class Log(Protocol):
-    """What the sealer needs of a writer."""
+    """What the sealer needs of a writer. Whoever holds ``lock``, appends alone."""
+
+    lock: threading.RLock
 
     def head(self) -> tuple[int, bytes, int]:
         """Number of records, root hash, and a new descriptor of the file that ends them."""
@@ -152,17 +156,19 @@ class Sealer:
                 self._keys.switch(self._signer.key)  # a rotation before could not be ended
             new = Ed25519PrivateKey.generate()
             signer = Signer(self._origin, new)
-            size, root = self._forced_head()
-            text = f"{ROTATION}\n{checkpoint_text(self._origin, size, root)}{signer.verifier_key}\n"
             self._keys.publish(signer)
             self._keys.stage(new)
             failed: AuditError | OSError | None = None
-            try:
-                self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
-            except AuditError as error:
-                if not error.standing:
-                    raise
-                failed = error
+            self._forced_head()  # so that there is little to force while nobody else may append
+            with self._log.lock:
+                self._cover()
+                text = f"{ROTATION}\n{checkpoint_text(self._origin, *self._forced_head())}{signer.verifier_key}\n"
+                try:
+                    self._log.append([Entry(layout.KIND_KEY, events.KEY_ROTATED, payload=sign_note(text, self._signer, signer))])
+                except AuditError as error:
+                    if not error.standing:
+                        raise
+                    failed = error
             # The record stands: whatever fails from here on, the old key signs nothing any more.
             # The staged key file is taken at the next start if it cannot be now.
             self._signer = signer
@@ -172,6 +178,18 @@ class Sealer:
             self._keys.switch(new)
         self.seal()
         return signer.verifier_key
+
+    def _cover(self) -> None:
+        """Write a checkpoint by the old key over everything before the record that makes the new key valid.
+
+        Else what was pruned between the last checkpoint and that record would be proven by a key that is trusted only later.
+        """
+        for _ in range(_CHECKPOINTS):
+            size, root = self._forced_head()
+            note = sign_note(checkpoint_text(self._origin, size, root), self._signer)
+            self._log.append([Entry(layout.KIND_CHECKPOINT, events.CHECKPOINT, payload=note)])
+            if self._log.count() == size + 1:
+                return
 
     def stop(self) -> None:
         """Sign the last checkpoint and end the thread."""

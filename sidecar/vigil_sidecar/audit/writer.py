@@ -80,20 +80,20 @@ class AuditWriter:
         self._folder, self._durability, self._segment_bytes = folder, durability, segment_bytes
         self._describe, self._clock, self._watch = describe, clock or ClockReader().status, ClockWatch()
         self._hash_key, self._time_ns, self._now = hash_key, time_ns, (0, 0)
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        """Whoever holds it, appends alone."""
         self._sync_lock = threading.Lock()
         self._dirty = threading.Event()
         self._closed = self._closing = False
         self.records_total = 0
         self.lock_wait_s = threading.TIMEOUT_MAX
         """How long an append waits for the one before; more is an ``AuditError``."""
-        self._began_s = self._sync_began_s = 0.0
+        self._began_s = self._sync_began_s = self._placed_s = 0.0
         self.failure: str | None = None
         self._sync_failed = False
-        self._placed_s = 0.0
         self._tree, self._leaves = CompactRange(), list[bytes]()
         self._checkpoint_records = checkpoint_records
-        self._anchored = b""
+        self._anchored, self._late = b"", list[Entry]()
         self.sealer: Sealer | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ class AuditWriter:
 
     def head(self) -> tuple[int, bytes, int]:
         """Number of records, root hash, and a new descriptor of the file that ends them; raises ``AuditError``."""
-        with self._lock:
+        with self.lock:
             if self._closed:
                 raise AuditClosed("the audit log is closed")
             tree = self._fold()
@@ -205,16 +205,16 @@ class AuditWriter:
         """
         if not self.enabled:
             return range(len(entries))
-        if not self._lock.acquire(timeout=self.lock_wait_s):
+        if not self.lock.acquire(timeout=self.lock_wait_s):
             raise AuditError("the audit log cannot be written: the disk holds the write before")
         try:
-            if self._closed or (self._closing and entries[0].kind != layout.KIND_CHECKPOINT):
+            if self._closed or (self._closing and entries[-1].kind != layout.KIND_CHECKPOINT):
                 raise AuditClosed("the audit log is closed")
             self._closing = self._closing or entries[0].event_id == events.LOG_CLOSED
             sequences, forced = self._append_and_force(entries)
         finally:
             self._began_s = 0.0
-            self._lock.release()
+            self.lock.release()
         if not forced:
             self._dirty.set()
         if self.sealer is not None and (len(self._leaves) >= self._checkpoint_records or self._sealed_at_once(entries)):
@@ -228,7 +228,9 @@ class AuditWriter:
             self._check_place()
             if self._sync_failed:
                 self._force_again()
-            happened = self._clock_events()
+            happened, self._late = [*self._late, *self._clock_events()], list[Entry]()
+            if entries[-1].kind == layout.KIND_KEY:  # nothing comes between it and the checkpoint before (Sealer.rotate)
+                happened, self._late = [], happened
             before += len(happened)
             sequences = self._append([*happened, *entries])[-len(entries) :]
         except OSError as error:
@@ -275,7 +277,7 @@ class AuditWriter:
 
     def look(self) -> None:
         """Notice a file that was deleted or replaced, also while nothing is written."""
-        if not self._closed and self._lock.acquire(timeout=self.lock_wait_s):
+        if not self._closed and self.lock.acquire(timeout=self.lock_wait_s):
             try:
                 if not self._closed:
                     self._check_place()
@@ -283,7 +285,7 @@ class AuditWriter:
                 self.failure = error.strerror
             finally:
                 self._began_s = 0.0
-                self._lock.release()
+                self.lock.release()
 
     def _clock_events(self) -> list[Entry]:
         """Records of what happened to the clock since the last append; they come before what is dated by it."""
@@ -387,7 +389,7 @@ class AuditWriter:
             self._system(events.LOG_CLOSED, "closed", {})
             if self.sealer is not None:
                 self.sealer.stop()
-            with self._lock, self._sync_lock:
+            with self.lock, self._sync_lock:
                 self._closed = True
                 self._dirty.set()
                 self._disk.fdatasync(self._fd)
