@@ -363,6 +363,7 @@ def test_all_places_are_known(fast: Path, go: GoWriter, places: list[str]) -> No
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_every_power_cut(fast: Path, record: Record, durability: str) -> None:
     """The same over every state of several lives."""
