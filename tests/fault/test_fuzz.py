@@ -208,7 +208,6 @@ def test_random_requests(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
 @pytest.mark.timeout(1800)
 def test_many_random_requests(tmp_path: Path) -> None:
     """The same for longer, with seeds that were never tried."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -23,6 +24,7 @@ from vigil_sidecar.audit.verify import read_records
 
 __all__ = ["fast", "go"]
 
+VECTORS = ROOT / "tests" / "vectors"
 QUICK, LONG = 400, 30_000
 RSS_KIB_MAX = 256 << 10
 """Of either verifier; an idle interpreter with numpy takes 60 MiB."""
@@ -150,6 +152,21 @@ def report_first(log: Path) -> int:
 def proof_record(proof: bytes) -> bytes:
     """The line with the record."""
     return next(line for line in proof.split(b"\n") if line.startswith(b"extra "))
+
+
+def test_the_pruned_example(tmp_path: Path) -> None:
+    """The example of docs/audit-format.md: two segments pruned, two kept records, a change of key; each kept record needs its proof."""
+    expected = json.loads((VECTORS / "pruned.json").read_text())
+    log = shutil.copytree(VECTORS / "pruned", tmp_path / "log", ignore=shutil.ignore_patterns("*.pub"))
+    key = Verifier((VECTORS / "pruned" / "first.pub").read_text().strip())
+    [python], [go], _ = verdicts([log], [key], tmp_path)
+    for said in (python.to_json(), go):
+        assert {k: said[k] for k in expected} == expected
+    for kept in log.glob("kept-*"):
+        whole = kept.read_bytes()
+        kept.write_bytes(whole.replace(b"\nindex ", b"\nindex 1", 1))
+        assert verdicts([log], [key], tmp_path)[2] == 4
+        kept.write_bytes(whole)
 
 
 def test_damaged_logs(fast: Path, go: GoWriter) -> None:
