@@ -20,7 +20,7 @@ from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.keys import KeyFile, hash_key
 from vigil_sidecar.audit.prune import Retention
-from vigil_sidecar.audit.recorder import Recorder
+from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation
@@ -115,7 +115,7 @@ class Sidecar:
         self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
-            self._direct_done, self.monitor.whole, self._lost_to_the_log,
+            self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
         )  # fmt: skip
 
     def _make_dispatcher(self, root: Path) -> Dispatcher:

@@ -49,13 +49,22 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     note_seen(folder / "var" / "audit")
 
 
+HELLO = link.Frame(hello=link.Hello(protocol_version=PROTOCOL_VERSION, contract_digest=CONTRACT_DIGEST))
+
+
+def raw(sidecar: Sidecar) -> socket.socket:
+    """A connection to the link that has said nothing."""
+    found = socket.socket(socket.AF_UNIX)
+    found.settimeout(10)
+    found.connect(str(Path(sidecar.settings.data_dir) / "run" / "sidecar.sock"))
+    return found
+
+
 class Peer:
     """A gateway made by hand."""
 
     def __init__(self, sidecar: Sidecar, version: int = PROTOCOL_VERSION) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
-        self.socket.connect(str(Path(sidecar.settings.data_dir) / "run" / "sidecar.sock"))
+        self.socket = raw(sidecar)
         self.reader = FrameReader(self.socket, 1 << 28)
         self.send(link.Frame(hello=link.Hello(protocol_version=version, contract_digest=CONTRACT_DIGEST)))
         self.first = self.reader.read()
@@ -89,8 +98,14 @@ class Peer:
 
 
 def fresh(sidecar: Sidecar, version: int = PROTOCOL_VERSION) -> Peer:
-    wait_for(lambda: not sidecar._link.connected, 10, "the link is free")
-    return Peer(sidecar, version)
+    """A peer that is served: the one before may still be on its way out."""
+    for _ in range(1000):
+        wait_for(lambda: not sidecar._link.connected, 10, "the link is free")
+        peer = Peer(sidecar, version)
+        if peer.first is None or peer.first.reject.reason != "another gateway is connected":
+            break
+        peer.close()
+    return peer
 
 
 def works(sidecar: Sidecar) -> None:
@@ -172,6 +187,19 @@ def test_second_gateway_is_refused_in_words(sidecar: Sidecar) -> None:
     assert first.until("replies") is not None
     first.close()
     works(sidecar)
+
+
+def test_of_gateways_that_come_together_one_is_served(sidecar: Sidecar) -> None:
+    """However many greet at the same time."""
+    for _ in range(20):
+        wait_for(lambda: not sidecar._link.connected, 10, "the link is free")
+        sockets = [raw(sidecar) for _ in range(4)]
+        for one in sockets:
+            one.sendall(encode_frame(HELLO))
+        first = [FrameReader(one, 1 << 28).read() for one in sockets]
+        assert [f.WhichOneof("body") for f in first if f is not None].count("welcome") <= 1
+        for one in sockets:
+            one.close()
 
 
 def test_heartbeats_come_while_calls_are_worked_on(sidecar: Sidecar) -> None:

@@ -21,7 +21,7 @@ from vigil.models.v1 import models_pb2 as models
 
 from tests.harness import graphs
 from tests.harness.account import Account, account
-from tests.harness.calls import Stub
+from tests.harness.calls import Stub, infer_request
 from tests.harness.load import Load
 from tests.harness.product import Product, wait_for
 from tests.harness.syscalls import SystemCalls
@@ -129,6 +129,30 @@ def test_hanging_disk(tmp_path: Path, calls: SystemCalls, log: str, durability: 
     found = trial.run(lambda _: calls.hold(f"audit/{log}", *names), lambda _: calls.release())
     assert calls.touched > 0
     judge(trial, found, log, policy)
+
+
+def test_the_sidecars_own_listener_while_the_disk_hangs(tmp_path: Path, calls: SystemCalls) -> None:
+    """Calls past the gateway do not wait for the disk either; each is in the count of what was left out, or named as superseded."""
+    product = Product(tmp_path, calls=calls)
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel("sidecar_grpc"))
+        stub.infer(infer_request("m", {"x": X}))
+        calls.hold("audit/sidecar", "pwrite64")
+        positions = []
+        for _ in range(4):
+            start = time.monotonic()
+            with pytest.raises(grpc.RpcError, match="no answer leaves without its record") as refused:
+                stub.infer(infer_request("m", {"x": X}))
+            assert time.monotonic() - start < CALLER_LIMIT_S
+            positions.append(dict(refused.value.trailing_metadata())["vigil-audit-position"])
+        calls.release()
+        wait_for(lambda: product.vigil("safety", "status", check=False).stdout.startswith("whole: NORMAL"), 20, "normal again")
+        stub.infer(infer_request("m", {"x": X}))
+        assert product.stop() == 0
+    assert all(p.startswith("sidecar/") and p.endswith("/unlogged") for p in positions)
+    found = account(product.data / "audit", [(p, "UNAVAILABLE") for p in positions])
+    assert found.wrong == [] and found.stated_calls["sidecar"] + found.superseded >= 4
 
 
 @pytest.mark.parametrize("policy", ["refuse", "continue"])

@@ -46,9 +46,11 @@ class DirectServer(grpc.GenericRpcHandler):
     def __init__(
         self, dispatcher: Dispatcher, message_bytes_max: int, allow_remote_control: bool, threads: int,
         observe: Callable[[Call, Reply], None], whole: Callable[[], str], lost: Callable[[], str],
+        unlogged: str,
     ) -> None:  # fmt: skip
+        """``lost`` says why a call must not wait for its record any longer; ``unlogged`` is the position of what has none."""
         self._dispatcher, self._allow_remote = dispatcher, allow_remote_control
-        self._observe, self._whole, self._lost = observe, whole, lost
+        self._observe, self._whole, self._lost, self._unlogged = observe, whole, lost, unlogged
         self._streams = threading.BoundedSemaphore(threads // 2)
         self._ids = itertools.count(1)
         self._methods = set(dispatcher.methods)
@@ -144,7 +146,9 @@ class DirectServer(grpc.GenericRpcHandler):
             except queue.Empty:
                 if why := self._lost():
                     call.cancel()
-                    return error_reply(Unavailable(f"{why}; no answer leaves without its record"), call.context)
+                    reply = error_reply(Unavailable(f"{why}; no answer leaves without its record"), call.context)
+                    reply.audit_position = self._unlogged
+                    return reply
 
     def _stream(self, method: str, message: bytes, context: Any) -> Iterator[bytes]:
         answers: queue.Queue[Reply] = queue.Queue(_STREAM_QUEUE_MAX)

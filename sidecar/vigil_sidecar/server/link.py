@@ -131,6 +131,8 @@ class LinkServer:
         self._heartbeat, self._notice, self._anchor = heartbeat, notice, anchor
         self._methods = dispatcher.methods
         self._connection: _Connection | None = None
+        self._claims = threading.Lock()
+        self._claimed: _Connection | None = None
         self._stopping = threading.Event()
         self._beats = 0
         self._validated = False
@@ -227,8 +229,10 @@ class LinkServer:
         hello = frame.hello
         if hello.protocol_version != PROTOCOL_VERSION:
             return f"protocol version {hello.protocol_version}, this sidecar speaks {PROTOCOL_VERSION}"
-        if self.connected:
-            return "another gateway is connected"
+        with self._claims:
+            if self._claimed is not None and self._claimed.open:
+                return "another gateway is connected"
+            self._claimed = connection
         self._validated = hello.contract_digest == CONTRACT_DIGEST
         welcome = link.Welcome(
             protocol_version=PROTOCOL_VERSION, contract_digest=CONTRACT_DIGEST, instance=self._config.instance,
