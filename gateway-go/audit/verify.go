@@ -118,7 +118,7 @@ func (r *reader) header(name string, in io.Reader) error {
 		return r.damage(name, 0, "segment is shorter than its header")
 	}
 	le := binary.LittleEndian
-	if !bytes.HasPrefix(b, []byte(layout.SegmentMagic)) {
+	if string(b[:layout.SegOffVersion]) != layout.SegmentMagic {
 		return r.damage(name, 0, "not a segment: wrong magic")
 	}
 	v, rv := le.Uint16(b[layout.SegOffVersion:]), le.Uint16(b[layout.SegOffRecordVersion:])

@@ -47,7 +47,8 @@ def changed(data: bytes, other: bytes, rng: random.Random) -> bytes:
     """One to three changes of a file's bytes; ``other`` is where foreign pieces come from."""
     found = bytearray(data)
     for _ in range(rng.randint(1, 3)):
-        at, size = rng.randrange(len(found) + 1), rng.choice([1, 2, 4, 8, 32, 256, 500])
+        at = rng.randrange(len(found) + 1) if rng.random() < 0.8 else rng.randrange(min(len(found), 128) + 1)  # headers stand in front
+        size = rng.choice([1, 2, 4, 8, 32, 256, 500])
         way = rng.randrange(7)
         if way == 0:
             found[at : at + 1] = bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])])

@@ -76,12 +76,12 @@ def _segment_header(file: BinaryIO, name: str, sequence: int) -> layout.SegmentH
     header = layout.SegmentHeader(*_SEGMENT.unpack_from(data))
     if header.magic.rstrip(b"\0") != layout.SEGMENT_MAGIC:
         raise LogDamaged(name, 0, sequence, "not a segment: wrong magic")
+    if header.version != layout.SEGMENT_VERSION or header.record_version != layout.VERSION:
+        raise LogDamaged(name, 8, sequence, f"unknown layout version {header.version}/{header.record_version}")
     if header.header_bytes != layout.SEGMENT_HEADER_BYTES:
         raise LogDamaged(name, 12, sequence, f"header of {header.header_bytes} bytes, expected {layout.SEGMENT_HEADER_BYTES}")
     if not _LOG_NAME.fullmatch(header.log_name):
         raise LogDamaged(name, 80, sequence, "the log's name is not of small letters, digits and hyphens")
-    if header.version != layout.SEGMENT_VERSION or header.record_version != layout.VERSION:
-        raise LogDamaged(name, 8, sequence, f"unknown layout version {header.version}/{header.record_version}")
     if google_crc32c.value(data[: layout.SEGMENT_CRC_OFFSET]) != header.crc32c or any(data[_SEGMENT.size :]):
         raise LogDamaged(name, layout.SEGMENT_CRC_OFFSET, sequence, "segment header is damaged")
     return header
