@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "c5e3839355fec47a16e383cffd2babdd3acef17d82887e78b09fccd53ec230e5"
+CATALOGUE_DIGEST = "c684c9cae259889c637db692e8f2ffd3ea81cc636e586d753c711e81502c2e3d"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -40,6 +40,7 @@ LINK_LOST = 4003
 HEARTBEAT_EXPIRED = 4004
 REVALIDATION_DISAGREEMENT = 4005
 LINK_CORRUPTION = 4006
+SIDECAR_KILLED = 4007
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
@@ -87,6 +88,7 @@ NAMES: dict[int, str] = {
     4004: "heartbeat_expired",
     4005: "revalidation_disagreement",
     4006: "link_corruption",
+    4007: "sidecar_killed",
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
@@ -135,6 +137,7 @@ CLASSES: dict[int, str] = {
     4004: "safety",
     4005: "safety",
     4006: "safety",
+    4007: "safety",
     5001: "audit",
     5002: "audit",
     5003: "audit",

@@ -1,19 +1,19 @@
-"""Keeps one machine per subject and tells listeners of each change."""
+"""Keeps one machine per subject, tells listeners of each change, and has its actions carried out."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from vigil_safety.core import MachineState, initial, step
-from vigil_safety.table import machine_table, worst
+from vigil_safety.core import MachineState, Table, initial, step, stopped
+from vigil_safety.latch import Stop
 
 __all__ = ["Change", "Monitor", "Status"]
 
 
 class Change(NamedTuple):
-    """One change of one subject's state."""
+    """One change of one subject's state: all that the step was computed from, and what came of it."""
 
     subject: str
     before: str
@@ -22,6 +22,11 @@ class Change(NamedTuple):
     reason: str
     time_us: int
     actions: tuple[str, ...]
+    now_ms: int = 0
+    counters: Mapping[str, tuple[int, ...]] = {}
+    """What was counted before the step."""
+    by: str = ""
+    """Who reset a stop."""
 
 
 class Status(NamedTuple):
@@ -33,24 +38,34 @@ class Status(NamedTuple):
 
 
 class Monitor:
-    """Machines by subject. All methods may be called from any thread.
+    """Machines by subject. All methods may be called from any thread, but for listener and actions themselves.
 
-    ``listener`` is called with each change, outside the lock, in order of the
-    changes of one subject as long as that subject's events come from one thread.
+    ``listener`` hears each change, in their order, while no other change happens. Then
+    ``actions`` that the step requested and that have a function here are carried out;
+    one that raises is the event ``action_failed``.
     """
 
-    def __init__(self, now_ms: Callable[[], int], now_us: Callable[[], int], listener: Callable[[Change], None]):
-        self._now_ms, self._now_us, self._listener = now_ms, now_us, listener
-        self._lock = threading.Lock()
+    def __init__(
+        self, table: Table, now_ms: Callable[[], int], now_us: Callable[[], int], listener: Callable[[Change], None],
+        actions: Mapping[str, Callable[[Change], None]] | None = None, kept: Mapping[str, Stop] | None = None,
+    ) -> None:  # fmt: skip
+        """``kept`` are stops that outlived a restart: a machine that is added is in its own."""
+        self.table = table
+        self._now_ms, self._now_us, self._listener, self._actions = now_ms, now_us, listener, dict(actions or {})
+        self._kept = kept if kept is not None else dict[str, Stop]()
+        self._order, self._lock = threading.RLock(), threading.Lock()
         self._machines: dict[str, MachineState] = {}
         self._status: dict[str, Status] = {}
+        self._timeouts: frozenset[str] = frozenset()
 
     def add(self, subject: str) -> None:
-        """Start a subject's machine; nothing happens when it runs already."""
+        """Start a subject's machine, in Safe stop when one was kept; nothing happens when it runs already."""
         with self._lock:
             if subject not in self._machines:
-                self._machines[subject] = initial(machine_table())
-                self._status[subject] = Status(machine_table().initial, "", self._now_us())
+                stop = self._kept.get(subject)
+                self._machines[subject] = initial(self.table) if stop is None else stopped(self.table)
+                reason, since_us = stop or ("", self._now_us())
+                self._status[subject] = Status(self._machines[subject].name, reason, since_us)
 
     def remove(self, subject: str) -> None:
         """Forget a subject."""
@@ -58,26 +73,47 @@ class Monitor:
             self._machines.pop(subject, None)
             self._status.pop(subject, None)
 
-    def event(self, subject: str, event: str, reason: str = "") -> str:
+    def event(self, subject: str, event: str, reason: str = "", by: str = "") -> str:
         """Feed one event; returns the state after it."""
         self.add(subject)
-        change = None
-        with self._lock:
-            before = self._machines[subject]
-            after, actions = step(machine_table(), before, event, self._now_ms())
-            self._machines[subject] = after
-            if after.name != before.name:
-                now_us = self._now_us()
-                self._status[subject] = Status(after.name, reason, now_us)
-                change = Change(subject, before.name, after.name, event, reason, now_us, actions)
-        if change is not None:
-            self._listener(change)
-        return after.name
+        with self._order:
+            change = None
+            with self._lock:
+                before = self._machines[subject]
+                now_ms = self._now_ms()
+                after, actions = step(self.table, before, event, now_ms)
+                self._machines[subject] = after
+                counting = bool(after.counters.get("timeouts"))
+                if counting != (subject in self._timeouts):
+                    self._timeouts = self._timeouts | {subject} if counting else self._timeouts - {subject}
+                if after.name != before.name:
+                    now_us = self._now_us()
+                    self._status[subject] = Status(after.name, reason, now_us)
+                    change = Change(subject, before.name, after.name, event, reason, now_us, actions, now_ms, before.counters, by)
+            if change is not None:
+                self._listener(change)
+                for action in actions:
+                    self._carry_out(action, change)
+        return self.status(subject).state if change is not None else after.name
+
+    def _carry_out(self, action: str, change: Change) -> None:
+        work = self._actions.get(action)
+        if work is None:
+            return
+        try:
+            work(change)
+        except Exception as error:  # whatever it was: the table says what follows
+            self.event(change.subject, "action_failed", f"{action}: {type(error).__name__}: {error}")
+
+    def call_good(self, subject: str) -> None:
+        """The event ``call_good`` where it can mean anything: after a timeout. Costs nothing else."""
+        if subject in self._timeouts:
+            self.event(subject, "call_good")
 
     def status(self, subject: str) -> Status:
         """Status of one subject; STARTING when it is unknown."""
         with self._lock:
-            return self._status.get(subject, Status(machine_table().initial, "", 0))
+            return self._status.get(subject, Status(self.table.initial, "", 0))
 
     def all(self) -> dict[str, Status]:
         """Status of every subject."""
@@ -85,5 +121,5 @@ class Monitor:
             return dict(self._status)
 
     def whole(self) -> str:
-        """State of the whole."""
-        return worst([s.state for s in self.all().values()])
+        """State of the whole: the one with the highest rank; STARTING without subjects."""
+        return max((s.state for s in self.all().values()), key=lambda s: self.table.ranks[s], default=self.table.initial)

@@ -13,7 +13,7 @@ from vigil.contract_digest import CONTRACT_DIGEST
 from vigil.link.v1 import link_pb2 as link
 
 from vigil_safety import events_gen as events
-from vigil_safety.monitor import Change, Monitor
+from vigil_safety.monitor import Change
 from vigil_safety.table import machine_table, worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
@@ -30,6 +30,7 @@ from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
 from vigil_sidecar.registry.watcher import Watcher
+from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.server.direct import DirectServer
 from vigil_sidecar.server.dispatch import Dispatcher
@@ -92,10 +93,9 @@ class Sidecar:
         self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
-        self.monitor = Monitor(
-            lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, self._state_changed
-        )  # fmt: skip
         self.registry = Registry()
+        self.safety = Safety(settings, self.registry, self._state_changed)
+        self.monitor = self.safety.monitor
         root = Path(settings.models_dir)
         loader = Loader(settings, self._model_event, self._check_version)
         self.reconciler = Reconciler(
@@ -127,7 +127,7 @@ class Sidecar:
             Perception(decoder, order, self._hub),
             Metadata(self.registry, self.ready),
             Models(root, s, self.registry, self.reconciler, self.monitor),
-            SafetyReports(self.monitor, self._hub),
+            SafetyReports(self.safety, self._hub),
             AuditReports(self.audit.log),
         )
         batch = batch_methods(parts)
@@ -146,6 +146,7 @@ class Sidecar:
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         self._watcher.start()
         self.reconciler.start()
+        self.safety.start(self.reconciler)
         self._link.start()
         self._anchors.start()
         threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
@@ -169,6 +170,7 @@ class Sidecar:
             self.log.warning("calls were still running after the drain timeout")
         self._watcher.stop()
         self.reconciler.stop()
+        self.safety.stop()
         self._link.stop()
         self._link_stopped.set()
         self._checkpoint_came.set()
@@ -258,7 +260,7 @@ class Sidecar:
 
     def _state_changed(self, change: Change) -> None:
         entry = Entry(
-            layout.KIND_STATE, events.STATE_CHANGED, SAFETY_CODES[change.after], payload=state_payload(change, machine_table().digest)
+            layout.KIND_STATE, events.STATE_CHANGED, SAFETY_CODES[change.after], payload=state_payload(change, self.monitor.table)
         )  # fmt: skip
         self._append(entry)
         for state in machine_table().ranks:
@@ -266,6 +268,7 @@ class Sidecar:
         with self._pending_lock:
             if len(self._pending) < _TRANSITIONS_MAX:
                 self._pending.append(change)
+        self.safety.history.append(change)
         self._hub.publish("safety", change)
         self.log.warning(
             "safety state changed", subject=change.subject, before=change.before, after=change.after,
@@ -317,7 +320,8 @@ class Sidecar:
     # BatchObserver.
 
     def batch(self, jobs: Sequence[Job], start_ns: int, end_ns: int) -> None:
-        """Metrics and spans of one batch."""
+        """Metrics, spans and safety of one batch."""
+        self.safety.judge(jobs, end_ns - start_ns)
         version, rows = jobs[0].version, jobs[0].batch_size
         self.metrics.batches.observe(version.model, rows, (end_ns - start_ns) / 1e9)
         parents = [(j.call.context.trace_id, j.call.context.span_id) for j in jobs if j.call.context.sampled]

@@ -18,6 +18,7 @@ __all__ = [
     "InferenceFailed",
     "InternalFault",
     "LimitHit",
+    "NotStopped",
     "OrderViolation",
     "OutputViolation",
     "SemanticViolation",
@@ -140,6 +141,12 @@ class Unavailable(CallError):
     """Nothing can take the call now. Try again."""
 
     code, event, reason = UNAVAILABLE, events.UNAVAILABLE, "UNAVAILABLE"
+
+
+class NotStopped(CallError):
+    """A reset, but nothing is stopped safely."""
+
+    code, event, reason = FAILED_PRECONDITION, events.SEMANTIC_VIOLATION, "NOT_STOPPED"
 
 
 class Unimplemented(CallError):

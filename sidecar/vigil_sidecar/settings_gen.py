@@ -90,6 +90,9 @@ class Settings:
     audit_read_timeout_s: float = 30
     audit_readers_max: int = 2
     audit_refusals_per_s: int = 1000
+    safety_probe_interval_s: float = 60
+    safety_run_ms_max: int = 10000
+    supervisor_restart_after_ms: int = 2000
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
     supervisor_backoff_ms: int = 100
@@ -97,6 +100,30 @@ class Settings:
     log_level: str = 'info'
     trace_otlp_endpoint: str = ''
     trace_sample_ratio: float = 1.0
+    safety_good_probes_min: int = 3
+    safety_lease_ms: int = 5000
+    safety_timeouts_max: int = 3
+    safety_errors_max: int = 10
+    safety_errors_window_ms: int = 10000
+    safety_rounds_max: int = 20
+    safety_rounds_window_ms: int = 60000
+    safety_backoff_ms: int = 50
+    safety_backoff_max_ms: int = 2000
+
+    def safety_parameters(self) -> dict[str, int]:
+        """Parameters of the safety table that are settings of that name."""
+        return {
+            "good_probes_min": self.safety_good_probes_min,
+            "lease_ms": self.safety_lease_ms,
+            "timeouts_max": self.safety_timeouts_max,
+            "errors_max": self.safety_errors_max,
+            "errors_window_ms": self.safety_errors_window_ms,
+            "rounds_max": self.safety_rounds_max,
+            "rounds_window_ms": self.safety_rounds_window_ms,
+            "backoff_ms": self.safety_backoff_ms,
+            "backoff_max_ms": self.safety_backoff_max_ms,
+        }
+
 
 
 SPECS: tuple[Spec, ...] = (
@@ -292,9 +319,18 @@ SPECS: tuple[Spec, ...] = (
     Spec('audit.refusals_per_s', 'audit_refusals_per_s', 'int', 1000, 1, 1000000,
          (), None,
          'Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.'),
+    Spec('safety.probe_interval_s', 'safety_probe_interval_s', 'float', 60, 0, 86400,
+         (), None,
+         'Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.'),
+    Spec('safety.run_ms_max', 'safety_run_ms_max', 'int', 10000, 1, 3600000,
+         (), None,
+         'A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.'),
+    Spec('supervisor.restart_after_ms', 'supervisor_restart_after_ms', 'int', 2000, 0, 3600000,
+         (), None,
+         'A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.'),
     Spec('supervisor.restart_count_max', 'supervisor_restart_count_max', 'int', 5, 0, 1000000,
          (), None,
-         'Restarts within supervisor.restart_window_s before the supervisor gives up.'),
+         'Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.'),
     Spec('supervisor.restart_window_s', 'supervisor_restart_window_s', 'float', 60, 1, 86400,
          (), None,
          'Window of supervisor.restart_count_max.'),
@@ -313,4 +349,31 @@ SPECS: tuple[Spec, ...] = (
     Spec('trace.sample_ratio', 'trace_sample_ratio', 'float', 1.0, 0, 1,
          (), None,
          'Share of calls without a sampled parent that are traced.'),
+    Spec('safety.good_probes_min', 'safety_good_probes_min', 'int', 3, 1, 1000,
+         (), None,
+         'Good probes in a row, under one lease, before Normal. (probes; docs/state-machine.md)'),
+    Spec('safety.lease_ms', 'safety_lease_ms', 'int', 5000, 10, 3600000,
+         (), None,
+         'How long the probes of one round may take. (ms; docs/state-machine.md)'),
+    Spec('safety.timeouts_max', 'safety_timeouts_max', 'int', 3, 1, 1000000,
+         (), None,
+         'Timeouts in a row, without a good call between, that degrade. (calls; docs/state-machine.md)'),
+    Spec('safety.errors_max', 'safety_errors_max', 'int', 10, 1, 1000000,
+         (), None,
+         'Failed calls within the window that degrade. (calls; docs/state-machine.md)'),
+    Spec('safety.errors_window_ms', 'safety_errors_window_ms', 'int', 10000, 1, 3600000,
+         (), None,
+         'Window of errors_max. (ms; docs/state-machine.md)'),
+    Spec('safety.rounds_max', 'safety_rounds_max', 'int', 20, 0, 1000000,
+         (), None,
+         'Falls to Degraded within the window; one more is Safe stop. (rounds; docs/state-machine.md)'),
+    Spec('safety.rounds_window_ms', 'safety_rounds_window_ms', 'int', 60000, 1, 86400000,
+         (), None,
+         'Window of rounds_max. (ms; docs/state-machine.md)'),
+    Spec('safety.backoff_ms', 'safety_backoff_ms', 'int', 50, 0, 3600000,
+         (), None,
+         'Degraded lasts at least this long after a first fall; twice as long after each further one in the window. (ms; docs/state-machine.md)'),
+    Spec('safety.backoff_max_ms', 'safety_backoff_max_ms', 'int', 2000, 0, 3600000,
+         (), None,
+         'The longest back-off. (ms; docs/state-machine.md)'),
 )

@@ -44,20 +44,20 @@ def restarted(product: Product, name: str, before: dict[str, int]) -> None:
 
 
 def test_supervisor_gives_up(tmp_path: Path) -> None:
-    """After supervisor.restart_count_max restarts the supervisor ends with 1 and says why; no process is left."""
+    """After supervisor.restart_count_max restarts of the gateway the supervisor ends with 1 and says why; no process is left."""
     product = Product(tmp_path, {"supervisor.restart_count_max": 2, "supervisor.backoff_ms": 10})
     graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
     product.start()
     for _ in range(2):
         before = product.pids()
-        os.kill(before["sidecar_pid"], signal.SIGKILL)
-        restarted(product, "sidecar_pid", before)
+        os.kill(before["gateway_pid"], signal.SIGKILL)
+        restarted(product, "gateway_pid", before)
     last = product.pids()
-    os.kill(last["sidecar_pid"], signal.SIGKILL)
+    os.kill(last["gateway_pid"], signal.SIGKILL)
     assert product.process is not None
     assert product.process.wait(30) == 1
     assert "giving up" in product.output.read_text()
-    assert not Path(f"/proc/{last['gateway_pid']}").exists()
+    assert not Path(f"/proc/{last['sidecar_pid']}").exists()
 
 
 def test_drain_finishes_running_calls(tmp_path: Path) -> None:

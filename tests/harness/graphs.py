@@ -44,6 +44,14 @@ def with_nan(path: Path | None = None) -> bytes:
     return _save(helper.make_graph([helper.make_node("Log", ["x"], ["y"])], "log", [x], [y]), path)
 
 
+def choosing(path: Path | None = None) -> bytes:
+    """y = one of two rows, chosen by i: any other i fails at run time."""
+    i = helper.make_tensor_value_info("i", TensorProto.INT64, ["N"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    rows = numpy_helper.from_array(np.arange(8, dtype=np.float32).reshape(2, 4), "rows")
+    return _save(helper.make_graph([helper.make_node("Gather", ["rows", "i"], ["y"])], "choosing", [i], [y], [rows]), path)
+
+
 def time_mixing(path: Path | None = None) -> bytes:
     """y = x - mean of x over the first axis: its first axis is free, but rows influence each other."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 4])

@@ -18,11 +18,21 @@ from tests.harness.account import account
 from tests.harness.replies import Replies
 from tests.harness.seen import note_seen
 from tests.harness.syscalls import SystemCalls
+from vigil_safety.replay import replay
+from vigil_safety.table import machine_source
+from vigil_sidecar.cli.safety import read_states
 
 __all__ = ["ROOT", "Product", "wait_for"]
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETED = {("safety", "status"), ("audit", "checkpoint"), ("audit", "rotate-key")}
+TARGETED = {
+    ("safety", "status"),
+    ("safety", "watch"),
+    ("safety", "history"),
+    ("safety", "reset"),
+    ("audit", "checkpoint"),
+    ("audit", "rotate-key"),
+}
 """Verbs that ask a running gateway, beside whole groups of them."""
 VIGIL = [sys.executable, "-m", "vigil_sidecar.cli.main"]
 
@@ -96,9 +106,22 @@ class Product:
         if self.process is not None and self.process.poll() is None:
             self.stop()
         note_seen(self.data / "audit")
+        if kind is None:
+            self.replayed()
         if kind is None and self.accounted and (self.replies.positions or self.replies.missing):
             found = account(self.data / "audit", self.replies.positions)
             assert found.wrong == [] and self.replies.missing == [], (found.wrong[:10], self.replies.missing[:10])
+
+    def replayed(self) -> int:
+        """Hold every recorded change of state against the table; returns how many there are."""
+        count = 0
+        for log in ("gateway", "sidecar"):
+            if list((self.data / "audit" / log).glob("segment-*")):
+                found = list(replay(machine_source(), read_states(self.data / "audit" / log)))
+                wrong = [(r.place, r.subject, reason) for r, reason in found if reason]
+                assert wrong == [], wrong[:5]
+                count += len(found)
+        return count
 
     def channel(self, port: str = "grpc") -> grpc.Channel:
         """A channel to the gateway, or to another port by its name."""

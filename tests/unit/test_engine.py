@@ -15,12 +15,15 @@ from tests.harness import graphs
 from vigil_sidecar.batching.batcher import form_batches, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.datatypes import decode_bytes, encode_bytes
+from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.engine.session import Session, choose_providers
 from vigil_sidecar.engine.staging import StillWritten, stage
 from vigil_sidecar.engine.warmup import warm_up
 from vigil_sidecar.errors import CallError, CandidateRefused, OutputViolation, SemanticViolation
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.version import LoadedVersion
+
+NO_GOLDEN = Golden({}, None)
 
 
 def session_of(data: bytes, tmp_path: Path) -> Session:
@@ -126,7 +129,7 @@ def test_bytes_elements() -> None:
 
 
 def loaded(tmp_path: Path, data: bytes, batch: int = 8) -> LoadedVersion:
-    return LoadedVersion("m", 1, "00" * 32, 1, session_of(data, tmp_path), ModelOptions(), batch, 0.0, 0.0, lambda v: None)
+    return LoadedVersion("m", 1, "00" * 32, 1, session_of(data, tmp_path), ModelOptions(), batch, 0.0, 0.0, NO_GOLDEN, lambda v: None)
 
 
 def job(version: LoadedVersion, array: Any, finish: Any = None) -> Job:
@@ -188,7 +191,9 @@ def test_post_processing_that_breaks_fails_alone(tmp_path: Path) -> None:
 def test_retired_version_closes_with_its_last_lease(tmp_path: Path) -> None:
     """A session in use is never closed; a retired version gives no new lease."""
     closed = threading.Event()
-    version = LoadedVersion("m", 1, "00" * 32, 1, session_of(graphs.scale(2.0), tmp_path), ModelOptions(), 8, 0, 0, lambda v: closed.set())
+    version = LoadedVersion(
+        "m", 1, "00" * 32, 1, session_of(graphs.scale(2.0), tmp_path), ModelOptions(), 8, 0, 0, NO_GOLDEN, lambda v: closed.set()
+    )
     assert version.acquire() and version.acquire()
     version.retire()
     version.release()

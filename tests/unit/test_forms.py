@@ -15,6 +15,7 @@ from tests.harness import graphs
 from tests.harness.calls import infer_request
 from vigil_sidecar.batching.batcher import run_batch
 from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.errors import CallError
 from vigil_sidecar.registry.options import ModelOptions
@@ -23,11 +24,13 @@ from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.forms import InferForms
 from vigil_sidecar.server.open_inference import infer_job
 
+NO_GOLDEN = Golden({}, None)
+
 
 def version_of(folder: Path, data: bytes, batch: int, options: ModelOptions | None = None) -> LoadedVersion:
     path = folder / "model.onnx"
     path.write_bytes(data)
-    return LoadedVersion("m", 1, "00" * 32, 1, Session(str(path)), options or ModelOptions(), batch, 0.0, 0.0, lambda v: None)
+    return LoadedVersion("m", 1, "00" * 32, 1, Session(str(path)), options or ModelOptions(), batch, 0.0, 0.0, NO_GOLDEN, lambda v: None)
 
 
 def call_of(message: bytes) -> Call:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness.product import ROOT
-from vigil_safety.core import MachineState, Table, TableError, initial, load_table, step
+from vigil_safety.core import TableError, initial, load_table, step
+from vigil_safety.explore import SMALL, TICK, Graph, explore, summary
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_source, machine_table, worst
 
 SCENARIOS = sorted((ROOT / "safety" / "scenarios").glob("*.txt"))
 GRAPH = ROOT / "safety" / "scenarios" / "graph.json"
-SMALL = {"good_probes_min": 2, "rounds_max": 2, "rounds_window_ms": 1_000_000_000}
 
 
 def parameters_of(text: str) -> dict[str, int]:
@@ -44,65 +44,118 @@ def test_scenario(file: Path) -> None:
         assert (state.name, list(done)) == (name, actions), line
 
 
-def enumerate_graph(table: Table) -> dict[str, dict[str, str]]:
-    """Every reachable state with its counters, by event: the same text form as the Go core's test."""
-
-    def text(s: MachineState) -> str:
-        counts = " ".join(f"{n}={len(v)}" for n, v in sorted(s.counters.items()) if v)
-        return f"{s.name} {counts}".strip()
-
-    start = initial(table)
-    graph: dict[str, dict[str, str]] = {}
-    todo = [start]
-    while todo:
-        state = todo.pop()
-        if text(state) in graph:
-            continue
-        row = graph[text(state)] = {}
-        for event in sorted(table.events):
-            after, actions = step(table, state, event, 0)
-            row[event] = f"{text(after)} / {' '.join(actions)}".strip()
-            todo.append(after)
-    return graph
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return explore(load_table(machine_source(), SMALL))
 
 
 def test_graph_is_the_committed_one() -> None:
-    """All reachable states for small parameters are those in graph.json, which the Go core must reach too."""
-    graph = enumerate_graph(load_table(machine_source(), SMALL))
-    assert graph == json.loads(GRAPH.read_text()), "regenerate with tools/generate_graph.py after a deliberate change"
-    assert len(graph) >= 10
+    """All reachable states for small parameters are those of graph.json, which the Go core must reach too."""
+    found = summary(machine_source())
+    assert found == json.loads(GRAPH.read_text()), "run make generate after a deliberate change"
+    assert found["states"] > 4000
 
 
-def test_properties_of_the_graph() -> None:
-    """Safe stop is left only by a reset, faults never lead to safer-looking states, and a way back exists."""
-    table = load_table(machine_source(), SMALL)
-    graph = enumerate_graph(table)
-
-    def name(text: str) -> str:
-        return text.split(" ")[0]
-
-    for state, row in graph.items():
-        for event, target in row.items():
-            if name(state) == "SAFE_STOP" and event != "reset":
-                assert name(target) == "SAFE_STOP"
-            if event in ("fault", "probe_bad") and name(state) != "STARTING":
-                assert table.ranks[name(target)] >= table.ranks[name(state)]
-            if name(target) == "NORMAL" and name(state) == "RECOVERING":
-                assert event == "probe_good"
-            if name(state) == "DEGRADED":
-                assert name(target) in ("DEGRADED", "RECOVERING")
-        if name(state) != "SAFE_STOP":
-            reached, edge = set(), [state]
-            while edge:
-                at = edge.pop()
-                if at in reached:
-                    continue
-                reached.add(at)
-                edge += [graph[at][e].split(" / ")[0].removesuffix(" /") for e in ("ready", "probe_good")]
-            assert any(name(s) == "NORMAL" for s in reached), f"no way back from {state}"
+def name(state: str) -> str:
+    return state.split(" ")[0]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ready", "fault", "probe_good", "probe_bad", "reset"]), st.integers(0, 5000)), max_size=60))
+def counted(state: str) -> dict[str, list[int]]:
+    """Ages of what is counted; for a counter without a window its count."""
+    return {k: [int(x) for x in v.split(",")] for k, v in (p.split("=") for p in state.split(" ")[1:])}
+
+
+def steps(graph: Graph) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    return [(state, event, *target) for state, row in graph.items() for event, target in row.items()]
+
+
+def test_safe_stop_is_left_only_by_a_reset(graph: Graph) -> None:
+    for state, event, after, actions in steps(graph):
+        if name(state) == "SAFE_STOP":
+            assert (name(after), actions) == (("STARTING", ("unlatch",)) if event == "reset" else ("SAFE_STOP", ()))
+
+
+def test_normal_comes_after_the_full_number_of_good_probes(graph: Graph) -> None:
+    """Under one lease: whatever leaves or enters Recovering clears the count."""
+    for state, event, after, actions in steps(graph):
+        if name(after) == "NORMAL" != name(state):
+            assert (name(state), event) in (("STARTING", "ready"), ("RECOVERING", "probe_good"))
+            if event == "probe_good":
+                assert counted(state)["good"] == [SMALL["good_probes_min"] - 1] and actions == ("clear_degraded",)
+        if name(after) != "RECOVERING" or name(state) != "RECOVERING":
+            assert "good" not in counted(after)
+
+
+def test_faults_never_lead_to_a_less_safe_state(graph: Graph) -> None:
+    table, severity = machine_table(), {e: v["severity"] for e, v in machine_source()["events"].items()} | {TICK: "info"}
+    for state, event, after, _ in steps(graph):
+        if severity[event] in ("error", "warning"):
+            assert table.ranks[name(after)] >= table.ranks[name(state)], (state, event, after)
+        if event in ("fault", "implausible", "action_failed"):
+            assert name(after) in ("DEGRADED", "SAFE_STOP")
+        if event in ("probe_bad", "lease_expired") and name(state) == "RECOVERING":
+            assert name(after) in ("DEGRADED", "SAFE_STOP")
+
+
+def test_every_step_requests_what_it_needs(graph: Graph) -> None:
+    """Each degraded answer is marked from the step on, each stop kept and calls refused; a step that changes nothing requests nothing."""
+    needed = {"DEGRADED": {"mark_degraded"}, "SAFE_STOP": {"latch", "refuse_calls"}, "RECOVERING": {"start_probes"}}
+    for state, _, after, actions in steps(graph):
+        if name(after) == name(state):
+            assert actions == ()
+        else:
+            assert needed.get(name(after), set()) <= set(actions)
+
+
+def test_degrading_and_recovering_are_bounded(graph: Graph) -> None:
+    """Falls within the window are counted, each leaves Degraded later than the one before, and one too many stops."""
+    for state, event, after, _ in steps(graph):
+        rounds = counted(state).get("rounds", [])
+        if name(after) == "DEGRADED" != name(state):
+            assert counted(after)["rounds"] == [*rounds, 0] and len(rounds) < SMALL["rounds_max"]
+        elif name(after) == "SAFE_STOP" != name(state) and event != "restarted":
+            assert len(rounds) == SMALL["rounds_max"]
+        elif event not in (TICK, "reset"):
+            assert counted(after).get("rounds", []) == rounds
+        if name(state) == "DEGRADED" and name(after) == "RECOVERING":
+            assert event == "ready" and (not rounds or rounds[-1] >= min(2 ** (len(rounds) - 1), SMALL["backoff_max_ms"]))
+
+
+def test_there_is_a_way_back_when_faults_end(graph: Graph) -> None:
+    """From every state but Safe stop, by time, readiness and good probes alone."""
+    back = {s for s in graph if name(s) == "NORMAL"}
+    while True:
+        more = {s for s, row in graph.items() if s not in back and any(row[e][0] in back for e in ("ready", "probe_good", TICK))}
+        if not more:
+            break
+        back |= more
+    assert {name(s) for s in graph if s not in back} == {"SAFE_STOP"}
+
+
+EVENTS = sorted(machine_source()["events"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 400)), max_size=400))
+@settings(max_examples=200)
+def test_falls_in_any_history(history: list[tuple[str, int]]) -> None:
+    """However long and odd: never more falls within the window than the bound, never Degraded for less than its back-off."""
+    table = load_table(machine_source(), {"rounds_max": 4, "rounds_window_ms": 3000})
+    state, now, falls = initial(table), 0, list[int]()
+    for event, later in history:
+        now += later
+        before = state.name
+        state, _ = step(table, state, event, now)
+        if event == "reset" and before == "SAFE_STOP":
+            falls.clear()
+        if state.name == "DEGRADED" != before:
+            falls.append(now)
+            assert sum(now - t < 3000 for t in falls) <= 4
+        if before == "DEGRADED" and state.name == "RECOVERING":
+            recent = [t for t in falls if now - t < 3000]
+            assert not recent or now - recent[-1] >= min(50 * 2 ** (len(recent) - 1), 2000)
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 5000)), max_size=60))
 def test_normal_needs_good_probes_in_a_row(history: list[tuple[str, int]]) -> None:
     """In any history Normal after Recovering follows good_probes_min good probes without a bad one between."""
     table = machine_table()
@@ -111,7 +164,7 @@ def test_normal_needs_good_probes_in_a_row(history: list[tuple[str, int]]) -> No
         now += later
         before = state.name
         state, _ = step(table, state, event, now)
-        if before != "RECOVERING" or event in ("fault", "probe_bad"):
+        if before != "RECOVERING" or state.name not in ("RECOVERING", "NORMAL"):
             good = 0
         elif event == "probe_good":
             good += 1
@@ -129,7 +182,17 @@ def broken(change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "change",
     [
+        lambda s: s["transitions"].pop("NORMAL"),
+        lambda s: s["transitions"].update(NOWHERE=s["transitions"]["NORMAL"]),
         lambda s: s["transitions"]["NORMAL"].pop("fault"),
+        lambda s: s["transitions"]["NORMAL"]["fault"][1]["actions"].pop(),
+        lambda s: s["transitions"]["NORMAL"]["fault"][1]["actions"].append("nothing"),
+        lambda s: s["transitions"]["NORMAL"]["fault"][0]["guard"].update(below="rounds_max"),
+        lambda s: s["transitions"]["NORMAL"]["fault"][0]["guard"].pop("above"),
+        lambda s: s["transitions"]["NORMAL"]["fault"][0]["guard"].update(above="unknown"),
+        lambda s: s["transitions"]["NORMAL"]["fault"][0]["guard"].update(counter="unknown"),
+        lambda s: s["transitions"]["SAFE_STOP"]["ready"][0].update(to="STARTING"),
+        lambda s: s["parameters"]["rounds_max"].update(default=-1),
         lambda s: s["transitions"]["NORMAL"]["fault"].pop(),
         lambda s: s["transitions"]["NORMAL"]["fault"].insert(0, {"to": "DEGRADED"}),
         lambda s: s["transitions"]["NORMAL"]["ready"][0].update(to="NOWHERE"),
@@ -154,7 +217,7 @@ def test_worst_state_wins() -> None:
 def test_monitor_tells_changes_only() -> None:
     """Listeners hear of changes with their cause, not of events that change nothing."""
     heard: list[Change] = []
-    monitor = Monitor(lambda: 0, lambda: 7, heard.append)
+    monitor = Monitor(machine_table(), lambda: 0, lambda: 7, heard.append)
     monitor.event("a", "ready", "up")
     monitor.event("a", "ready", "again")
     monitor.event("a", "fault", "gone")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	_ "net/http/pprof" // served on the metrics listener only
@@ -24,6 +25,7 @@ import (
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/link"
 	"vigil/gateway/internal/review"
+	"vigil/gateway/internal/safety"
 	"vigil/gateway/internal/settings"
 	"vigil/gateway/internal/telemetry"
 )
@@ -90,7 +92,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.service, err = flow.New(flow.Limits{
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
-	}, g.audit, metrics, g.tracer, g.log)
+	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")), g.audit, metrics, g.tracer, g.log)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +171,16 @@ func linkConfig(s *settings.Settings, instance string) link.Config {
 		HeartbeatInterval: time.Duration(s.LinkHeartbeatIntervalMs) * time.Millisecond,
 		HeartbeatTimeout:  time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
 		CallGrace:         time.Duration(s.LinkCallGraceMs) * time.Millisecond, LaneCallsMax: int(s.LimitsLaneCallsMax),
+		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}
+}
+
+// safetyParameters are those of the safety table as the settings give them.
+func safetyParameters(s *settings.Settings) map[string]int64 {
+	parameters := s.SafetyParameters()
+	parameters["restarts_max"] = s.SupervisorRestartCountMax
+	parameters["restarts_window_ms"] = int64(math.Round(s.SupervisorRestartWindowS * 1000))
+	return parameters
 }
 
 // listenWith makes the servers of the three doors.

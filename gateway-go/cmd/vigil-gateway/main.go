@@ -24,6 +24,9 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == readLog {
 		os.Exit(read())
 	}
+	if len(os.Args) > 1 && os.Args[1] == simulating {
+		os.Exit(simulate(os.Args[2:], os.Stdin, os.Stdout))
+	}
 	os.Exit(run(os.Args[1:]))
 }
 

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "2ef2b7454cbc7fb605cd2e196de6e1fdc8ef49a33c1ede5ad423f18e8dbfbeb6"
+const Digest = "da25e069add68b7b22216733c72961bb7ac57c179e08d55f9a9f1afe7f947a72"

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "c5e3839355fec47a16e383cffd2babdd3acef17d82887e78b09fccd53ec230e5"
+const CatalogueDigest = "c684c9cae259889c637db692e8f2ffd3ea81cc636e586d753c711e81502c2e3d"
 
 // Ids of events.
 const (
@@ -74,6 +74,8 @@ const (
 	RevalidationDisagreement uint32 = 4005
 	// LinkCorruption: A frame or call on the link was damaged.
 	LinkCorruption uint32 = 4006
+	// SidecarKilled: A sidecar that hung was killed, so that another is started (supervisor.restart_after_ms).
+	SidecarKilled uint32 = 4007
 	// LogOpened: The log was opened by a new run of its writer.
 	LogOpened uint32 = 5001
 	// LogRecovered: The log's end was found after a crash; a torn tail was cut.
@@ -135,6 +137,7 @@ var Names = map[uint32]string{
 	4004: "heartbeat_expired",
 	4005: "revalidation_disagreement",
 	4006: "link_corruption",
+	4007: "sidecar_killed",
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
@@ -184,6 +187,7 @@ var Classes = map[uint32]string{
 	4004: "safety",
 	4005: "safety",
 	4006: "safety",
+	4007: "safety",
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",

@@ -62,6 +62,8 @@ type Service struct {
 	audit   *auditlog.Recorder
 	reader  *review.Reader
 	monitor *safety.Monitor
+	latch   *safety.LatchFile
+	boot    string // the sidecar's last run; of the link's goroutine
 	metrics *telemetry.Metrics
 	tracer  *telemetry.Tracer
 	log     *slog.Logger
@@ -77,15 +79,25 @@ type Service struct {
 	subjects atomic.Pointer[subjects]
 }
 
-// New wires a service. AttachLink must follow before it is used.
-func New(limits Limits, audit *auditlog.Recorder, metrics *telemetry.Metrics, tracer *telemetry.Tracer, log *slog.Logger) (*Service, error) {
-	table, err := safety.Machine()
+// New wires a service; parameters are those of the safety table, latch keeps its
+// stops. AttachLink must follow before it is used.
+func New(
+	limits Limits, parameters map[string]int64, latch *safety.LatchFile, audit *auditlog.Recorder, metrics *telemetry.Metrics,
+	tracer *telemetry.Tracer, log *slog.Logger,
+) (*Service, error) {
+	table, err := safety.Machine(parameters)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{limits: limits, audit: audit, metrics: metrics, tracer: tracer, log: log}
+	s := &Service{limits: limits, latch: latch, audit: audit, metrics: metrics, tracer: tracer, log: log}
 	s.drained, s.drain = context.WithCancel(context.Background())
-	s.monitor = safety.NewMonitor(table, s.stateChanged)
+	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
+		"latch": func(c safety.Change) error {
+			return latch.Keep(c.Subject, safety.Stop{Reason: c.Reason, SinceUs: c.TimeUs})
+		},
+		"unlatch": func(c safety.Change) error { return latch.Drop(c.Subject) },
+	})
+	s.restoreStops()
 	s.subjects.Store(&subjects{})
 	return s, nil
 }
@@ -95,72 +107,6 @@ func (s *Service) AttachReader(r *review.Reader) { s.reader = r }
 
 // AttachLink gives the service its link to the sidecar.
 func (s *Service) AttachLink(l *link.Client) { s.link = l }
-
-// enter takes a place for a call of this size, or says which limit is hit.
-func (s *Service) enter(size int64) *CallError {
-	s.running.Add(1) // before the question, so that draining waits for whoever passes it
-	if err := s.admit(size); err != nil {
-		s.running.Done()
-		return err
-	}
-	return nil
-}
-
-func (s *Service) admit(size int64) *CallError {
-	if s.draining.Load() {
-		return errDraining
-	}
-	if size > s.limits.MessageBytesMax {
-		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
-	}
-	if n := s.calls.Add(1); n > s.limits.CallsInFlightMax {
-		s.calls.Add(-1)
-		return limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
-	}
-	if n := s.bytes.Add(size); n > s.limits.BytesInFlightMax {
-		s.calls.Add(-1)
-		s.bytes.Add(-size)
-		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
-	}
-	return nil
-}
-
-// enterStream takes a place for a stream and its request, for as long as it lasts.
-func (s *Service) enterStream(size int64) *CallError {
-	if size > s.limits.MessageBytesMax {
-		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
-	}
-	if n := s.watchers.Add(1); n > s.limits.WatchersMax {
-		s.watchers.Add(-1)
-		return limitError("limits.watchers_max", "%d streams are open", s.limits.WatchersMax)
-	}
-	if n := s.bytes.Add(size); n > s.limits.BytesInFlightMax {
-		s.watchers.Add(-1)
-		s.bytes.Add(-size)
-		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
-	}
-	return nil
-}
-
-// turnDown refuses a call that got no place: recorded and counted like any other.
-func (s *Service) turnDown(c *call, err *CallError) *Answer {
-	answer := s.refuse(c, err)
-	s.finish(c, err.Code, answer)
-	return answer
-}
-
-// TakeUnread counts bytes of a message that is still being read; false when
-// there are too many. FreeUnread gives them back.
-func (s *Service) TakeUnread(n int64) bool { return s.unread.Add(n) <= s.limits.BytesInFlightMax }
-
-// FreeUnread gives back what TakeUnread took.
-func (s *Service) FreeUnread(n int64) { s.unread.Add(-n) }
-
-func (s *Service) leave(size int64) {
-	s.calls.Add(-1)
-	s.bytes.Add(-size)
-	s.running.Done()
-}
 
 // call is one call on its way.
 type call struct {
@@ -222,9 +168,8 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	if c.method.model != nil {
 		c.model, c.requestID = c.method.model(request)
 	}
-	if s.monitor.Status(sidecarSubject).State == "SAFE_STOP" {
-		return nil, &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SAFE_STOP",
-			Text: "the sidecar failed too often; it is stopped safely until a person restarts the gateway"}
+	if err := s.stopped(); err != nil {
+		return nil, err
 	}
 	if c.method.Control || c.method.model != nil {
 		if err := s.unrecordable(); err != nil {

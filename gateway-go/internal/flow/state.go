@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ const (
 	sidecarSubject = "sidecar"
 	// logSubject is the gateway's own log.
 	logSubject = "log/gateway"
+	historyMax = 1000
 	logGap     = 200 * time.Millisecond
 )
 
@@ -46,6 +48,8 @@ var localAnswers = map[string]func(context.Context, *Service, proto.Message) (pr
 	"/vigil.safety.v1.SafetyService/Get": func(_ context.Context, s *Service, _ proto.Message) (proto.Message, error) {
 		return &safetyv1.GetResponse{State: s.system()}, nil
 	},
+	"/vigil.safety.v1.SafetyService/History": history,
+	"/vigil.safety.v1.SafetyService/Reset":   reset,
 	"/vigil.audit.v1.AuditService/Checkpoint": func(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 		if err := s.ownLog(m.(*auditv1.CheckpointRequest).Log); err != nil {
 			return nil, err
@@ -89,6 +93,7 @@ var localStreams = map[string]func(*Service, *streamCall) error{
 // hub gives changes to watchers; one that falls behind is told to start anew.
 type hub struct {
 	mu       sync.Mutex
+	past     []*safetyv1.Transition
 	watchers map[chan *safetyv1.Transition]bool
 }
 
@@ -112,6 +117,10 @@ func (h *hub) unsubscribe(ch chan *safetyv1.Transition) {
 func (h *hub) publish(t *safetyv1.Transition) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.past) == historyMax {
+		h.past = h.past[1:]
+	}
+	h.past = append(h.past, t)
 	for ch := range h.watchers {
 		select {
 		case ch <- t:
@@ -120,6 +129,13 @@ func (h *hub) publish(t *safetyv1.Transition) {
 			delete(h.watchers, ch)
 		}
 	}
+}
+
+// latest gives what was published, oldest first.
+func (h *hub) latest() []*safetyv1.Transition {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.past)
 }
 
 func (s *Service) watchState(c *streamCall) error {
@@ -200,9 +216,14 @@ func (s *Service) known(model string) bool { return s.subjects.Load().models[mod
 
 // stateChanged records and tells a change of one of the gateway's machines.
 func (s *Service) stateChanged(c safety.Change) {
-	payload, err := proto.Marshal(&auditv1.StatePayload{
+	words := &auditv1.StatePayload{
 		Subject: c.Subject, From: c.From, To: c.To, Event: c.Event, Reason: clip(c.Reason, 1024), TableDigest: s.monitor.Table().Digest,
-	})
+		NowMs: c.NowMs, Parameters: s.monitor.Table().Parameters, Actions: c.Actions, By: c.By, Counters: map[string]*auditv1.CountedTimes{},
+	}
+	for name, times := range c.Counters {
+		words.Counters[name] = &auditv1.CountedTimes{TimesMs: times}
+	}
+	payload, err := proto.Marshal(words)
 	if err != nil {
 		payload = nil
 	}
@@ -233,6 +254,10 @@ func (s *Service) systemEvent(event uint32, text string) {
 // LinkUp implements link.Observer.
 func (s *Service) LinkUp(w *linkv1.Welcome) {
 	s.systemEvent(events.LinkUp, "sidecar run "+w.BootId)
+	if s.boot != "" && s.boot != w.BootId {
+		s.monitor.Event(sidecarSubject, "restarted", "the sidecar was started again too often (supervisor.restart_count_max)")
+	}
+	s.boot = w.BootId
 	s.log.Info("link up", "sidecar_pid", w.Pid, "boot", w.BootId)
 }
 
@@ -256,6 +281,13 @@ func (s *Service) LinkSilent(silence time.Duration) {
 	text := "no heartbeat for " + silence.Round(time.Millisecond).String()
 	s.systemEvent(events.HeartbeatExpired, text)
 	s.monitor.Event(sidecarSubject, "fault", text)
+}
+
+// LinkHung implements link.Observer.
+func (s *Service) LinkHung(pid int, silence time.Duration) {
+	text := fmt.Sprintf("the sidecar (pid %d) was silent for %s and is killed", pid, silence.Round(time.Millisecond))
+	s.systemEvent(events.SidecarKilled, text)
+	s.log.Error("sidecar killed", "pid", pid, "silence", silence.String())
 }
 
 // Checkpoint implements link.Observer.

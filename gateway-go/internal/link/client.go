@@ -25,7 +25,10 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	HeartbeatTimeout  time.Duration
 	// CallGrace is how much longer calls under way may wait for a silent sidecar.
-	CallGrace    time.Duration
+	CallGrace time.Duration
+	// RestartAfter is how much longer a silent sidecar may live before it is killed,
+	// so that its supervisor starts another; 0 leaves it alone.
+	RestartAfter time.Duration
 	LaneCallsMax int
 }
 
@@ -38,6 +41,8 @@ type Observer interface {
 	LinkDown(reason string, damage bool)
 	// LinkSilent: no heartbeat came in time; new calls are refused from now on.
 	LinkSilent(silence time.Duration)
+	// LinkHung: the silent sidecar is killed now.
+	LinkHung(pid int, silence time.Duration)
 	// LinkHeartbeat: a sound heartbeat came.
 	LinkHeartbeat(h *linkv1.Heartbeat)
 	// Checkpoint gives our own log's latest checkpoint, for the sidecar.
@@ -97,6 +102,11 @@ func (c *Client) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	other, err := peerOf(raw)
+	if err != nil {
+		return fmt.Errorf("the sidecar's process: %w", err)
+	}
+	defer other.release()
 	cn := newConn(raw, welcome, c.config.LaneCallsMax)
 	defer cn.fail(ErrDown)
 	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
@@ -107,7 +117,7 @@ func (c *Client) once(ctx context.Context) error {
 	defer c.conn.CompareAndSwap(cn, nil)
 	beating, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go c.beat(beating, cn)
+	go c.beat(beating, cn, other)
 	return c.readAll(cn, reader)
 }
 
@@ -189,10 +199,10 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 }
 
 // beat sends heartbeats and watches for the sidecar's.
-func (c *Client) beat(ctx context.Context, cn *conn) {
+func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 	tick := time.NewTicker(c.config.HeartbeatInterval)
 	defer tick.Stop()
-	told, failed, sent := false, false, ""
+	told, failed, killed, sent := false, false, false, ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -219,6 +229,11 @@ func (c *Client) beat(ctx context.Context, cn *conn) {
 		if told && !failed && silence > c.config.HeartbeatTimeout+c.config.CallGrace {
 			failed = true
 			cn.failCalls(ErrSilent)
+		}
+		if told && !killed && c.config.RestartAfter > 0 && silence > c.config.HeartbeatTimeout+c.config.RestartAfter {
+			killed = true
+			c.observer.LinkHung(other.pid, silence)
+			_ = other.kill() // it may have ended by itself: then the link ends too
 		}
 	}
 }

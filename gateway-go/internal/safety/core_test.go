@@ -1,11 +1,13 @@
 package safety
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +16,7 @@ import (
 
 const scenarios = "../../../safety/scenarios"
 
-func table(t *testing.T, override map[string]int) *Table {
+func table(t *testing.T, override map[string]int64) *Table {
 	t.Helper()
 	source, err := ParseSource(machineJSON)
 	if err != nil {
@@ -30,7 +32,7 @@ func table(t *testing.T, override map[string]int) *Table {
 // Each readable transcript is what the core does; the Python core runs the same files.
 func TestScenarios(t *testing.T) {
 	files, _ := filepath.Glob(filepath.Join(scenarios, "*.txt"))
-	if len(files) < 4 {
+	if len(files) < 11 {
 		t.Fatalf("only %d scenarios", len(files))
 	}
 	for _, file := range files {
@@ -39,13 +41,13 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			override := map[string]int{}
+			override := map[string]int64{}
 			lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 			for _, line := range lines {
 				if rest, ok := strings.CutPrefix(line, "# parameters: "); ok {
 					for _, pair := range strings.Fields(rest) {
 						k, v, _ := strings.Cut(pair, "=")
-						override[k], _ = strconv.Atoi(v)
+						override[k], _ = strconv.ParseInt(v, 10, 64)
 					}
 				}
 			}
@@ -69,55 +71,92 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-func text(s MachineState) string {
-	parts := []string{s.Name}
-	for _, name := range []string{"good", "rounds"} {
-		if n := len(s.Counters[name]); n > 0 {
+// seen gives a state as it is some ms later, times relative to then, and its text.
+func seen(tb *Table, s MachineState, later int64) (MachineState, string) {
+	out, parts := MachineState{Name: s.Name, Counters: map[string][]int64{}}, []string{s.Name}
+	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
+		window, windowed := tb.windowsMs[name]
+		var ages []string
+		for _, at := range s.Counters[name] {
+			if !windowed {
+				out.Counters[name] = append(out.Counters[name], at)
+			} else if later-at < window {
+				out.Counters[name] = append(out.Counters[name], at-later)
+				ages = append(ages, strconv.FormatInt(later-at, 10))
+			}
+		}
+		if n := len(out.Counters[name]); n > 0 && windowed {
+			parts = append(parts, name+"="+strings.Join(ages, ","))
+		} else if n > 0 {
 			parts = append(parts, fmt.Sprintf("%s=%d", name, n))
 		}
 	}
-	return strings.Join(parts, " ")
+	return out, strings.Join(parts, " ")
 }
 
-// The reachable states for small parameters are those that the Python core reaches.
+// The graph of all reachable states for small parameters, time included, is the
+// one of the Python core (vigil_safety.explore): one hash of all its steps.
 func TestGraphEqualsPython(t *testing.T) {
-	tb := table(t, map[string]int{"good_probes_min": 2, "rounds_max": 2, "rounds_window_ms": 1_000_000_000})
-	graph := map[string]map[string]string{}
-	todo := []MachineState{tb.Start()}
-	for len(todo) > 0 {
-		state := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if graph[text(state)] != nil {
-			continue
-		}
-		row := map[string]string{}
-		graph[text(state)] = row
-		for _, event := range tb.Events {
-			after, actions := tb.Step(state, event, 0)
-			row[event] = strings.TrimSpace(text(after) + " / " + strings.Join(actions, " "))
-			todo = append(todo, after)
-		}
-	}
 	data, err := os.ReadFile(filepath.Join(scenarios, "graph.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want map[string]map[string]string
+	var want struct {
+		Parameters    map[string]int64
+		States, Steps int
+		SHA256        string
+	}
 	if err := json.Unmarshal(data, &want); err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(graph, want) {
-		t.Fatalf("the graphs differ: Go reaches %d states, Python %d", len(graph), len(want))
+	tb := table(t, want.Parameters)
+	graph := map[string][]string{}
+	todo := []MachineState{tb.Start()}
+	steps := 0
+	for len(todo) > 0 {
+		state, name := seen(tb, todo[len(todo)-1], 0)
+		todo = todo[:len(todo)-1]
+		if graph[name] != nil {
+			continue
+		}
+		var lines []string
+		for _, event := range tb.Events {
+			after, actions := tb.Step(state, event, 0)
+			after, text := seen(tb, after, 0)
+			lines = append(lines, fmt.Sprintf("%s | %s | %s | %s\n", name, event, text, strings.Join(actions, " ")))
+			todo = append(todo, after)
+		}
+		after, text := seen(tb, state, 1)
+		lines = append(lines, fmt.Sprintf("%s | tick | %s | \n", name, text))
+		todo = append(todo, after)
+		slices.Sort(lines)
+		graph[name] = lines
+		steps += len(lines)
+	}
+	hash := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(graph)) {
+		for _, line := range graph[name] {
+			hash.Write([]byte(line))
+		}
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); len(graph) != want.States || steps != want.Steps || got != want.SHA256 {
+		t.Fatalf("Go reaches %d states by %d steps (%s), Python %d by %d (%s)", len(graph), steps, got, want.States, want.Steps, want.SHA256)
 	}
 }
 
 // A table with a hole, a nondeterminism, an unknown name or an unreachable state does not load.
 func TestBrokenTables(t *testing.T) {
 	for name, change := range map[string]func(*Source){
-		"unhandled event": func(s *Source) { delete(s.Transitions["NORMAL"], "fault") },
-		"guard last":      func(s *Source) { s.Transitions["NORMAL"]["fault"] = s.Transitions["NORMAL"]["fault"][:1] },
-		"unknown state":   func(s *Source) { s.Transitions["NORMAL"]["ready"][0].To = "NOWHERE" },
-		"unknown counter": func(s *Source) { s.Transitions["NORMAL"]["ready"][0].Count = "nothing" },
+		"unhandled event":            func(s *Source) { delete(s.Transitions["NORMAL"], "fault") },
+		"guard last":                 func(s *Source) { s.Transitions["NORMAL"]["fault"] = s.Transitions["NORMAL"]["fault"][:1] },
+		"entered without its action": func(s *Source) { s.Transitions["NORMAL"]["fault"][1].Actions = nil },
+		"unknown action":             func(s *Source) { s.Transitions["NORMAL"]["ready"][0].Actions = []string{"nothing"} },
+		"two guards":                 func(s *Source) { s.Transitions["NORMAL"]["fault"][0].Guard["below"] = "rounds_max" },
+		"unknown parameter":          func(s *Source) { s.Transitions["NORMAL"]["fault"][0].Guard["above"] = "nothing" },
+		"latched":                    func(s *Source) { s.Transitions["SAFE_STOP"]["ready"][0].To = "STARTING" },
+		"no states":                  func(s *Source) { delete(s.Transitions, "NORMAL") },
+		"unknown state":              func(s *Source) { s.Transitions["NORMAL"]["ready"][0].To = "NOWHERE" },
+		"unknown counter":            func(s *Source) { s.Transitions["NORMAL"]["ready"][0].Count = "nothing" },
 		"unreachable": func(s *Source) {
 			s.States["ISLAND"] = s.States["NORMAL"]
 			s.Transitions["ISLAND"] = s.Transitions["NORMAL"]
@@ -137,7 +176,7 @@ func TestBrokenTables(t *testing.T) {
 // Listeners hear of changes with their cause, not of events that change nothing.
 func TestMonitor(t *testing.T) {
 	var heard []string
-	m := NewMonitor(table(t, nil), func(c Change) { heard = append(heard, c.Subject+" "+c.From+">"+c.To+" "+c.Event) })
+	m := NewMonitor(table(t, nil), func(c Change) { heard = append(heard, c.Subject+" "+c.From+">"+c.To+" "+c.Event) }, nil)
 	m.Event("sidecar", "ready", "")
 	m.Event("sidecar", "ready", "")
 	m.Event("sidecar", "fault", "gone")

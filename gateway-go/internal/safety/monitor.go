@@ -10,13 +10,13 @@ import (
 //go:embed machine_gen.json
 var machineJSON []byte
 
-// Machine loads Vigil's own table.
-func Machine() (*Table, error) {
+// Machine loads Vigil's own table; parameters replace defaults.
+func Machine(parameters map[string]int64) (*Table, error) {
 	source, err := ParseSource(machineJSON)
 	if err != nil {
 		return nil, err
 	}
-	return LoadTable(source, nil)
+	return LoadTable(source, parameters)
 }
 
 // ParseSource reads the JSON form of safety/machine.yaml.
@@ -28,11 +28,17 @@ func ParseSource(data []byte) (*Source, error) {
 	return &s, nil
 }
 
-// Change is one change of one subject's state.
+// Change is one change of one subject's state: all that the step was computed
+// from, and what came of it.
 type Change struct {
 	Subject, From, To, Event, Reason string
-	TimeUs                           int64
-	Actions                          []string
+	// By is who reset a stop.
+	By      string
+	TimeUs  int64
+	Actions []string
+	NowMs   int64
+	// Counters is what was counted before the step.
+	Counters map[string][]int64
 }
 
 // Status is a subject's state, why, and since when.
@@ -42,22 +48,25 @@ type Status struct {
 }
 
 // Monitor keeps one machine per subject. All methods may be called at the same
-// time. Listener hears each change, in order, while no other change happens.
+// time, but not by the listener. It hears each change, in order, while no other
+// change happens. Then the actions that the step requested and that have a
+// function are carried out; one that fails is the event action_failed.
 type Monitor struct {
 	table    *Table
 	listener func(Change)
+	actions  map[string]func(Change) error
 	start    time.Time
 
-	order    sync.Mutex // held while a change is made and told
+	order    sync.Mutex // held while a change is made, told and followed
 	mu       sync.Mutex
 	machines map[string]MachineState
 	status   map[string]Status
 }
 
-// NewMonitor makes a monitor without subjects.
-func NewMonitor(table *Table, listener func(Change)) *Monitor {
+// NewMonitor makes a monitor without subjects. Actions may be nil.
+func NewMonitor(table *Table, listener func(Change), actions map[string]func(Change) error) *Monitor {
 	return &Monitor{
-		table: table, listener: listener, start: time.Now(),
+		table: table, listener: listener, actions: actions, start: time.Now(),
 		machines: map[string]MachineState{}, status: map[string]Status{},
 	}
 }
@@ -65,28 +74,75 @@ func NewMonitor(table *Table, listener func(Change)) *Monitor {
 // Table is the monitor's specification.
 func (m *Monitor) Table() *Table { return m.table }
 
+// Restore puts a subject into the stop that was kept for it.
+func (m *Monitor) Restore(subject string, stop Stop) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.machines[subject] = m.table.Stopped()
+	m.status[subject] = Status{m.table.Latched, stop.Reason, stop.SinceUs}
+}
+
 // Event feeds one event to a subject and returns its state.
 func (m *Monitor) Event(subject, event, reason string) string {
+	return m.feed(subject, event, reason, "")
+}
+
+// Reset feeds the event reset, and says whether the subject was latched.
+func (m *Monitor) Reset(subject, reason, by string) bool {
+	if m.Status(subject).State != m.table.Latched {
+		return false
+	}
+	m.feed(subject, "reset", reason, by)
+	return true
+}
+
+func (m *Monitor) feed(subject, event, reason, by string) string {
 	m.order.Lock()
 	defer m.order.Unlock()
+	for {
+		change, state := m.step(subject, event, reason, by)
+		if change == nil {
+			return state
+		}
+		m.listener(*change)
+		failed := m.follow(change)
+		if failed == "" {
+			return state
+		}
+		event, reason, by = "action_failed", failed, ""
+	}
+}
+
+// step makes one step; the change is nil when the state stays.
+func (m *Monitor) step(subject, event, reason, by string) (*Change, string) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	before, known := m.machines[subject]
 	if !known {
 		before = m.table.Start()
 		m.status[subject] = Status{before.Name, "", time.Now().UnixMicro()}
 	}
-	after, actions := m.table.Step(before, event, time.Since(m.start).Milliseconds())
+	nowMs := time.Since(m.start).Milliseconds()
+	after, actions := m.table.Step(before, event, nowMs)
 	m.machines[subject] = after
-	changed := after.Name != before.Name
+	if after.Name == before.Name {
+		return nil, after.Name
+	}
 	nowUs := time.Now().UnixMicro()
-	if changed {
-		m.status[subject] = Status{after.Name, reason, nowUs}
+	m.status[subject] = Status{after.Name, reason, nowUs}
+	return &Change{subject, before.Name, after.Name, event, reason, by, nowUs, actions, nowMs, before.Counters}, after.Name
+}
+
+// follow carries out what a step requested, and says what failed.
+func (m *Monitor) follow(c *Change) string {
+	for _, name := range c.Actions {
+		if work := m.actions[name]; work != nil {
+			if err := work(*c); err != nil {
+				return name + ": " + err.Error()
+			}
+		}
 	}
-	m.mu.Unlock()
-	if changed {
-		m.listener(Change{subject, before.Name, after.Name, event, reason, nowUs, actions})
-	}
-	return after.Name
+	return ""
 }
 
 // Status of one subject; the initial state when it is unknown.

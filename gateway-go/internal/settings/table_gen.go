@@ -132,7 +132,13 @@ type Settings struct {
 	AuditReadersMax int64
 	// AuditRefusalsPerS is audit.refusals_per_s. Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.
 	AuditRefusalsPerS int64
-	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s before the supervisor gives up.
+	// SafetyProbeIntervalS is safety.probe_interval_s. Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.
+	SafetyProbeIntervalS float64
+	// SafetyRunMsMax is safety.run_ms_max. A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.
+	SafetyRunMsMax int64
+	// SupervisorRestartAfterMs is supervisor.restart_after_ms. A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.
+	SupervisorRestartAfterMs int64
+	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.
 	SupervisorRestartCountMax int64
 	// SupervisorRestartWindowS is supervisor.restart_window_s. Window of supervisor.restart_count_max.
 	SupervisorRestartWindowS float64
@@ -146,6 +152,39 @@ type Settings struct {
 	TraceOTLPEndpoint string
 	// TraceSampleRatio is trace.sample_ratio. Share of calls without a sampled parent that are traced.
 	TraceSampleRatio float64
+	// SafetyGoodProbesMin is safety.good_probes_min. Good probes in a row, under one lease, before Normal. (probes; docs/state-machine.md)
+	SafetyGoodProbesMin int64
+	// SafetyLeaseMs is safety.lease_ms. How long the probes of one round may take. (ms; docs/state-machine.md)
+	SafetyLeaseMs int64
+	// SafetyTimeoutsMax is safety.timeouts_max. Timeouts in a row, without a good call between, that degrade. (calls; docs/state-machine.md)
+	SafetyTimeoutsMax int64
+	// SafetyErrorsMax is safety.errors_max. Failed calls within the window that degrade. (calls; docs/state-machine.md)
+	SafetyErrorsMax int64
+	// SafetyErrorsWindowMs is safety.errors_window_ms. Window of errors_max. (ms; docs/state-machine.md)
+	SafetyErrorsWindowMs int64
+	// SafetyRoundsMax is safety.rounds_max. Falls to Degraded within the window; one more is Safe stop. (rounds; docs/state-machine.md)
+	SafetyRoundsMax int64
+	// SafetyRoundsWindowMs is safety.rounds_window_ms. Window of rounds_max. (ms; docs/state-machine.md)
+	SafetyRoundsWindowMs int64
+	// SafetyBackoffMs is safety.backoff_ms. Degraded lasts at least this long after a first fall; twice as long after each further one in the window. (ms; docs/state-machine.md)
+	SafetyBackoffMs int64
+	// SafetyBackoffMaxMs is safety.backoff_max_ms. The longest back-off. (ms; docs/state-machine.md)
+	SafetyBackoffMaxMs int64
+}
+
+// SafetyParameters are the parameters of the safety table that are settings of that name.
+func (s *Settings) SafetyParameters() map[string]int64 {
+	return map[string]int64{
+		"good_probes_min":  s.SafetyGoodProbesMin,
+		"lease_ms":         s.SafetyLeaseMs,
+		"timeouts_max":     s.SafetyTimeoutsMax,
+		"errors_max":       s.SafetyErrorsMax,
+		"errors_window_ms": s.SafetyErrorsWindowMs,
+		"rounds_max":       s.SafetyRoundsMax,
+		"rounds_window_ms": s.SafetyRoundsWindowMs,
+		"backoff_ms":       s.SafetyBackoffMs,
+		"backoff_max_ms":   s.SafetyBackoffMaxMs,
+	}
 }
 
 var table = []Spec{
@@ -213,11 +252,23 @@ var table = []Spec{
 	{Key: "audit.read_timeout_s", Type: "float", Default: "30", Min: 0.1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Longest time for reading a log for one call; a caller's own deadline may be shorter. A search that takes longer goes on with the next page.", field: func(s *Settings) any { return &s.AuditReadTimeoutS }},
 	{Key: "audit.readers_max", Type: "int", Default: "2", Min: 1, Max: 64, Allowed: []string{}, Flag: "", Doc: "Calls that read logs at the same time, each in a process of lowest priority. More are refused.", field: func(s *Settings) any { return &s.AuditReadersMax }},
 	{Key: "audit.refusals_per_s", Type: "int", Default: "1000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.", field: func(s *Settings) any { return &s.AuditRefusalsPerS }},
-	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s before the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
+	{Key: "safety.probe_interval_s", Type: "float", Default: "60", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.", field: func(s *Settings) any { return &s.SafetyProbeIntervalS }},
+	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
+	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
+	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},
 	{Key: "supervisor.backoff_ms", Type: "int", Default: "100", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Wait before the first restart; doubles with each further one in the window.", field: func(s *Settings) any { return &s.SupervisorBackoffMs }},
 	{Key: "supervisor.start_timeout_s", Type: "float", Default: "120", Min: 1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Time until both processes must be ready.", field: func(s *Settings) any { return &s.SupervisorStartTimeoutS }},
 	{Key: "log.level", Type: "string", Default: "info", Min: 0, Max: 0, Allowed: []string{"debug", "info", "warning", "error"}, Flag: "", Doc: "Least severity of log lines.", field: func(s *Settings) any { return &s.LogLevel }},
 	{Key: "trace.otlp_endpoint", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "host:port of an OTLP gRPC receiver. Empty: no spans are made.", field: func(s *Settings) any { return &s.TraceOTLPEndpoint }},
 	{Key: "trace.sample_ratio", Type: "float", Default: "1.0", Min: 0, Max: 1, Allowed: []string{}, Flag: "", Doc: "Share of calls without a sampled parent that are traced.", field: func(s *Settings) any { return &s.TraceSampleRatio }},
+	{Key: "safety.good_probes_min", Type: "int", Default: "3", Min: 1, Max: 1000, Allowed: []string{}, Flag: "", Doc: "Good probes in a row, under one lease, before Normal. (probes; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyGoodProbesMin }},
+	{Key: "safety.lease_ms", Type: "int", Default: "5000", Min: 10, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "How long the probes of one round may take. (ms; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyLeaseMs }},
+	{Key: "safety.timeouts_max", Type: "int", Default: "3", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Timeouts in a row, without a good call between, that degrade. (calls; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyTimeoutsMax }},
+	{Key: "safety.errors_max", Type: "int", Default: "10", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Failed calls within the window that degrade. (calls; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyErrorsMax }},
+	{Key: "safety.errors_window_ms", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "Window of errors_max. (ms; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyErrorsWindowMs }},
+	{Key: "safety.rounds_max", Type: "int", Default: "20", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Falls to Degraded within the window; one more is Safe stop. (rounds; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyRoundsMax }},
+	{Key: "safety.rounds_window_ms", Type: "int", Default: "60000", Min: 1, Max: 86400000, Allowed: []string{}, Flag: "", Doc: "Window of rounds_max. (ms; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyRoundsWindowMs }},
+	{Key: "safety.backoff_ms", Type: "int", Default: "50", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "Degraded lasts at least this long after a first fall; twice as long after each further one in the window. (ms; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyBackoffMs }},
+	{Key: "safety.backoff_max_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "The longest back-off. (ms; docs/state-machine.md)", field: func(s *Settings) any { return &s.SafetyBackoffMaxMs }},
 }

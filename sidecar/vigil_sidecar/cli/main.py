@@ -203,10 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     _models(verbs)
     _calls(verbs)
     _audit(verbs)
-    safety = verbs.add_parser("safety", help="safety state").add_subparsers(dest="sub", required=True)
-    status = safety.add_parser("status", help="state of the whole and of each subject; exit 0 only when normal")
-    _common(status, target=True)
-    status.set_defaults(run=_lazy("verbs", "safety_status"))
+    _safety(verbs)
     config = verbs.add_parser("config", help="settings").add_subparsers(dest="sub", required=True)
     show = config.add_parser("show", help="each setting with its origin")
     _common(show, target=False)
@@ -215,6 +212,30 @@ def _parser() -> argparse.ArgumentParser:
     _common(doctor, target=False)
     doctor.set_defaults(run=_lazy("local", "doctor"))
     return parser
+
+
+def _safety(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    safety = verbs.add_parser("safety", help="safety state").add_subparsers(dest="sub", required=True)
+    status = safety.add_parser("status", help="state of the whole and of each subject; exit 0 only when normal")
+    watch = safety.add_parser("watch", help="the present state, then each change")
+    history = safety.add_parser("history", help="the latest changes of this run")
+    history.add_argument("--limit", type=int, default=100, metavar="N", help="at most this many (1000)")
+    for parser in (watch, history):
+        parser.add_argument("--subject", action="append", default=[], help="sidecar, model/NAME, log/gateway, log/sidecar; may be repeated")
+    reset = safety.add_parser("reset", help="end a latched Safe stop; who and why go into the audit log")
+    reset.add_argument("--subject", help="one subject (default: all that are latched)")
+    reset.add_argument("--reason", required=True, metavar="TEXT", help="why it may end")
+    reset.add_argument("--by", required=True, metavar="NAME", help="who says so")
+    for name, parser in (("status", status), ("watch", watch), ("history", history), ("reset", reset)):
+        _common(parser, target=True)
+        parser.set_defaults(run=_lazy("safety", "safety_" + name))
+    simulate = safety.add_parser("simulate", help="drive the table with events from stdin, one JSON line each (safety/events.schema.json)")
+    simulate.add_argument("--parameter", action="append", default=[], metavar="NAME=N", help="a parameter of safety/machine.yaml")
+    simulate.set_defaults(run=_lazy("safety", "safety_simulate"))
+    replayed = safety.add_parser("replay", help="hold the recorded changes of a log against the table")
+    replayed.add_argument("dir", nargs="?", metavar="DIR", help="a log, or a folder with both (default: those of the data folder)")
+    _common(replayed, target=False)
+    replayed.set_defaults(run=_lazy("safety", "safety_replay"))
 
 
 def main(arguments: list[str]) -> int:

@@ -149,7 +149,7 @@ class Supervisor:
                 return False
             while child.restarts and now - child.restarts[0] > s.supervisor_restart_window_s:
                 child.restarts.popleft()
-            if len(child.restarts) >= s.supervisor_restart_count_max:
+            if len(child.restarts) >= s.supervisor_restart_count_max and child.name != "sidecar":  # that one the gateway stops safely
                 self._say(
                     f"{child.name} {how}; {len(child.restarts)} restarts within {s.supervisor_restart_window_s} s "
                     "(supervisor.restart_count_max): giving up"

@@ -14,19 +14,19 @@ import numpy as np
 from inference import grpc_service_pb2 as oip
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
-from vigil.safety.v1 import safety_pb2 as safety
 
 from vigil_sidecar.cli.client import CommandFailed, connect
 from vigil_sidecar.cli.pictures import draw
 from vigil_sidecar.engine.datatypes import NUMPY, decode_bytes, encode_bytes
 
-__all__ = ["detect", "infer", "models_activate", "models_list", "models_reload", "models_show", "safety_status"]
+__all__ = ["detect", "infer", "models_activate", "models_list", "models_reload", "models_show", "when"]
 
 _MODELS = "/vigil.models.v1.ModelsService/"
 _TYPES = {dtype: name for name, dtype in NUMPY.items()}
 
 
-def _when(us: int) -> str:
+def when(us: int) -> str:
+    """Microseconds since 1970 as a UTC time."""
     return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds") if us else ""
 
 
@@ -37,7 +37,7 @@ def _model(m: models.Model) -> dict[str, Any]:
         "versions": [
             {
                 "version": v.version, "digest": v.digest, "state": models.VersionState.Name(v.state)[14:].lower(),
-                "reason": v.reason, "since": _when(v.since_us),
+                "reason": v.reason, "since": when(v.since_us),
             }
             for v in m.versions
         ],
@@ -204,20 +204,3 @@ def detect(args: argparse.Namespace) -> int:
             f"{r['image']}: {len(r['boxes'])} boxes, best {best:.2f}, {r['model']} v{r['version']} {r['digest'][:12]} {r['picture'] or ''}"
         )
     return 0
-
-
-def safety_status(args: argparse.Namespace) -> int:
-    """vigil safety status"""
-    reply, _ = connect(args).call("/vigil.safety.v1.SafetyService/Get", safety.GetRequest(), safety.GetResponse)
-    state = safety.State.Name(reply.state.state)[6:]
-    subjects = [
-        {"subject": s.subject, "state": safety.State.Name(s.state)[6:], "since": _when(s.since_us), "reason": s.reason}
-        for s in reply.state.subjects
-    ]
-    if args.json:
-        print(json.dumps({"state": state, "table_digest": reply.state.table_digest, "subjects": subjects}))
-    else:
-        print(f"whole: {state}")
-        for s in subjects:
-            print(f"{s['subject']:30} {s['state']:11} {s['since']} {s['reason']}")
-    return 0 if state == "NORMAL" else 1

@@ -10,6 +10,7 @@ import numpy as np
 
 from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.datatypes import NUMPY
+from vigil_sidecar.engine.golden import Golden, make_golden
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.errors import CandidateRefused
 
@@ -18,14 +19,16 @@ __all__ = ["Warmth", "warm_up"]
 Array = np.ndarray[Any, Any]
 _FREE_DIMENSION_TRIES = (1, 32, 64, 16, 128)
 _RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
+_GOLDEN_SEED = 11
 
 
 class Warmth(NamedTuple):
-    """What warming up found: largest batch (0: not batched), the seconds it takes, largest difference (-1: unknown)."""
+    """What warming up found: largest batch (0: not batched), the seconds it takes, largest difference (-1: unknown), a golden run."""
 
     max_batch_size: int
     run_s: float
     batch_difference: float
+    golden: Golden
 
 
 def _sample(spec: TensorSpec, rows: int | None, free: int, rng: np.random.Generator) -> Array:
@@ -141,14 +144,15 @@ def warm_up(
     for rows in range(1, largest + 1):
         session.run(_feeds(contract, rows, free, rows))
         in_time(f"{rows} of {largest} batch sizes ran")
-    return Warmth(largest, _timed(session, largest, free, clock), -1.0 if gap is None else gap)
+    golden = make_golden(session, _feeds(contract, 1, free, _GOLDEN_SEED))
+    return Warmth(largest, _timed(session, largest, free, clock), -1.0 if gap is None else gap, golden)
 
 
 def _alone(session: Session, rows: int | None, free: int, clock: Callable[[], float], in_time: Callable[[str], None]) -> Warmth:
     """What a model that is not batched takes."""
     run_s = _timed(session, rows, free, clock)
     in_time("two runs took longer")
-    return Warmth(0, run_s, 0.0)
+    return Warmth(0, run_s, 0.0, make_golden(session, _feeds(session.contract, rows, free, _GOLDEN_SEED)))
 
 
 def _timed(session: Session, rows: int | None, free: int, clock: Callable[[], float]) -> float:

@@ -53,6 +53,11 @@ def detail(record: Record) -> dict[str, Any]:
         fields["violations"] = [v.field for v in payload.violations]
     if h.kind == layout.KIND_SYSTEM:
         fields |= dict(payload.fields)
+    if h.kind == layout.KIND_STATE:
+        fields |= {
+            "actions": list(payload.actions), "parameters": dict(payload.parameters),
+            "counters": {n: list(c.times_ms) for n, c in payload.counters.items()},
+        }  # fmt: skip
     return fields
 
 

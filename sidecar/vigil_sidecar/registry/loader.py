@@ -65,7 +65,7 @@ class Loader:
             _check_gates(options, warmth)
             version = LoadedVersion(
                 model, number, staged.digest, staged.size, session, options,
-                warmth.max_batch_size, warmth.run_s, warmth.batch_difference, self._closed,
+                warmth.max_batch_size, warmth.run_s, warmth.batch_difference, warmth.golden, self._closed,
             )  # fmt: skip
             self._check(version)
             return version

@@ -22,7 +22,6 @@ from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Reconciler"]
 
-_PROBES = 3
 _RETRY_S = 0.05
 _COLD_S = 5.0
 """A start waits this long at most for files that are still being written or empty."""
@@ -53,6 +52,8 @@ class Reconciler:
         self._looks = 0
         self._cold_until = time.monotonic() + _COLD_S
         self.first_pass = threading.Event()
+        self.problems: dict[str, str] = {}
+        """By model, what keeps it from recovering; empty when nothing does."""
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
     def start(self) -> None:
@@ -187,6 +188,7 @@ class Reconciler:
         self._registry.models = {n: m for n, m in self._registry.models.items() if n != model.name}
         self._memory.pop(model.name, None)
         self._monitor.remove(f"model/{model.name}")
+        self.problems.pop(model.name, None)
         self._registry.notify()
 
     def _tell_once(self, memory: ModelMemory, name: str, reason: str) -> None:
@@ -359,6 +361,7 @@ class Reconciler:
             problem = f"chosen version {view.chosen} is excluded by version_policy"
         if not problem and view.chosen is not None and memory.is_refused(view.versions, view.chosen):
             problem = f"chosen version {view.chosen} was refused: {memory.refused[view.chosen].reason}"
+        self.problems[model.name] = problem or ("no version serves" if serving is None else "")
         if serving is None:
             if view.versions and all(memory.is_refused(view.versions, n) for n in view.versions) and state != "DEGRADED":
                 self._monitor.event(subject, "fault", "no version passes its checks")
@@ -370,7 +373,3 @@ class Reconciler:
         elif problem and state == "NORMAL" and "version_policy" in problem:
             self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
             self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")
-        elif state == "DEGRADED" and not problem:
-            self._monitor.event(subject, "ready", f"version {serving.number} serves")
-            for _ in range(_PROBES):  # every gate's run of this version was such a probe
-                self._monitor.event(subject, "probe_good", f"version {serving.number} passed its gates")

@@ -34,6 +34,8 @@ class Registry:
         self.models: dict[str, Model] = {}
         self.starting = True
         """Until every model folder was looked at once: what is missing may still come."""
+        self.stopped: dict[str, str] = {}
+        """Models that are stopped safely, and why; the empty name means all."""
         self.changed = threading.Condition()
 
     def lease(self, name: str, version: str) -> LoadedVersion:
@@ -41,9 +43,11 @@ class Registry:
 
         Raises:
             UnknownModel: it is not loaded. Texts are Triton's.
-        Unavailable: the sidecar is starting, so that it may still come.
+            Unavailable: the sidecar is starting, so that it may still come, or the model is stopped safely.
             SemanticViolation: the version is no number.
         """
+        if self.stopped:
+            self._refuse_stopped(name)
         model = self.models.get(name)
         if model is None:
             self._refuse_while_starting(name)
@@ -67,6 +71,12 @@ class Registry:
                     raise UnknownModel(f"Request for unknown model: '{name}' version {version} is not at ready state")
             if found.acquire():
                 return found
+
+    def _refuse_stopped(self, name: str) -> None:
+        for stopped in (name, ""):
+            if (reason := self.stopped.get(stopped)) is not None:
+                what = f"model '{name}'" if stopped else "the sidecar"
+                raise Unavailable(f"{what} is stopped safely ({reason}); a person has to reset it: vigil safety reset")
 
     def _refuse_while_starting(self, name: str) -> None:
         if self.starting:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from vigil_sidecar.engine.contract import Contract
+from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.registry.options import ModelOptions
 
 __all__ = ["LoadedVersion", "ModelEvent", "ModelView", "Runnable", "VersionView"]
@@ -34,13 +35,15 @@ class LoadedVersion:
 
     def __init__(
         self, model: str, number: int, digest: str, size: int, session: Runnable, options: ModelOptions,
-        max_batch_size: int, run_s: float, batch_difference: float, on_closed: Callable[[LoadedVersion], None],
+        max_batch_size: int, run_s: float, batch_difference: float, golden: Golden, on_closed: Callable[[LoadedVersion], None],
     ) -> None:  # fmt: skip
         self.model, self.number, self.digest, self.size = model, number, digest, size
         self.digest_bytes = bytes.fromhex(digest)
         self.text = str(number)
         self.session, self.options = session, options
         self.max_batch_size, self.run_s, self.batch_difference = max_batch_size, run_s, batch_difference
+        self.golden = golden
+        """What the version is probed with."""
         self.inputs = {t.name: t for t in session.contract.inputs}
         self.outputs = {t.name: t for t in session.contract.outputs}
         self.output_names = tuple(self.outputs)

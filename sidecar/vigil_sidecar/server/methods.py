@@ -66,6 +66,8 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True),
         _MODELS + "ReloadModel": UnaryMethod(models.ReloadModelRequest, mod.reload, control=True),
         _SAFETY + "Get": UnaryMethod(safety.GetRequest, parts.safety.get),
+        _SAFETY + "History": UnaryMethod(safety.HistoryRequest, parts.safety.history),
+        _SAFETY + "Reset": UnaryMethod(safety.ResetRequest, parts.safety.reset, control=True),
         _AUDIT + "Checkpoint": UnaryMethod(audit.CheckpointRequest, parts.audit.checkpoint),
         _AUDIT + "RotateKey": UnaryMethod(audit.RotateKeyRequest, parts.audit.rotate_key, control=True),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vigil.audit.v1.audit_pb2 import CallPayload, ModelPayload, StatePayload, SystemPayload
 
+from vigil_safety.core import Table
 from vigil_safety.monitor import Change
 from vigil_sidecar.errors import CallError
 from vigil_sidecar.registry.version import ModelEvent
@@ -36,12 +37,15 @@ def model_payload(event: ModelEvent) -> bytes:
     ).SerializeToString()  # fmt: skip
 
 
-def state_payload(change: Change, table_digest: str) -> bytes:
-    """Payload of a change of safety state."""
+def state_payload(change: Change, table: Table) -> bytes:
+    """Payload of a change of safety state: all that its step can be computed from again (vigil safety replay)."""
     message = StatePayload(
-        subject=change.subject, to=change.after, event=change.event, reason=change.reason[:_TEXT_MAX], table_digest=table_digest
+        subject=change.subject, to=change.after, event=change.event, reason=change.reason[:_TEXT_MAX], table_digest=table.digest,
+        now_ms=change.now_ms, actions=change.actions, parameters=table.parameters, by=change.by,
     )  # fmt: skip
     setattr(message, "from", change.before)
+    for name, times in change.counters.items():
+        message.counters[name].times_ms.extend(times)
     return message.SerializeToString()
 
 

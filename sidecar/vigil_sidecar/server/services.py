@@ -15,11 +15,12 @@ from vigil.safety.v1 import safety_pb2 as safety
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
 from vigil_sidecar.audit.writer import AuditWriter
-from vigil_sidecar.errors import AuditError, Forbidden, SemanticViolation, Unavailable, UnknownModel
+from vigil_sidecar.errors import AuditError, Forbidden, NotStopped, SemanticViolation, Unavailable, UnknownModel
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.repository import MODEL_NAME, read_latest, restore_latest, write_latest
 from vigil_sidecar.registry.version import ModelView
+from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import WatchHub
@@ -28,6 +29,7 @@ __all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "system_state"
 
 _ACTIVATE_WAIT_S = 60.0
 _WAIT_S = 0.25
+_HISTORY_DEFAULT = 100
 
 
 def _wait_s(call: Call) -> float:
@@ -214,12 +216,25 @@ def transition_message(change: Change) -> safety.Transition:
 class SafetyReports:
     """SafetyService of the sidecar: its models."""
 
-    def __init__(self, monitor: Monitor, hub: WatchHub) -> None:
-        self._monitor, self._hub = monitor, hub
+    def __init__(self, keeper: Safety, hub: WatchHub) -> None:
+        self._safety, self._monitor, self._hub = keeper, keeper.monitor, hub
 
     def get(self, request: safety.GetRequest, call: Call) -> safety.GetResponse:
         """The present state."""
         return safety.GetResponse(state=system_state(self._monitor))
+
+    def history(self, request: safety.HistoryRequest, call: Call) -> safety.HistoryResponse:
+        """The latest changes of this run, oldest first."""
+        wanted = [c for c in self._safety.history.copy() if not request.subjects or c.subject in request.subjects]
+        return safety.HistoryResponse(transitions=[transition_message(c) for c in wanted[-(request.limit or _HISTORY_DEFAULT) :]])
+
+    def reset(self, request: safety.ResetRequest, call: Call) -> safety.ResetResponse:
+        """End latched stops."""
+        subjects = self._safety.reset(request.subject, request.reason, request.by)
+        if not subjects:
+            what = f"subject '{request.subject}' is not" if request.subject else "nothing is"
+            raise NotStopped(f"{what} stopped safely; vigil safety status shows the states")
+        return safety.ResetResponse(subjects=subjects, state=system_state(self._monitor))
 
     def watch(self, call: Call, request: safety.WatchRequest) -> None:
         """The present state, then each change."""

@@ -279,13 +279,22 @@ func (x *ModelPayload) GetGeneration() uint64 {
 
 // StatePayload explains a change of safety state.
 type StatePayload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
-	Event         string                 `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	TableDigest   string                 `protobuf:"bytes,6,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Subject     string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	From        string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To          string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Event       string                 `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
+	Reason      string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	TableDigest string                 `protobuf:"bytes,6,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
+	// Milliseconds of the machine's monotonic clock at the step.
+	NowMs int64 `protobuf:"varint,7,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
+	// What was counted before the step: by counter, when.
+	Counters map[string]*CountedTimes `protobuf:"bytes,8,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Parameters of the table, as this run had them.
+	Parameters map[string]int64 `protobuf:"bytes,9,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Actions    []string         `protobuf:"bytes,10,rep,name=actions,proto3" json:"actions,omitempty"`
+	// Who reset a stop.
+	By            string `protobuf:"bytes,11,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,6 +371,86 @@ func (x *StatePayload) GetTableDigest() string {
 	return ""
 }
 
+func (x *StatePayload) GetNowMs() int64 {
+	if x != nil {
+		return x.NowMs
+	}
+	return 0
+}
+
+func (x *StatePayload) GetCounters() map[string]*CountedTimes {
+	if x != nil {
+		return x.Counters
+	}
+	return nil
+}
+
+func (x *StatePayload) GetParameters() map[string]int64 {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *StatePayload) GetActions() []string {
+	if x != nil {
+		return x.Actions
+	}
+	return nil
+}
+
+func (x *StatePayload) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// CountedTimes are times of one counter, in milliseconds like now_ms.
+type CountedTimes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimesMs       []int64                `protobuf:"varint,1,rep,packed,name=times_ms,json=timesMs,proto3" json:"times_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountedTimes) Reset() {
+	*x = CountedTimes{}
+	mi := &file_vigil_audit_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountedTimes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountedTimes) ProtoMessage() {}
+
+func (x *CountedTimes) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_audit_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountedTimes.ProtoReflect.Descriptor instead.
+func (*CountedTimes) Descriptor() ([]byte, []int) {
+	return file_vigil_audit_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CountedTimes) GetTimesMs() []int64 {
+	if x != nil {
+		return x.TimesMs
+	}
+	return nil
+}
+
 // SystemPayload explains an event of the process itself.
 type SystemPayload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -373,7 +462,7 @@ type SystemPayload struct {
 
 func (x *SystemPayload) Reset() {
 	*x = SystemPayload{}
-	mi := &file_vigil_audit_v1_audit_proto_msgTypes[4]
+	mi := &file_vigil_audit_v1_audit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +474,7 @@ func (x *SystemPayload) String() string {
 func (*SystemPayload) ProtoMessage() {}
 
 func (x *SystemPayload) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_audit_v1_audit_proto_msgTypes[4]
+	mi := &file_vigil_audit_v1_audit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +487,7 @@ func (x *SystemPayload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemPayload.ProtoReflect.Descriptor instead.
 func (*SystemPayload) Descriptor() ([]byte, []int) {
-	return file_vigil_audit_v1_audit_proto_rawDescGZIP(), []int{4}
+	return file_vigil_audit_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SystemPayload) GetText() string {
@@ -445,14 +534,30 @@ const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\x0freplaced_digest\x18\x06 \x01(\tR\x0ereplacedDigest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\a \x01(\x04R\n" +
-	"generation\"\x9d\x01\n" +
+	"generation\"\x8e\x04\n" +
 	"\fStatePayload\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x14\n" +
 	"\x05event\x18\x04 \x01(\tR\x05event\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12!\n" +
-	"\ftable_digest\x18\x06 \x01(\tR\vtableDigest\"\xa1\x01\n" +
+	"\ftable_digest\x18\x06 \x01(\tR\vtableDigest\x12\x15\n" +
+	"\x06now_ms\x18\a \x01(\x03R\x05nowMs\x12F\n" +
+	"\bcounters\x18\b \x03(\v2*.vigil.audit.v1.StatePayload.CountersEntryR\bcounters\x12L\n" +
+	"\n" +
+	"parameters\x18\t \x03(\v2,.vigil.audit.v1.StatePayload.ParametersEntryR\n" +
+	"parameters\x12\x18\n" +
+	"\aactions\x18\n" +
+	" \x03(\tR\aactions\x12\x0e\n" +
+	"\x02by\x18\v \x01(\tR\x02by\x1aY\n" +
+	"\rCountersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.vigil.audit.v1.CountedTimesR\x05value:\x028\x01\x1a=\n" +
+	"\x0fParametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\")\n" +
+	"\fCountedTimes\x12\x19\n" +
+	"\btimes_ms\x18\x01 \x03(\x03R\atimesMs\"\xa1\x01\n" +
 	"\rSystemPayload\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12A\n" +
 	"\x06fields\x18\x02 \x03(\v2).vigil.audit.v1.SystemPayload.FieldsEntryR\x06fields\x1a9\n" +
@@ -472,23 +577,29 @@ func file_vigil_audit_v1_audit_proto_rawDescGZIP() []byte {
 	return file_vigil_audit_v1_audit_proto_rawDescData
 }
 
-var file_vigil_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_vigil_audit_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_vigil_audit_v1_audit_proto_goTypes = []any{
 	(*CallPayload)(nil),    // 0: vigil.audit.v1.CallPayload
 	(*FieldViolation)(nil), // 1: vigil.audit.v1.FieldViolation
 	(*ModelPayload)(nil),   // 2: vigil.audit.v1.ModelPayload
 	(*StatePayload)(nil),   // 3: vigil.audit.v1.StatePayload
-	(*SystemPayload)(nil),  // 4: vigil.audit.v1.SystemPayload
-	nil,                    // 5: vigil.audit.v1.SystemPayload.FieldsEntry
+	(*CountedTimes)(nil),   // 4: vigil.audit.v1.CountedTimes
+	(*SystemPayload)(nil),  // 5: vigil.audit.v1.SystemPayload
+	nil,                    // 6: vigil.audit.v1.StatePayload.CountersEntry
+	nil,                    // 7: vigil.audit.v1.StatePayload.ParametersEntry
+	nil,                    // 8: vigil.audit.v1.SystemPayload.FieldsEntry
 }
 var file_vigil_audit_v1_audit_proto_depIdxs = []int32{
 	1, // 0: vigil.audit.v1.CallPayload.violations:type_name -> vigil.audit.v1.FieldViolation
-	5, // 1: vigil.audit.v1.SystemPayload.fields:type_name -> vigil.audit.v1.SystemPayload.FieldsEntry
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6, // 1: vigil.audit.v1.StatePayload.counters:type_name -> vigil.audit.v1.StatePayload.CountersEntry
+	7, // 2: vigil.audit.v1.StatePayload.parameters:type_name -> vigil.audit.v1.StatePayload.ParametersEntry
+	8, // 3: vigil.audit.v1.SystemPayload.fields:type_name -> vigil.audit.v1.SystemPayload.FieldsEntry
+	4, // 4: vigil.audit.v1.StatePayload.CountersEntry.value:type_name -> vigil.audit.v1.CountedTimes
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_vigil_audit_v1_audit_proto_init() }
@@ -502,7 +613,7 @@ func file_vigil_audit_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_audit_v1_audit_proto_rawDesc), len(file_vigil_audit_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -433,6 +433,58 @@ func (m *StatePayload) validate(all bool) error {
 
 	// no validation rules for TableDigest
 
+	// no validation rules for NowMs
+
+	{
+		sorted_keys := make([]string, len(m.GetCounters()))
+		i := 0
+		for key := range m.GetCounters() {
+			sorted_keys[i] = key
+			i++
+		}
+		sort.Slice(sorted_keys, func(i, j int) bool { return sorted_keys[i] < sorted_keys[j] })
+		for _, key := range sorted_keys {
+			val := m.GetCounters()[key]
+			_ = val
+
+			// no validation rules for Counters[key]
+
+			if all {
+				switch v := interface{}(val).(type) {
+				case interface{ ValidateAll() error }:
+					if err := v.ValidateAll(); err != nil {
+						errors = append(errors, StatePayloadValidationError{
+							field:  fmt.Sprintf("Counters[%v]", key),
+							reason: "embedded message failed validation",
+							cause:  err,
+						})
+					}
+				case interface{ Validate() error }:
+					if err := v.Validate(); err != nil {
+						errors = append(errors, StatePayloadValidationError{
+							field:  fmt.Sprintf("Counters[%v]", key),
+							reason: "embedded message failed validation",
+							cause:  err,
+						})
+					}
+				}
+			} else if v, ok := interface{}(val).(interface{ Validate() error }); ok {
+				if err := v.Validate(); err != nil {
+					return StatePayloadValidationError{
+						field:  fmt.Sprintf("Counters[%v]", key),
+						reason: "embedded message failed validation",
+						cause:  err,
+					}
+				}
+			}
+
+		}
+	}
+
+	// no validation rules for Parameters
+
+	// no validation rules for By
+
 	if len(errors) > 0 {
 		return StatePayloadMultiError(errors)
 	}
@@ -509,6 +561,105 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = StatePayloadValidationError{}
+
+// Validate checks the field values on CountedTimes with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *CountedTimes) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on CountedTimes with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in CountedTimesMultiError, or
+// nil if none found.
+func (m *CountedTimes) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *CountedTimes) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if len(errors) > 0 {
+		return CountedTimesMultiError(errors)
+	}
+
+	return nil
+}
+
+// CountedTimesMultiError is an error wrapping multiple validation errors
+// returned by CountedTimes.ValidateAll() if the designated constraints aren't met.
+type CountedTimesMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m CountedTimesMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m CountedTimesMultiError) AllErrors() []error { return m }
+
+// CountedTimesValidationError is the validation error returned by
+// CountedTimes.Validate if the designated constraints aren't met.
+type CountedTimesValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e CountedTimesValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e CountedTimesValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e CountedTimesValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e CountedTimesValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e CountedTimesValidationError) ErrorName() string { return "CountedTimesValidationError" }
+
+// Error satisfies the builtin error interface
+func (e CountedTimesValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sCountedTimes.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = CountedTimesValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = CountedTimesValidationError{}
 
 // Validate checks the field values on SystemPayload with the rules defined in
 // the proto definition for this message. If any rules are violated, the first

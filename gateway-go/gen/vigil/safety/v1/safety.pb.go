@@ -83,6 +83,219 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
 }
 
+type HistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Subjects to report; empty means all.
+	Subjects []string `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// At most this many; 0 means 100.
+	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *HistoryRequest) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type HistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Transitions   []*Transition          `protobuf:"bytes,1,rep,name=transitions,proto3" json:"transitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HistoryResponse) GetTransitions() []*Transition {
+	if x != nil {
+		return x.Transitions
+	}
+	return nil
+}
+
+type ResetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subject to reset; empty means all that are latched.
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who does it.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetRequest) Reset() {
+	*x = ResetRequest{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetRequest) ProtoMessage() {}
+
+func (x *ResetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
+func (*ResetRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ResetRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ResetRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ResetRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type ResetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Subjects that were latched and no longer are.
+	Subjects      []string     `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	State         *SystemState `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetResponse) Reset() {
+	*x = ResetResponse{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetResponse) ProtoMessage() {}
+
+func (x *ResetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
+func (*ResetResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ResetResponse) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *ResetResponse) GetState() *SystemState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -91,7 +304,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -103,7 +316,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -116,7 +329,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{4}
 }
 
 type GetResponse struct {
@@ -128,7 +341,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +353,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +366,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{1}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetResponse) GetState() *SystemState {
@@ -173,7 +386,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +398,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +411,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{2}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchRequest) GetSubjects() []string {
@@ -219,7 +432,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +444,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +457,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{3}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchResponse) GetState() *SystemState {
@@ -277,7 +490,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +502,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +515,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{4}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Transition) GetSubject() string {
@@ -362,7 +575,7 @@ type SubjectState struct {
 
 func (x *SubjectState) Reset() {
 	*x = SubjectState{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +587,7 @@ func (x *SubjectState) String() string {
 func (*SubjectState) ProtoMessage() {}
 
 func (x *SubjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +600,7 @@ func (x *SubjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectState.ProtoReflect.Descriptor instead.
 func (*SubjectState) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{5}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SubjectState) GetSubject() string {
@@ -431,7 +644,7 @@ type SystemState struct {
 
 func (x *SystemState) Reset() {
 	*x = SystemState{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +656,7 @@ func (x *SystemState) String() string {
 func (*SystemState) ProtoMessage() {}
 
 func (x *SystemState) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +669,7 @@ func (x *SystemState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemState.ProtoReflect.Descriptor instead.
 func (*SystemState) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{6}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SystemState) GetState() State {
@@ -484,7 +697,22 @@ var File_vigil_safety_v1_safety_proto protoreflect.FileDescriptor
 
 const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\n" +
-	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\f\n" +
+	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"^\n" +
+	"\x0eHistoryRequest\x12,\n" +
+	"\bsubjects\x18\x01 \x03(\tB\x10\xfaB\r\x92\x01\n" +
+	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\x12\x1e\n" +
+	"\x05limit\x18\x02 \x01(\rB\b\xfaB\x05*\x03\x18\xe8\aR\x05limit\"P\n" +
+	"\x0fHistoryResponse\x12=\n" +
+	"\vtransitions\x18\x01 \x03(\v2\x1b.vigil.safety.v1.TransitionR\vtransitions\"r\n" +
+	"\fResetRequest\x12\"\n" +
+	"\asubject\x18\x01 \x01(\tB\b\xfaB\x05r\x03\x18\x80\x02R\asubject\x12\"\n" +
+	"\x06reason\x18\x02 \x01(\tB\n" +
+	"\xfaB\ar\x05\x10\x01\x18\x80\bR\x06reason\x12\x1a\n" +
+	"\x02by\x18\x03 \x01(\tB\n" +
+	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\x02by\"_\n" +
+	"\rResetResponse\x12\x1a\n" +
+	"\bsubjects\x18\x01 \x03(\tR\bsubjects\x122\n" +
+	"\x05state\x18\x02 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"\f\n" +
 	"\n" +
 	"GetRequest\"A\n" +
 	"\vGetResponse\x122\n" +
@@ -520,10 +748,12 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\fSTATE_NORMAL\x10\x02\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x03\x12\x14\n" +
 	"\x10STATE_RECOVERING\x10\x04\x12\x13\n" +
-	"\x0fSTATE_SAFE_STOP\x10\x052\x9b\x01\n" +
+	"\x0fSTATE_SAFE_STOP\x10\x052\xb1\x02\n" +
 	"\rSafetyService\x12@\n" +
 	"\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n" +
-	"\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01B,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
+	"\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n" +
+	"\aHistory\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12F\n" +
+	"\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
 
 var (
 	file_vigil_safety_v1_safety_proto_rawDescOnce sync.Once
@@ -538,35 +768,45 @@ func file_vigil_safety_v1_safety_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_safety_v1_safety_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_vigil_safety_v1_safety_proto_goTypes = []any{
-	(State)(0),            // 0: vigil.safety.v1.State
-	(*GetRequest)(nil),    // 1: vigil.safety.v1.GetRequest
-	(*GetResponse)(nil),   // 2: vigil.safety.v1.GetResponse
-	(*WatchRequest)(nil),  // 3: vigil.safety.v1.WatchRequest
-	(*WatchResponse)(nil), // 4: vigil.safety.v1.WatchResponse
-	(*Transition)(nil),    // 5: vigil.safety.v1.Transition
-	(*SubjectState)(nil),  // 6: vigil.safety.v1.SubjectState
-	(*SystemState)(nil),   // 7: vigil.safety.v1.SystemState
+	(State)(0),              // 0: vigil.safety.v1.State
+	(*HistoryRequest)(nil),  // 1: vigil.safety.v1.HistoryRequest
+	(*HistoryResponse)(nil), // 2: vigil.safety.v1.HistoryResponse
+	(*ResetRequest)(nil),    // 3: vigil.safety.v1.ResetRequest
+	(*ResetResponse)(nil),   // 4: vigil.safety.v1.ResetResponse
+	(*GetRequest)(nil),      // 5: vigil.safety.v1.GetRequest
+	(*GetResponse)(nil),     // 6: vigil.safety.v1.GetResponse
+	(*WatchRequest)(nil),    // 7: vigil.safety.v1.WatchRequest
+	(*WatchResponse)(nil),   // 8: vigil.safety.v1.WatchResponse
+	(*Transition)(nil),      // 9: vigil.safety.v1.Transition
+	(*SubjectState)(nil),    // 10: vigil.safety.v1.SubjectState
+	(*SystemState)(nil),     // 11: vigil.safety.v1.SystemState
 }
 var file_vigil_safety_v1_safety_proto_depIdxs = []int32{
-	7,  // 0: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
-	7,  // 1: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
-	5,  // 2: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
-	0,  // 3: vigil.safety.v1.Transition.from:type_name -> vigil.safety.v1.State
-	0,  // 4: vigil.safety.v1.Transition.to:type_name -> vigil.safety.v1.State
-	0,  // 5: vigil.safety.v1.SubjectState.state:type_name -> vigil.safety.v1.State
-	0,  // 6: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
-	6,  // 7: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
-	1,  // 8: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
-	3,  // 9: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
-	2,  // 10: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
-	4,  // 11: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	9,  // 0: vigil.safety.v1.HistoryResponse.transitions:type_name -> vigil.safety.v1.Transition
+	11, // 1: vigil.safety.v1.ResetResponse.state:type_name -> vigil.safety.v1.SystemState
+	11, // 2: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
+	11, // 3: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
+	9,  // 4: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
+	0,  // 5: vigil.safety.v1.Transition.from:type_name -> vigil.safety.v1.State
+	0,  // 6: vigil.safety.v1.Transition.to:type_name -> vigil.safety.v1.State
+	0,  // 7: vigil.safety.v1.SubjectState.state:type_name -> vigil.safety.v1.State
+	0,  // 8: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
+	10, // 9: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
+	5,  // 10: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
+	7,  // 11: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
+	1,  // 12: vigil.safety.v1.SafetyService.History:input_type -> vigil.safety.v1.HistoryRequest
+	3,  // 13: vigil.safety.v1.SafetyService.Reset:input_type -> vigil.safety.v1.ResetRequest
+	6,  // 14: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
+	8,  // 15: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
+	2,  // 16: vigil.safety.v1.SafetyService.History:output_type -> vigil.safety.v1.HistoryResponse
+	4,  // 17: vigil.safety.v1.SafetyService.Reset:output_type -> vigil.safety.v1.ResetResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_vigil_safety_v1_safety_proto_init() }
@@ -580,7 +820,7 @@ func file_vigil_safety_v1_safety_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_safety_v1_safety_proto_rawDesc), len(file_vigil_safety_v1_safety_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

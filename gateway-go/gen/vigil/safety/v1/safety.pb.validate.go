@@ -35,6 +35,539 @@ var (
 	_ = sort.Sort
 )
 
+// Validate checks the field values on HistoryRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *HistoryRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on HistoryRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in HistoryRequestMultiError,
+// or nil if none found.
+func (m *HistoryRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *HistoryRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if len(m.GetSubjects()) > 1024 {
+		err := HistoryRequestValidationError{
+			field:  "Subjects",
+			reason: "value must contain no more than 1024 item(s)",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	for idx, item := range m.GetSubjects() {
+		_, _ = idx, item
+
+		if utf8.RuneCountInString(item) > 256 {
+			err := HistoryRequestValidationError{
+				field:  fmt.Sprintf("Subjects[%v]", idx),
+				reason: "value length must be at most 256 runes",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+	}
+
+	if m.GetLimit() > 1000 {
+		err := HistoryRequestValidationError{
+			field:  "Limit",
+			reason: "value must be less than or equal to 1000",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(errors) > 0 {
+		return HistoryRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// HistoryRequestMultiError is an error wrapping multiple validation errors
+// returned by HistoryRequest.ValidateAll() if the designated constraints
+// aren't met.
+type HistoryRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m HistoryRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m HistoryRequestMultiError) AllErrors() []error { return m }
+
+// HistoryRequestValidationError is the validation error returned by
+// HistoryRequest.Validate if the designated constraints aren't met.
+type HistoryRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e HistoryRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e HistoryRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e HistoryRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e HistoryRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e HistoryRequestValidationError) ErrorName() string { return "HistoryRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e HistoryRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sHistoryRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = HistoryRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = HistoryRequestValidationError{}
+
+// Validate checks the field values on HistoryResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// first error encountered is returned, or nil if there are no violations.
+func (m *HistoryResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on HistoryResponse with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the result is a list of violation errors wrapped in
+// HistoryResponseMultiError, or nil if none found.
+func (m *HistoryResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *HistoryResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	for idx, item := range m.GetTransitions() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, HistoryResponseValidationError{
+						field:  fmt.Sprintf("Transitions[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, HistoryResponseValidationError{
+						field:  fmt.Sprintf("Transitions[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return HistoryResponseValidationError{
+					field:  fmt.Sprintf("Transitions[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	if len(errors) > 0 {
+		return HistoryResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// HistoryResponseMultiError is an error wrapping multiple validation errors
+// returned by HistoryResponse.ValidateAll() if the designated constraints
+// aren't met.
+type HistoryResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m HistoryResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m HistoryResponseMultiError) AllErrors() []error { return m }
+
+// HistoryResponseValidationError is the validation error returned by
+// HistoryResponse.Validate if the designated constraints aren't met.
+type HistoryResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e HistoryResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e HistoryResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e HistoryResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e HistoryResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e HistoryResponseValidationError) ErrorName() string { return "HistoryResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e HistoryResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sHistoryResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = HistoryResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = HistoryResponseValidationError{}
+
+// Validate checks the field values on ResetRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ResetRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ResetRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ResetRequestMultiError, or
+// nil if none found.
+func (m *ResetRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ResetRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if utf8.RuneCountInString(m.GetSubject()) > 256 {
+		err := ResetRequestValidationError{
+			field:  "Subject",
+			reason: "value length must be at most 256 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if l := utf8.RuneCountInString(m.GetReason()); l < 1 || l > 1024 {
+		err := ResetRequestValidationError{
+			field:  "Reason",
+			reason: "value length must be between 1 and 1024 runes, inclusive",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if l := utf8.RuneCountInString(m.GetBy()); l < 1 || l > 128 {
+		err := ResetRequestValidationError{
+			field:  "By",
+			reason: "value length must be between 1 and 128 runes, inclusive",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(errors) > 0 {
+		return ResetRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// ResetRequestMultiError is an error wrapping multiple validation errors
+// returned by ResetRequest.ValidateAll() if the designated constraints aren't met.
+type ResetRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ResetRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ResetRequestMultiError) AllErrors() []error { return m }
+
+// ResetRequestValidationError is the validation error returned by
+// ResetRequest.Validate if the designated constraints aren't met.
+type ResetRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ResetRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ResetRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ResetRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ResetRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ResetRequestValidationError) ErrorName() string { return "ResetRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ResetRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sResetRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ResetRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ResetRequestValidationError{}
+
+// Validate checks the field values on ResetResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ResetResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ResetResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ResetResponseMultiError, or
+// nil if none found.
+func (m *ResetResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ResetResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if all {
+		switch v := interface{}(m.GetState()).(type) {
+		case interface{ ValidateAll() error }:
+			if err := v.ValidateAll(); err != nil {
+				errors = append(errors, ResetResponseValidationError{
+					field:  "State",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		case interface{ Validate() error }:
+			if err := v.Validate(); err != nil {
+				errors = append(errors, ResetResponseValidationError{
+					field:  "State",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		}
+	} else if v, ok := interface{}(m.GetState()).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return ResetResponseValidationError{
+				field:  "State",
+				reason: "embedded message failed validation",
+				cause:  err,
+			}
+		}
+	}
+
+	if len(errors) > 0 {
+		return ResetResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// ResetResponseMultiError is an error wrapping multiple validation errors
+// returned by ResetResponse.ValidateAll() if the designated constraints
+// aren't met.
+type ResetResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ResetResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ResetResponseMultiError) AllErrors() []error { return m }
+
+// ResetResponseValidationError is the validation error returned by
+// ResetResponse.Validate if the designated constraints aren't met.
+type ResetResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ResetResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ResetResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ResetResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ResetResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ResetResponseValidationError) ErrorName() string { return "ResetResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ResetResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sResetResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ResetResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ResetResponseValidationError{}
+
 // Validate checks the field values on GetRequest with the rules defined in the
 // proto definition for this message. If any rules are violated, the first
 // error encountered is returned, or nil if there are no violations.

@@ -53,19 +53,49 @@ class ModelPayload(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., reason: _Optional[str] = ..., replaced_version: _Optional[int] = ..., replaced_digest: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class StatePayload(_message.Message):
-    __slots__ = ("subject", "to", "event", "reason", "table_digest")
+    __slots__ = ("subject", "to", "event", "reason", "table_digest", "now_ms", "counters", "parameters", "actions", "by")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: CountedTimes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[CountedTimes, _Mapping]] = ...) -> None: ...
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NOW_MS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    ACTIONS_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
     subject: str
     to: str
     event: str
     reason: str
     table_digest: str
-    def __init__(self, subject: _Optional[str] = ..., to: _Optional[str] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., table_digest: _Optional[str] = ..., **kwargs) -> None: ...
+    now_ms: int
+    counters: _containers.MessageMap[str, CountedTimes]
+    parameters: _containers.ScalarMap[str, int]
+    actions: _containers.RepeatedScalarFieldContainer[str]
+    by: str
+    def __init__(self, subject: _Optional[str] = ..., to: _Optional[str] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., table_digest: _Optional[str] = ..., now_ms: _Optional[int] = ..., counters: _Optional[_Mapping[str, CountedTimes]] = ..., parameters: _Optional[_Mapping[str, int]] = ..., actions: _Optional[_Iterable[str]] = ..., by: _Optional[str] = ..., **kwargs) -> None: ...
+
+class CountedTimes(_message.Message):
+    __slots__ = ("times_ms",)
+    TIMES_MS_FIELD_NUMBER: _ClassVar[int]
+    times_ms: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, times_ms: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SystemPayload(_message.Message):
     __slots__ = ("text", "fields")

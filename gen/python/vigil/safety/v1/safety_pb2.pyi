@@ -23,6 +23,38 @@ STATE_DEGRADED: State
 STATE_RECOVERING: State
 STATE_SAFE_STOP: State
 
+class HistoryRequest(_message.Message):
+    __slots__ = ("subjects", "limit")
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    limit: int
+    def __init__(self, subjects: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class HistoryResponse(_message.Message):
+    __slots__ = ("transitions",)
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    transitions: _containers.RepeatedCompositeFieldContainer[Transition]
+    def __init__(self, transitions: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ...) -> None: ...
+
+class ResetRequest(_message.Message):
+    __slots__ = ("subject", "reason", "by")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    reason: str
+    by: str
+    def __init__(self, subject: _Optional[str] = ..., reason: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class ResetResponse(_message.Message):
+    __slots__ = ("subjects", "state")
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    state: SystemState
+    def __init__(self, subjects: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[SystemState, _Mapping]] = ...) -> None: ...
+
 class GetRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

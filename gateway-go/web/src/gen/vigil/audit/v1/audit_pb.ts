@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/audit/v1/audit.proto.
  */
 export const file_vigil_audit_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chp2aWdpbC9hdWRpdC92MS9hdWRpdC5wcm90bxIOdmlnaWwuYXVkaXQudjEivQEKC0NhbGxQYXlsb2FkEg4KBm1ldGhvZBgBIAEoCRINCgVtb2RlbBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhEKCXNvdXJjZV9pZBgEIAEoCRIPCgdtZXNzYWdlGAUgASgJEjIKCnZpb2xhdGlvbnMYBiADKAsyHi52aWdpbC5hdWRpdC52MS5GaWVsZFZpb2xhdGlvbhIOCgZyZWFzb24YByABKAkSEwoLaGFuZGVkX292ZXIYCCABKAgiNAoORmllbGRWaW9sYXRpb24SDQoFZmllbGQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkilQEKDE1vZGVsUGF5bG9hZBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgEEg4KBmRpZ2VzdBgDIAEoCRIOCgZyZWFzb24YBCABKAkSGAoQcmVwbGFjZWRfdmVyc2lvbhgFIAEoBBIXCg9yZXBsYWNlZF9kaWdlc3QYBiABKAkSEgoKZ2VuZXJhdGlvbhgHIAEoBCJuCgxTdGF0ZVBheWxvYWQSDwoHc3ViamVjdBgBIAEoCRIMCgRmcm9tGAIgASgJEgoKAnRvGAMgASgJEg0KBWV2ZW50GAQgASgJEg4KBnJlYXNvbhgFIAEoCRIUCgx0YWJsZV9kaWdlc3QYBiABKAkihwEKDVN5c3RlbVBheWxvYWQSDAoEdGV4dBgBIAEoCRI5CgZmaWVsZHMYAiADKAsyKS52aWdpbC5hdWRpdC52MS5TeXN0ZW1QYXlsb2FkLkZpZWxkc0VudHJ5Gi0KC0ZpZWxkc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCKloodmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvYXVkaXQvdjE7YXVkaXR2MWIGcHJvdG8z");
+  fileDesc("Chp2aWdpbC9hdWRpdC92MS9hdWRpdC5wcm90bxIOdmlnaWwuYXVkaXQudjEivQEKC0NhbGxQYXlsb2FkEg4KBm1ldGhvZBgBIAEoCRINCgVtb2RlbBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhEKCXNvdXJjZV9pZBgEIAEoCRIPCgdtZXNzYWdlGAUgASgJEjIKCnZpb2xhdGlvbnMYBiADKAsyHi52aWdpbC5hdWRpdC52MS5GaWVsZFZpb2xhdGlvbhIOCgZyZWFzb24YByABKAkSEwoLaGFuZGVkX292ZXIYCCABKAgiNAoORmllbGRWaW9sYXRpb24SDQoFZmllbGQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkilQEKDE1vZGVsUGF5bG9hZBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgEEg4KBmRpZ2VzdBgDIAEoCRIOCgZyZWFzb24YBCABKAkSGAoQcmVwbGFjZWRfdmVyc2lvbhgFIAEoBBIXCg9yZXBsYWNlZF9kaWdlc3QYBiABKAkSEgoKZ2VuZXJhdGlvbhgHIAEoBCKdAwoMU3RhdGVQYXlsb2FkEg8KB3N1YmplY3QYASABKAkSDAoEZnJvbRgCIAEoCRIKCgJ0bxgDIAEoCRINCgVldmVudBgEIAEoCRIOCgZyZWFzb24YBSABKAkSFAoMdGFibGVfZGlnZXN0GAYgASgJEg4KBm5vd19tcxgHIAEoAxI8Cghjb3VudGVycxgIIAMoCzIqLnZpZ2lsLmF1ZGl0LnYxLlN0YXRlUGF5bG9hZC5Db3VudGVyc0VudHJ5EkAKCnBhcmFtZXRlcnMYCSADKAsyLC52aWdpbC5hdWRpdC52MS5TdGF0ZVBheWxvYWQuUGFyYW1ldGVyc0VudHJ5Eg8KB2FjdGlvbnMYCiADKAkSCgoCYnkYCyABKAkaTQoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSKwoFdmFsdWUYAiABKAsyHC52aWdpbC5hdWRpdC52MS5Db3VudGVkVGltZXM6AjgBGjEKD1BhcmFtZXRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBIiAKDENvdW50ZWRUaW1lcxIQCgh0aW1lc19tcxgBIAMoAyKHAQoNU3lzdGVtUGF5bG9hZBIMCgR0ZXh0GAEgASgJEjkKBmZpZWxkcxgCIAMoCzIpLnZpZ2lsLmF1ZGl0LnYxLlN5c3RlbVBheWxvYWQuRmllbGRzRW50cnkaLQoLRmllbGRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIqWih2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9hdWRpdC92MTthdWRpdHYxYgZwcm90bzM");
 
 /**
  * CallPayload explains an answer or a refusal.
@@ -188,6 +188,39 @@ export type StatePayload = Message<"vigil.audit.v1.StatePayload"> & {
    * @generated from field: string table_digest = 6;
    */
   tableDigest: string;
+
+  /**
+   * Milliseconds of the machine's monotonic clock at the step.
+   *
+   * @generated from field: int64 now_ms = 7;
+   */
+  nowMs: bigint;
+
+  /**
+   * What was counted before the step: by counter, when.
+   *
+   * @generated from field: map<string, vigil.audit.v1.CountedTimes> counters = 8;
+   */
+  counters: { [key: string]: CountedTimes };
+
+  /**
+   * Parameters of the table, as this run had them.
+   *
+   * @generated from field: map<string, int64> parameters = 9;
+   */
+  parameters: { [key: string]: bigint };
+
+  /**
+   * @generated from field: repeated string actions = 10;
+   */
+  actions: string[];
+
+  /**
+   * Who reset a stop.
+   *
+   * @generated from field: string by = 11;
+   */
+  by: string;
 };
 
 /**
@@ -196,6 +229,25 @@ export type StatePayload = Message<"vigil.audit.v1.StatePayload"> & {
  */
 export const StatePayloadSchema: GenMessage<StatePayload> = /*@__PURE__*/
   messageDesc(file_vigil_audit_v1_audit, 3);
+
+/**
+ * CountedTimes are times of one counter, in milliseconds like now_ms.
+ *
+ * @generated from message vigil.audit.v1.CountedTimes
+ */
+export type CountedTimes = Message<"vigil.audit.v1.CountedTimes"> & {
+  /**
+   * @generated from field: repeated int64 times_ms = 1;
+   */
+  timesMs: bigint[];
+};
+
+/**
+ * Describes the message vigil.audit.v1.CountedTimes.
+ * Use `create(CountedTimesSchema)` to create a new message.
+ */
+export const CountedTimesSchema: GenMessage<CountedTimes> = /*@__PURE__*/
+  messageDesc(file_vigil_audit_v1_audit, 4);
 
 /**
  * SystemPayload explains an event of the process itself.
@@ -219,5 +271,5 @@ export type SystemPayload = Message<"vigil.audit.v1.SystemPayload"> & {
  * Use `create(SystemPayloadSchema)` to create a new message.
  */
 export const SystemPayloadSchema: GenMessage<SystemPayload> = /*@__PURE__*/
-  messageDesc(file_vigil_audit_v1_audit, 4);
+  messageDesc(file_vigil_audit_v1_audit, 5);
 

@@ -13,7 +13,105 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/safety/v1/safety.proto.
  */
 export const file_vigil_safety_v1_safety: GenFile = /*@__PURE__*/
-  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEiDAoKR2V0UmVxdWVzdCI6CgtHZXRSZXNwb25zZRIrCgVzdGF0ZRgBIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZSIyCgxXYXRjaFJlcXVlc3QSIgoIc3ViamVjdHMYASADKAlCEPpCDZIBChCACCIFcgMYgAIibQoNV2F0Y2hSZXNwb25zZRIrCgVzdGF0ZRgBIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZRIvCgp0cmFuc2l0aW9uGAIgASgLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24ilwEKClRyYW5zaXRpb24SDwoHc3ViamVjdBgBIAEoCRIkCgRmcm9tGAIgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEiIKAnRvGAMgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEg0KBWV2ZW50GAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgd0aW1lX3VzGAYgASgDImgKDFN1YmplY3RTdGF0ZRIPCgdzdWJqZWN0GAEgASgJEiUKBXN0YXRlGAIgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEg4KBnJlYXNvbhgDIAEoCRIQCghzaW5jZV91cxgEIAEoAyJ7CgtTeXN0ZW1TdGF0ZRIlCgVzdGF0ZRgBIAEoDjIWLnZpZ2lsLnNhZmV0eS52MS5TdGF0ZRIvCghzdWJqZWN0cxgCIAMoCzIdLnZpZ2lsLnNhZmV0eS52MS5TdWJqZWN0U3RhdGUSFAoMdGFibGVfZGlnZXN0GAMgASgJKoMBCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhIKDlNUQVRFX1NUQVJUSU5HEAESEAoMU1RBVEVfTk9STUFMEAISEgoOU1RBVEVfREVHUkFERUQQAxIUChBTVEFURV9SRUNPVkVSSU5HEAQSEwoPU1RBVEVfU0FGRV9TVE9QEAUymwEKDVNhZmV0eVNlcnZpY2USQAoDR2V0EhsudmlnaWwuc2FmZXR5LnYxLkdldFJlcXVlc3QaHC52aWdpbC5zYWZldHkudjEuR2V0UmVzcG9uc2USSAoFV2F0Y2gSHS52aWdpbC5zYWZldHkudjEuV2F0Y2hSZXF1ZXN0Gh4udmlnaWwuc2FmZXR5LnYxLldhdGNoUmVzcG9uc2UwAUIsWip2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9zYWZldHkvdjE7c2FmZXR5djFiBnByb3RvMw", [file_validate_validate]);
+  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEiTQoOSGlzdG9yeVJlcXVlc3QSIgoIc3ViamVjdHMYASADKAlCEPpCDZIBChCACCIFcgMYgAISFwoFbGltaXQYAiABKA1CCPpCBSoDGOgHIkMKD0hpc3RvcnlSZXNwb25zZRIwCgt0cmFuc2l0aW9ucxgBIAMoCzIbLnZpZ2lsLnNhZmV0eS52MS5UcmFuc2l0aW9uIl0KDFJlc2V0UmVxdWVzdBIZCgdzdWJqZWN0GAEgASgJQgj6QgVyAxiAAhIaCgZyZWFzb24YAiABKAlCCvpCB3IFEAEYgAgSFgoCYnkYAyABKAlCCvpCB3IFEAEYgAEiTgoNUmVzZXRSZXNwb25zZRIQCghzdWJqZWN0cxgBIAMoCRIrCgVzdGF0ZRgCIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZSIMCgpHZXRSZXF1ZXN0IjoKC0dldFJlc3BvbnNlEisKBXN0YXRlGAEgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlIjIKDFdhdGNoUmVxdWVzdBIiCghzdWJqZWN0cxgBIAMoCUIQ+kINkgEKEIAIIgVyAxiAAiJtCg1XYXRjaFJlc3BvbnNlEisKBXN0YXRlGAEgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlEi8KCnRyYW5zaXRpb24YAiABKAsyGy52aWdpbC5zYWZldHkudjEuVHJhbnNpdGlvbiKXAQoKVHJhbnNpdGlvbhIPCgdzdWJqZWN0GAEgASgJEiQKBGZyb20YAiABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSIgoCdG8YAyABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSDQoFZXZlbnQYBCABKAkSDgoGcmVhc29uGAUgASgJEg8KB3RpbWVfdXMYBiABKAMiaAoMU3ViamVjdFN0YXRlEg8KB3N1YmplY3QYASABKAkSJQoFc3RhdGUYAiABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSDgoGcmVhc29uGAMgASgJEhAKCHNpbmNlX3VzGAQgASgDInsKC1N5c3RlbVN0YXRlEiUKBXN0YXRlGAEgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEi8KCHN1YmplY3RzGAIgAygLMh0udmlnaWwuc2FmZXR5LnYxLlN1YmplY3RTdGF0ZRIUCgx0YWJsZV9kaWdlc3QYAyABKAkqgwEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfU1RBUlRJTkcQARIQCgxTVEFURV9OT1JNQUwQAhISCg5TVEFURV9ERUdSQURFRBADEhQKEFNUQVRFX1JFQ09WRVJJTkcQBBITCg9TVEFURV9TQUZFX1NUT1AQBTKxAgoNU2FmZXR5U2VydmljZRJACgNHZXQSGy52aWdpbC5zYWZldHkudjEuR2V0UmVxdWVzdBocLnZpZ2lsLnNhZmV0eS52MS5HZXRSZXNwb25zZRJICgVXYXRjaBIdLnZpZ2lsLnNhZmV0eS52MS5XYXRjaFJlcXVlc3QaHi52aWdpbC5zYWZldHkudjEuV2F0Y2hSZXNwb25zZTABEkwKB0hpc3RvcnkSHy52aWdpbC5zYWZldHkudjEuSGlzdG9yeVJlcXVlc3QaIC52aWdpbC5zYWZldHkudjEuSGlzdG9yeVJlc3BvbnNlEkYKBVJlc2V0Eh0udmlnaWwuc2FmZXR5LnYxLlJlc2V0UmVxdWVzdBoeLnZpZ2lsLnNhZmV0eS52MS5SZXNldFJlc3BvbnNlQixaKnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL3NhZmV0eS92MTtzYWZldHl2MWIGcHJvdG8z", [file_validate_validate]);
+
+/**
+ * @generated from message vigil.safety.v1.HistoryRequest
+ */
+export type HistoryRequest = Message<"vigil.safety.v1.HistoryRequest"> & {
+  /**
+   * Subjects to report; empty means all.
+   *
+   * @generated from field: repeated string subjects = 1;
+   */
+  subjects: string[];
+
+  /**
+   * At most this many; 0 means 100.
+   *
+   * @generated from field: uint32 limit = 2;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message vigil.safety.v1.HistoryRequest.
+ * Use `create(HistoryRequestSchema)` to create a new message.
+ */
+export const HistoryRequestSchema: GenMessage<HistoryRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 0);
+
+/**
+ * @generated from message vigil.safety.v1.HistoryResponse
+ */
+export type HistoryResponse = Message<"vigil.safety.v1.HistoryResponse"> & {
+  /**
+   * @generated from field: repeated vigil.safety.v1.Transition transitions = 1;
+   */
+  transitions: Transition[];
+};
+
+/**
+ * Describes the message vigil.safety.v1.HistoryResponse.
+ * Use `create(HistoryResponseSchema)` to create a new message.
+ */
+export const HistoryResponseSchema: GenMessage<HistoryResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 1);
+
+/**
+ * @generated from message vigil.safety.v1.ResetRequest
+ */
+export type ResetRequest = Message<"vigil.safety.v1.ResetRequest"> & {
+  /**
+   * The subject to reset; empty means all that are latched.
+   *
+   * @generated from field: string subject = 1;
+   */
+  subject: string;
+
+  /**
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Who does it.
+   *
+   * @generated from field: string by = 3;
+   */
+  by: string;
+};
+
+/**
+ * Describes the message vigil.safety.v1.ResetRequest.
+ * Use `create(ResetRequestSchema)` to create a new message.
+ */
+export const ResetRequestSchema: GenMessage<ResetRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 2);
+
+/**
+ * @generated from message vigil.safety.v1.ResetResponse
+ */
+export type ResetResponse = Message<"vigil.safety.v1.ResetResponse"> & {
+  /**
+   * Subjects that were latched and no longer are.
+   *
+   * @generated from field: repeated string subjects = 1;
+   */
+  subjects: string[];
+
+  /**
+   * @generated from field: vigil.safety.v1.SystemState state = 2;
+   */
+  state?: SystemState | undefined;
+};
+
+/**
+ * Describes the message vigil.safety.v1.ResetResponse.
+ * Use `create(ResetResponseSchema)` to create a new message.
+ */
+export const ResetResponseSchema: GenMessage<ResetResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 3);
 
 /**
  * @generated from message vigil.safety.v1.GetRequest
@@ -26,7 +124,7 @@ export type GetRequest = Message<"vigil.safety.v1.GetRequest"> & {
  * Use `create(GetRequestSchema)` to create a new message.
  */
 export const GetRequestSchema: GenMessage<GetRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 0);
+  messageDesc(file_vigil_safety_v1_safety, 4);
 
 /**
  * @generated from message vigil.safety.v1.GetResponse
@@ -43,7 +141,7 @@ export type GetResponse = Message<"vigil.safety.v1.GetResponse"> & {
  * Use `create(GetResponseSchema)` to create a new message.
  */
 export const GetResponseSchema: GenMessage<GetResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 1);
+  messageDesc(file_vigil_safety_v1_safety, 5);
 
 /**
  * @generated from message vigil.safety.v1.WatchRequest
@@ -62,7 +160,7 @@ export type WatchRequest = Message<"vigil.safety.v1.WatchRequest"> & {
  * Use `create(WatchRequestSchema)` to create a new message.
  */
 export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 2);
+  messageDesc(file_vigil_safety_v1_safety, 6);
 
 /**
  * @generated from message vigil.safety.v1.WatchResponse
@@ -86,7 +184,7 @@ export type WatchResponse = Message<"vigil.safety.v1.WatchResponse"> & {
  * Use `create(WatchResponseSchema)` to create a new message.
  */
 export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 3);
+  messageDesc(file_vigil_safety_v1_safety, 7);
 
 /**
  * Transition is one step of one machine.
@@ -132,7 +230,7 @@ export type Transition = Message<"vigil.safety.v1.Transition"> & {
  * Use `create(TransitionSchema)` to create a new message.
  */
 export const TransitionSchema: GenMessage<Transition> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 4);
+  messageDesc(file_vigil_safety_v1_safety, 8);
 
 /**
  * SubjectState is the state of one supervised subject.
@@ -170,7 +268,7 @@ export type SubjectState = Message<"vigil.safety.v1.SubjectState"> & {
  * Use `create(SubjectStateSchema)` to create a new message.
  */
 export const SubjectStateSchema: GenMessage<SubjectState> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 5);
+  messageDesc(file_vigil_safety_v1_safety, 9);
 
 /**
  * SystemState is the worst of all subjects.
@@ -201,7 +299,7 @@ export type SystemState = Message<"vigil.safety.v1.SystemState"> & {
  * Use `create(SystemStateSchema)` to create a new message.
  */
 export const SystemStateSchema: GenMessage<SystemState> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 6);
+  messageDesc(file_vigil_safety_v1_safety, 10);
 
 /**
  * State of safety/machine.yaml.
@@ -247,7 +345,7 @@ export const StateSchema: GenEnum<State> = /*@__PURE__*/
   enumDesc(file_vigil_safety_v1_safety, 0);
 
 /**
- * SafetyService reports states. It never changes one.
+ * SafetyService reports states. Only Reset changes one.
  *
  * @generated from service vigil.safety.v1.SafetyService
  */
@@ -269,6 +367,26 @@ export const SafetyService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchRequestSchema;
     output: typeof WatchResponseSchema;
+  },
+  /**
+   * History gives the latest changes, oldest first, of this run.
+   *
+   * @generated from rpc vigil.safety.v1.SafetyService.History
+   */
+  history: {
+    methodKind: "unary";
+    input: typeof HistoryRequestSchema;
+    output: typeof HistoryResponseSchema;
+  },
+  /**
+   * Reset ends a latched Safe stop. Its reason and who did it are in the audit log.
+   *
+   * @generated from rpc vigil.safety.v1.SafetyService.Reset
+   */
+  reset: {
+    methodKind: "unary";
+    input: typeof ResetRequestSchema;
+    output: typeof ResetResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_vigil_safety_v1_safety, 0);

@@ -1,0 +1,128 @@
+"""The sidecar's safety: its machines, what their actions do here, stops that outlive a restart."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vigil_safety.core import load_table
+from vigil_safety.latch import LatchFile, Stop
+from vigil_safety.monitor import Change, Monitor
+from vigil_safety.table import machine_source
+from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.errors import OutputViolation
+from vigil_sidecar.registry.prober import PREFIX, Prober
+from vigil_sidecar.registry.reconciler import Reconciler
+from vigil_sidecar.registry.registry import Registry
+from vigil_sidecar.settings_gen import Settings
+
+__all__ = ["Safety", "table_parameters"]
+
+_UNREADABLE = "safety/sidecar"
+"""Subject that is stopped when what was kept cannot be read."""
+_HISTORY_MAX = 1000
+_TEXT_MAX = 512
+
+
+def table_parameters(settings: Settings) -> dict[str, int]:
+    """The parameters of the safety table as the settings give them."""
+    restarts = {
+        "restarts_max": settings.supervisor_restart_count_max,
+        "restarts_window_ms": round(settings.supervisor_restart_window_s * 1000),
+    }
+    return settings.safety_parameters() | restarts
+
+
+def _finite_inputs(job: Job) -> bool:
+    feeds = job.feeds if job.feeds is not None else job.form.stack([job]) if job.form is not None else {}
+    return all(np.isfinite(a).all() for a in feeds.values() if a.dtype.kind == "f")
+
+
+class Safety:
+    """Machines of the sidecar's subjects. Any thread may call."""
+
+    def __init__(self, settings: Settings, registry: Registry, told: Callable[[Change], None]) -> None:
+        """``told`` hears of each change, in order."""
+        self._settings, self._registry = settings, registry
+        self._latch = LatchFile(Path(settings.data_dir) / "safety" / "sidecar.json")
+        actions = {
+            "start_probes": self._start_probes, "latch": self._keep, "unlatch": self._drop, "refuse_calls": self._refuse,
+        }  # fmt: skip
+        table = load_table(machine_source(), table_parameters(settings))
+        self.monitor = Monitor(
+            table, lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, told, actions, self._latch.stops
+        )
+        self.history: deque[Change] = deque(maxlen=_HISTORY_MAX)
+        self._prober: Prober | None = None
+        if self._latch.unreadable:
+            self._latch.stops[_UNREADABLE] = Stop(self._latch.unreadable, time.time_ns() // 1000)
+        for subject, stop in self._latch.stops.items():
+            self._stop(subject, stop.reason)
+            if not subject.startswith(PREFIX):  # a model's machine starts when its folder is seen
+                self.monitor.add(subject)
+
+    def start(self, reconciler: Reconciler) -> None:
+        """Start probing."""
+        parameters = self.monitor.table.parameters
+        self._prober = Prober(
+            self._registry, self.monitor, reconciler.problems, parameters["lease_ms"], self._settings.safety_probe_interval_s
+        )
+        self._prober.start()
+
+    def stop(self) -> None:
+        """Stop probing."""
+        if self._prober is not None:
+            self._prober.stop()
+
+    def reset(self, subject: str, reason: str, by: str) -> list[str]:
+        """Reset one latched subject, or with an empty name all; returns those that were."""
+        table = self.monitor.table
+        latched = [s for s, x in sorted(self.monitor.all().items()) if x.state == table.latched and subject in ("", s)]
+        for one in latched:
+            self.monitor.event(one, "reset", reason, by)
+        return latched
+
+    def judge(self, jobs: Sequence[Job], ran_ns: int) -> None:
+        """Tell the model's machine how a batch went; before its answers leave, so that they say what follows."""
+        version = jobs[0].version
+        subject = PREFIX + version.model
+        limit_ms = version.options.run_ms_max or self._settings.safety_run_ms_max
+        if ran_ns > limit_ms * 1e6:
+            self.monitor.event(subject, "call_timeout", f"a run took {ran_ns / 1e6:.0f} ms, the limit is {limit_ms:g} ms")
+            return
+        failed = False
+        for job in jobs:
+            result = job.result
+            if type(result) is JobResult:
+                continue
+            failed = True
+            if not isinstance(result, OutputViolation):
+                self.monitor.event(subject, "call_error", str(result or "no result")[:_TEXT_MAX])
+            elif _finite_inputs(job):  # else the output is the caller's own
+                self.monitor.event(subject, "implausible", str(result)[:_TEXT_MAX])
+        if not failed:
+            self.monitor.call_good(subject)
+
+    def _start_probes(self, change: Change) -> None:
+        if self._prober is not None:
+            self._prober.start_probes(change)
+
+    def _keep(self, change: Change) -> None:
+        self._latch.keep(change.subject, Stop(change.reason, change.time_us))
+
+    def _drop(self, change: Change) -> None:
+        if change.subject.startswith(PREFIX):
+            self._registry.stopped.pop(change.subject.removeprefix(PREFIX), None)
+        else:
+            self._registry.stopped.pop("", None)
+        self._latch.drop(change.subject)
+
+    def _refuse(self, change: Change) -> None:
+        self._stop(change.subject, change.reason)
+
+    def _stop(self, subject: str, reason: str) -> None:
+        self._registry.stopped[subject.removeprefix(PREFIX) if subject.startswith(PREFIX) else ""] = reason

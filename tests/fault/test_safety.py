@@ -1,0 +1,204 @@
+"""Faults of models and processes as the safety table answers them: degraded and told, recovered by proof, stopped until a reset."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from inference import grpc_service_pb2 as oip
+from vigil.safety.v1 import safety_pb2 as safety
+
+from tests.harness import graphs
+from tests.harness.calls import INFER, Stub, infer_request, output
+from tests.harness.product import Product, wait_for
+from vigil_sidecar.audit.reader import read_records
+
+X = np.array([[1, 2, 3, 4]], np.float32)
+QUICK = {"safety.backoff_ms": 0, "safety.probe_interval_s": 0}
+
+
+def states(stub: Stub) -> dict[str, str]:
+    return {s.subject: safety.State.Name(s.state)[6:] for s in stub.state().subjects}
+
+
+def history(product: Product, subject: str) -> list[tuple[str, str, str]]:
+    lines = product.vigil("safety", "history", "--subject", subject, "--json").stdout.splitlines()
+    return [(t["from"], t["event"], t["to"]) for t in map(json.loads, lines)]
+
+
+def refused(stub: Stub, model: str, inputs: dict[str, Any]) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as error:
+        stub.infer(infer_request(model, inputs))
+    return error.value
+
+
+def reset(product: Product, *more: str, check: bool = True) -> Any:
+    return product.vigil("safety", "reset", "--reason", "the cable was mended", "--by", "A. Tester", *more, check=check)
+
+
+RECOVERED = [("DEGRADED", "ready", "RECOVERING"), ("RECOVERING", "probe_good", "NORMAL")]
+
+
+def test_implausible_output_degrades_until_golden_runs_prove_it(tmp_path: Path) -> None:
+    """The answer does not leave, the next ones say DEGRADED; after the back-off three golden runs bring Normal. NaN begets NaN."""
+    product = Product(tmp_path, {"safety.backoff_ms": 700})
+    graphs.with_nan(product.models / "log" / "1" / "model.onnx")
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        assert "not finite" in refused(stub, "log", {"x": X * np.nan}).details()
+        assert states(stub)["model/log"] == "NORMAL"
+        error = refused(stub, "log", {"x": -X})
+        assert error.code() == grpc.StatusCode.INTERNAL and dict(error.trailing_metadata())["vigil-safety-state"] == "DEGRADED"
+        degraded_s = time.monotonic()
+        assert stub.unary(INFER, infer_request("log", {"x": X}), oip.ModelInferResponse)[1]["vigil-safety-state"] == "DEGRADED"
+        assert stub.unary(INFER, infer_request("m", {"x": X}), oip.ModelInferResponse)[1]["vigil-safety-state"] == "NORMAL"
+        expected = [("NORMAL", "implausible", "DEGRADED"), *RECOVERED]
+        wait_for(lambda: history(product, "model/log")[1:] == expected, what="normal again")
+        assert time.monotonic() - degraded_s > 0.6
+    assert product.replayed() >= 8
+
+
+def test_failing_calls_degrade(tmp_path: Path) -> None:
+    """safety.errors_max failed runs within the window; one less does nothing."""
+    product = Product(tmp_path, QUICK | {"safety.errors_max": 4})
+    graphs.choosing(product.models / "c" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        for _ in range(3):
+            assert refused(stub, "c", {"i": np.array([9])}).code() == grpc.StatusCode.INTERNAL
+        stub.infer(infer_request("c", {"i": np.array([1])}))
+        assert states(stub)["model/c"] == "NORMAL"
+        refused(stub, "c", {"i": np.array([9])})
+        wait_for(lambda: history(product, "model/c")[1:] == [("NORMAL", "call_error", "DEGRADED"), *RECOVERED], what="degraded and back")
+
+
+def test_slow_runs_degrade_and_slow_probes_cannot_block(tmp_path: Path) -> None:
+    """Three runs beyond their limit degrade; golden runs that outlast their lease end it, each round later, and too many stop the model."""
+    settings = {"safety.run_ms_max": 1, "safety.lease_ms": 10, "safety.rounds_max": 2, "safety.backoff_ms": 1, "safety.probe_interval_s": 0}
+    product = Product(tmp_path, settings)
+    graphs.gemm(24, 1024, product.models / "slow" / "1" / "model.onnx")
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        x = {"x": np.ones((1, 1024), np.float32)}
+        for _ in range(3):
+            stub.infer(infer_request("slow", x))
+        wait_for(lambda: states(stub)["model/slow"] == "SAFE_STOP", what="stopped safely")
+        assert history(product, "model/slow")[1:] == [
+            ("NORMAL", "call_timeout", "DEGRADED"), ("DEGRADED", "ready", "RECOVERING"), ("RECOVERING", "lease_expired", "DEGRADED"),
+            ("DEGRADED", "ready", "RECOVERING"), ("RECOVERING", "lease_expired", "SAFE_STOP"),
+        ]  # fmt: skip
+        error = refused(stub, "slow", x)
+        assert (
+            error.code() == grpc.StatusCode.UNAVAILABLE and "stopped safely" in error.details() and "vigil safety reset" in error.details()
+        )
+        assert np.array_equal(output(stub.infer(infer_request("m", {"x": X}))), X * 2)
+
+
+def test_a_models_safe_stop_outlives_a_restart(tmp_path: Path) -> None:
+    """Only a reset with a reason and a name leaves it, and both stand in the log."""
+    product = Product(tmp_path, QUICK | {"safety.rounds_max": 1})
+    graphs.with_nan(product.models / "log" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        refused(stub, "log", {"x": -X})
+        wait_for(lambda: history(product, "model/log")[2:] == RECOVERED, what="normal again")
+        refused(stub, "log", {"x": -X})
+        wait_for(lambda: states(stub)["model/log"] == "SAFE_STOP", what="stopped safely")
+        assert product.vigil("safety", "status", check=False).stdout.startswith("whole: SAFE_STOP")
+    with product:
+        stub = Stub(product.channel())
+        wait_for(lambda: states(stub).get("model/log") == "SAFE_STOP", what="still stopped")
+        assert refused(stub, "log", {"x": X}).code() == grpc.StatusCode.UNAVAILABLE
+        done = reset(product, "--subject", "model/other", check=False)
+        assert done.returncode == 1 and "FAILED_PRECONDITION" in done.stderr
+        assert "reset: model/log" in reset(product).stdout
+        wait_for(lambda: states(stub)["model/log"] == "NORMAL", what="normal after the reset")
+        stub.infer(infer_request("log", {"x": X}))
+        assert "nothing is stopped safely" in reset(product, check=False).stderr
+    [shown] = [r for r in (json.loads(x) for x in product.vigil("audit", "tail", str(product.data / "audit" / "sidecar"), "-n", "1000",
+               "--json").stdout.splitlines()) if r["detail"].get("event") == "reset"]  # fmt: skip
+    assert (shown["detail"]["by"], shown["detail"]["reason"]) == ("A. Tester", "the cable was mended")
+    assert json.loads((product.data / "safety" / "sidecar.json").read_text())["stops"] == {}
+
+
+def test_too_many_restarts_stop_the_sidecar_safely(tmp_path: Path) -> None:
+    """The gateway stays and refuses with the reason, over a restart of everything, until a person resets it."""
+    product = Product(tmp_path, {"supervisor.restart_count_max": 2, "supervisor.backoff_ms": 10})
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        gateway = product.pids()["gateway_pid"]
+        for i in range(3):
+            before = product.pids()["sidecar_pid"]
+            os.kill(before, signal.SIGKILL)
+            wait_for(lambda b=before: product.pids()["sidecar_pid"] != b, 60, f"restart {i + 1}")
+            wait_for(lambda: states(stub)["sidecar"] not in ("DEGRADED", "STARTING"), 30, "it is back")
+        assert states(stub)["sidecar"] == "SAFE_STOP" and product.pids()["gateway_pid"] == gateway
+        assert "started again too often" in refused(stub, "m", {"x": X}).details()
+        assert history(product, "sidecar")[-1][1:] == ("restarted", "SAFE_STOP")
+    with product:
+        stub = Stub(product.channel())
+        assert states(stub)["sidecar"] == "SAFE_STOP"
+        assert refused(stub, "m", {"x": X}).code() == grpc.StatusCode.UNAVAILABLE
+        found = json.loads(reset(product, "--json").stdout)
+        assert found["reset"] == ["sidecar"] and found["audit_position"].startswith("gateway/")
+        wait_for(lambda: states(stub)["sidecar"] == "NORMAL", 20, "normal after the reset")
+        assert np.array_equal(output(stub.infer(infer_request("m", {"x": X}))), X * 2)
+
+
+def test_a_hung_sidecar_is_killed_and_replaced(tmp_path: Path) -> None:
+    """Silence degrades; only supervisor.restart_after_ms later is the process killed, and its supervisor starts another."""
+    product = Product(tmp_path, {"supervisor.restart_after_ms": 1500, "supervisor.backoff_ms": 0})
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        before = product.pids()["sidecar_pid"]
+        os.kill(before, signal.SIGSTOP)
+        wait_for(lambda: states(stub)["sidecar"] == "DEGRADED", what="degraded")
+        degraded_s = time.monotonic()
+        assert Path(f"/proc/{before}").exists()
+        wait_for(lambda: product.pids()["sidecar_pid"] != before, 60, "another one")
+        assert time.monotonic() - degraded_s > 1.4
+        wait_for(lambda: states(stub)["sidecar"] == "NORMAL", 30, "normal again")
+        assert np.array_equal(output(stub.infer(infer_request("m", {"x": X}))), X * 2)
+    [killed] = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == 4007]
+    assert str(before).encode() in killed.payload
+
+
+@pytest.mark.parametrize("name", ["gateway", "sidecar"])
+def test_a_kept_stop_that_cannot_be_read_stops(tmp_path: Path, name: str) -> None:
+    """What is unknown is not taken for safe; a reset heals the file."""
+    product = Product(tmp_path)
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    (product.data / "safety").mkdir(parents=True)
+    (product.data / "safety" / f"{name}.json").write_text('{"version": 1, "stops"')
+    with product:
+        stub = Stub(product.channel())
+        wait_for(lambda: "SAFE_STOP" in states(stub).values(), what="stopped safely")
+        error = refused(stub, "m", {"x": X})
+        assert error.code() == grpc.StatusCode.UNAVAILABLE and "cannot be read" in error.details()
+        reset(product)
+        wait_for(lambda: set(states(stub).values()) == {"NORMAL"} or states(stub), what="reset")
+        wait_for(lambda: np.array_equal(output(stub.infer(infer_request("m", {"x": X}))), X * 2), what="served again")
+    with product:
+        assert "SAFE_STOP" not in states(Stub(product.channel())).values()
+
+
+def test_reset_needs_a_reason_a_name_and_a_trusted_listener(tmp_path: Path) -> None:
+    product = Product(tmp_path)
+    with product:
+        stub = Stub(product.channel())
+        for request, field in ((safety.ResetRequest(by="x"), "reason"), (safety.ResetRequest(reason="x"), "by")):
+            with pytest.raises(grpc.RpcError) as error:
+                stub.unary("/vigil.safety.v1.SafetyService/Reset", request, safety.ResetResponse)
+            assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and field in error.value.details()
+        assert product.vigil("safety", "reset", check=False).returncode == 2
