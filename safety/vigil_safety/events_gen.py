@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "c684c9cae259889c637db692e8f2ffd3ea81cc636e586d753c711e81502c2e3d"
+CATALOGUE_DIGEST = "29056795d63ac8bacc295111f36f4654cd3e675c88d28228353509e97d09dcd2"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -41,6 +41,7 @@ HEARTBEAT_EXPIRED = 4004
 REVALIDATION_DISAGREEMENT = 4005
 LINK_CORRUPTION = 4006
 SIDECAR_KILLED = 4007
+SUPERVISION_EXPIRED = 4008
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
@@ -89,6 +90,7 @@ NAMES: dict[int, str] = {
     4005: "revalidation_disagreement",
     4006: "link_corruption",
     4007: "sidecar_killed",
+    4008: "supervision_expired",
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
@@ -138,6 +140,7 @@ CLASSES: dict[int, str] = {
     4005: "safety",
     4006: "safety",
     4007: "safety",
+    4008: "safety",
     5001: "audit",
     5002: "audit",
     5003: "audit",

@@ -94,7 +94,7 @@ class Sidecar:
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
         self.registry = Registry()
-        self.safety = Safety(settings, self.registry, self._state_changed)
+        self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired)
         self.monitor = self.safety.monitor
         root = Path(settings.models_dir)
         loader = Loader(settings, self._model_event, self._check_version)
@@ -112,7 +112,7 @@ class Sidecar:
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
             settings.link_spin_us_max * 1000,
         )  # fmt: skip
-        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
+        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self.safety.supervise)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
@@ -275,6 +275,10 @@ class Sidecar:
             cause=change.event, reason=change.reason,
         )  # fmt: skip
 
+    def _part_expired(self, what: str, reason: str) -> None:
+        self._append(Entry(layout.KIND_SYSTEM, events.SUPERVISION_EXPIRED, payload=system_payload(reason, {"what": what})))
+        self.log.error("supervision expired", what=what, reason=reason)
+
     def _disagreed(self, call: Call, violation: ContractViolation) -> None:
         self._append(
             Entry(
@@ -295,6 +299,9 @@ class Sidecar:
         beat.log_failure = self._lost_to_the_log()[:256]
         for subject, status in self.monitor.all().items():
             beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us)
+        report = self.safety.supervision.report
+        expired = [f"{n}: {r}"[:256] for n, r in list(report.expired.items())[:16]]
+        beat.supervision.MergeFrom(link.Supervision(cycles=report.cycles, status="STATUS_" + report.status, expired=expired))
         beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
         with self._pending_lock:
             pending, self._pending = self._pending, []
@@ -318,6 +325,14 @@ class Sidecar:
                 self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
 
     # BatchObserver.
+
+    def begin(self, version: LoadedVersion) -> None:
+        """A run begins on this thread."""
+        self.safety.begin(version)
+
+    def ended(self) -> None:
+        """It ended without a batch."""
+        self.safety.supervision.run_ends()
 
     def batch(self, jobs: Sequence[Job], start_ns: int, end_ns: int) -> None:
         """Metrics, spans and safety of one batch."""

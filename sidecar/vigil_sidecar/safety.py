@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from vigil_sidecar.errors import OutputViolation
 from vigil_sidecar.registry.prober import PREFIX, Prober
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
+from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.settings_gen import Settings
+from vigil_sidecar.supervision import Supervision
 
 __all__ = ["Safety", "table_parameters"]
 
@@ -45,8 +48,8 @@ def _finite_inputs(job: Job) -> bool:
 class Safety:
     """Machines of the sidecar's subjects. Any thread may call."""
 
-    def __init__(self, settings: Settings, registry: Registry, told: Callable[[Change], None]) -> None:
-        """``told`` hears of each change, in order."""
+    def __init__(self, settings: Settings, registry: Registry, told: Callable[[Change], None], expired: Callable[[str, str], None]) -> None:
+        """``told`` hears of each change, in order; ``expired(what, reason)`` of what supervision finds."""
         self._settings, self._registry = settings, registry
         self._latch = LatchFile(Path(settings.data_dir) / "safety" / "sidecar.json")
         actions = {
@@ -56,6 +59,7 @@ class Safety:
         self.monitor = Monitor(
             table, lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, told, actions, self._latch.stops
         )
+        self.supervision = Supervision(self.monitor, settings.supervisor_restart_after_ms, expired)
         self.history: deque[Change] = deque(maxlen=_HISTORY_MAX)
         self._prober: Prober | None = None
         if self._latch.unreadable:
@@ -69,12 +73,18 @@ class Safety:
         """Start probing."""
         parameters = self.monitor.table.parameters
         self._prober = Prober(
-            self._registry, self.monitor, reconciler.problems, parameters["lease_ms"], self._settings.safety_probe_interval_s
-        )
+            self._registry, self.monitor, lambda name: self.supervision.hung.get(name) or reconciler.problems.get(name),
+            parameters["lease_ms"], self._settings.safety_probe_interval_s, lambda: self.supervision.indicate("prober"),
+        )  # fmt: skip
+        reconciler.passed = lambda checkpoint: self.supervision.indicate("registry", checkpoint)
+        self.supervision.activate("registry")
+        self.supervision.activate("prober")
         self._prober.start()
+        self.supervision.start()
 
     def stop(self) -> None:
-        """Stop probing."""
+        """Stop probing and judging."""
+        self.supervision.stop()
         if self._prober is not None:
             self._prober.stop()
 
@@ -86,11 +96,26 @@ class Safety:
             self.monitor.event(one, "reset", reason, by)
         return latched
 
+    def supervise(self, part: str, active: bool | None) -> None:
+        """A part begins (True) or ends (False) to be supervised, or is alive (None)."""
+        if active is None:
+            self.supervision.indicate(part)
+        else:
+            self.supervision.activate(part, active)
+
+    def _limit_ms(self, version: LoadedVersion) -> float:
+        return version.options.run_ms_max or self._settings.safety_run_ms_max
+
+    def begin(self, version: LoadedVersion) -> None:
+        """This thread runs a batch of a version."""
+        self.supervision.run_begins(version.model, math.ceil(self._limit_ms(version)))
+
     def judge(self, jobs: Sequence[Job], ran_ns: int) -> None:
         """Tell the model's machine how a batch went; before its answers leave, so that they say what follows."""
+        self.supervision.run_ends()
         version = jobs[0].version
         subject = PREFIX + version.model
-        limit_ms = version.options.run_ms_max or self._settings.safety_run_ms_max
+        limit_ms = self._limit_ms(version)
         if ran_ns > limit_ms * 1e6:
             self.monitor.event(subject, "call_timeout", f"a run took {ran_ns / 1e6:.0f} ms, the limit is {limit_ms:g} ms")
             return

@@ -93,6 +93,8 @@ class Settings:
     safety_probe_interval_s: float = 60
     safety_run_ms_max: int = 10000
     supervisor_restart_after_ms: int = 2000
+    supervisor_gateway_timeout_s: float = 10
+    supervisor_watchdog_device: str = ''
     supervisor_restart_count_max: int = 5
     supervisor_restart_window_s: float = 60
     supervisor_backoff_ms: int = 100
@@ -328,6 +330,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('supervisor.restart_after_ms', 'supervisor_restart_after_ms', 'int', 2000, 0, 3600000,
          (), None,
          'A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.'),
+    Spec('supervisor.gateway_timeout_s', 'supervisor_gateway_timeout_s', 'float', 10, 0.5, 3600,
+         (), None,
+         'A gateway that answers no health check for so long is killed and started again.'),
+    Spec('supervisor.watchdog_device', 'supervisor_watchdog_device', 'string', '', None, None,
+         (), None,
+         "Watchdog device that `vigil up` feeds each second while everything is supervised (/dev/watchdog); it bites when that ends other than in order. Empty: none. systemd's WatchdogSec needs no setting."),
     Spec('supervisor.restart_count_max', 'supervisor_restart_count_max', 'int', 5, 0, 1000000,
          (), None,
          'Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.'),

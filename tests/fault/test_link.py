@@ -24,7 +24,16 @@ from vigil_safety import events_gen as events
 from vigil_sidecar.app import Sidecar
 from vigil_sidecar.audit.verify import read_records
 from vigil_sidecar.server.call import Reply
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frame, encode_frames, encode_reply, replies_frame
+from vigil_sidecar.server.frames import (
+    FrameReader,
+    LinkDamage,
+    call_crc,
+    encode_frame,
+    encode_frames,
+    encode_reply,
+    heartbeat_crc,
+    replies_frame,
+)
 from vigil_sidecar.server.link import PROTOCOL_VERSION
 from vigil_sidecar.settings import load
 from vigil_sidecar.telemetry.log import configure
@@ -135,12 +144,25 @@ DAMAGE: list[tuple[str, Callable[[Peer], bytes]]] = [
     ("call damaged on its way", lambda p: encode_frame(p.call(damage=True))),
     ("hello twice", lambda p: encode_frame(link.Frame(hello=link.Hello(protocol_version=PROTOCOL_VERSION)))),
     ("method out of range", lambda p: unknown_method(p)),
+    ("heartbeat changed", lambda p: beats(1, crc=7)),
+    ("heartbeat repeated", lambda p: beats(1, 2, 2)),
+    ("heartbeat lost", lambda p: beats(1, 3)),
+    ("heartbeats reordered", lambda p: beats(1, 3, 2)),
+    ("heartbeat of another link put in", lambda p: beats(1, 2, 77)),
 ]  # fmt: skip
 
 
 def corruptions(sidecar: Sidecar) -> int:
     log = Path(sidecar.settings.data_dir) / "audit" / "sidecar"
     return sum(r.header.event_id == events.LINK_CORRUPTION for r in read_records(log))
+
+
+def beats(*counts: int, crc: int = 0) -> bytes:
+    """Heartbeats with these counts; ``crc`` is what their CRC is off by."""
+    made = [link.Heartbeat(count=n, monotonic_ns=time.monotonic_ns(), ready=True) for n in counts]
+    for beat in made:
+        beat.crc = heartbeat_crc(beat) ^ crc
+    return b"".join(encode_frame(link.Frame(heartbeat=beat)) for beat in made)
 
 
 def unknown_method(peer: Peer) -> bytes:
@@ -209,7 +231,7 @@ def test_heartbeats_come_while_calls_are_worked_on(sidecar: Sidecar) -> None:
     assert frame is not None
     beat = frame.heartbeat
     assert beat.ready and list(beat.models) == ["m"]
-    assert beat.crc == google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
+    assert beat.crc == heartbeat_crc(beat)
     assert {s.subject for s in beat.subjects} == {"model/m", "log/sidecar"}
     peer.close()
 
@@ -315,3 +337,23 @@ def test_a_gateway_that_does_not_check_is_told_on(sidecar: Sidecar) -> None:
     assert b"id" in found[0].payload
     peer.close()
     works(sidecar)
+
+
+def test_a_part_that_is_gone_is_told_in_the_heartbeats(sidecar: Sidecar) -> None:
+    """The registry's thread has ended: its supervision expires, first borne, then said, and at last the process calls itself stopped."""
+    peer = fresh(sidecar)
+    seen: list[str] = []
+    sent, end = 0, time.monotonic() + 20
+    sidecar.reconciler.stop()
+    while "STATUS_STOPPED" not in seen and time.monotonic() < end:
+        sent += 1
+        peer.socket.sendall(beats(sent))
+        frame = peer.until("heartbeat")
+        assert frame is not None
+        status = link.Supervision.Status.Name(frame.heartbeat.supervision.status)
+        if status not in seen:
+            seen.append(status)
+            expired = list(frame.heartbeat.supervision.expired)
+            assert (status in ("STATUS_EXPIRED", "STATUS_STOPPED")) == any(x.startswith("registry: 0 signs of life") for x in expired)
+    assert seen == ["STATUS_OK", "STATUS_FAILED", "STATUS_EXPIRED", "STATUS_STOPPED"]
+    peer.close()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,46 @@ def test_reset_needs_a_reason_a_name_and_a_trusted_listener(tmp_path: Path) -> N
                 stub.unary("/vigil.safety.v1.SafetyService/Reset", request, safety.ResetResponse)
             assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and field in error.value.details()
         assert product.vigil("safety", "reset", check=False).returncode == 2
+
+
+def spin(stub: Stub, n: int, timeout_s: float = 60.0) -> Any:
+    return stub.infer(infer_request("spin", {"n": np.array([n])}), timeout_s=timeout_s)
+
+
+def test_a_run_that_does_not_end_is_noticed_while_it_runs(tmp_path: Path) -> None:
+    """Its model is Degraded while native code still runs; when it ends in time, golden runs bring Normal without a restart."""
+    product = Product(tmp_path, QUICK | {"safety.run_ms_max": 300, "supervisor.restart_after_ms": 60000})
+    graphs.spinning(product.models / "spin" / "1" / "model.onnx")
+    with product:
+        stub, pid = Stub(product.channel()), product.pids()["sidecar_pid"]
+        start = time.monotonic()
+        spin(stub, 20)
+        each_s = (time.monotonic() - start) / 20
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(spin, stub, int(2.5 / each_s))
+            wait_for(lambda: states(stub)["model/spin"] == "DEGRADED", 20, "degraded")
+            assert not call.done()
+            time.sleep(0.3)
+            assert states(stub)["model/spin"] == "DEGRADED" and states(stub)["sidecar"] == "NORMAL"
+            call.result(60)
+        wait_for(lambda: states(stub)["model/spin"] == "NORMAL", 20, "normal again")
+        assert [t[1] for t in history(product, "model/spin")[1:]] == ["fault", "ready", "probe_good"]
+        assert product.pids()["sidecar_pid"] == pid
+    [expired] = [r for r in read_records(product.data / "audit" / "sidecar") if r.header.event_id == 4008]
+    assert b"run/spin" in expired.payload and b"end has not come" in expired.payload
+
+
+def test_a_run_that_hangs_for_good_has_the_sidecar_replaced(tmp_path: Path) -> None:
+    """Only the end of the process ends native code: supervision stops, the gateway kills, callers hear of it at once, service returns."""
+    product = Product(tmp_path, QUICK | {"safety.run_ms_max": 300, "supervisor.restart_after_ms": 700, "supervisor.backoff_ms": 0})
+    graphs.spinning(product.models / "spin" / "1" / "model.onnx")
+    with product:
+        stub, pid = Stub(product.channel()), product.pids()["sidecar_pid"]
+        with pytest.raises(grpc.RpcError) as error:
+            spin(stub, 1 << 40)
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+        wait_for(lambda: product.pids()["sidecar_pid"] != pid, 60, "another sidecar")
+        wait_for(lambda: set(states(stub).values()) == {"NORMAL"} and "model/spin" in states(stub), 30, "normal again")
+        spin(stub, 1)
+    [killed] = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == 4007]
+    assert b"its supervision stopped: run/spin" in killed.payload

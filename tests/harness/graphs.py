@@ -52,6 +52,29 @@ def choosing(path: Path | None = None) -> bytes:
     return _save(helper.make_graph([helper.make_node("Gather", ["rows", "i"], ["y"])], "choosing", [i], [y], [rows]), path)
 
 
+def spinning(path: Path | None = None) -> bytes:
+    """Multiplies matrices n times: a run takes as long as its caller says (some milliseconds each)."""
+    n = helper.make_tensor_value_info("n", TensorProto.INT64, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [512, 512])
+
+    def matrix(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [512, 512])
+
+    def flag(name: str, dtype: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, dtype, [])
+
+    inside, outside = (
+        [flag("i", TensorProto.INT64), flag("on", TensorProto.BOOL), matrix("a")],
+        [flag("on_out", TensorProto.BOOL), matrix("b")],
+    )
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["on_out"]), helper.make_node("MatMul", ["a", "w"], ["b"])], "body", inside, outside
+    )
+    weights = [numpy_helper.from_array(np.eye(512, dtype=np.float32), "w"), numpy_helper.from_array(np.array(True), "yes")]
+    nodes = [helper.make_node("Squeeze", ["n"], ["count"]), helper.make_node("Loop", ["count", "yes", "w"], ["y"], body=body)]
+    return _save(helper.make_graph(nodes, "spinning", [n], [y], weights), path)
+
+
 def time_mixing(path: Path | None = None) -> bytes:
     """y = x - mean of x over the first axis: its first axis is free, but rows influence each other."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 4])

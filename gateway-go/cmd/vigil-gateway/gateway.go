@@ -92,6 +92,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.service, err = flow.New(flow.Limits{
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
+		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
+		RestartAfter:       time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")), g.audit, metrics, g.tracer, g.log)
 	if err != nil {
 		return nil, err

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "da25e069add68b7b22216733c72961bb7ac57c179e08d55f9a9f1afe7f947a72"
+const Digest = "dd16f25822b49209e44653f4ee7d4fbb73e7dd456bed063d7ac4cb6a9da5442f"

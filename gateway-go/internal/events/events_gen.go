@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "c684c9cae259889c637db692e8f2ffd3ea81cc636e586d753c711e81502c2e3d"
+const CatalogueDigest = "29056795d63ac8bacc295111f36f4654cd3e675c88d28228353509e97d09dcd2"
 
 // Ids of events.
 const (
@@ -76,6 +76,8 @@ const (
 	LinkCorruption uint32 = 4006
 	// SidecarKilled: A sidecar that hung was killed, so that another is started (supervisor.restart_after_ms).
 	SidecarKilled uint32 = 4007
+	// SupervisionExpired: A part of the sidecar, or a run of a model, did not do in time what it has to (safety/supervision.yaml).
+	SupervisionExpired uint32 = 4008
 	// LogOpened: The log was opened by a new run of its writer.
 	LogOpened uint32 = 5001
 	// LogRecovered: The log's end was found after a crash; a torn tail was cut.
@@ -138,6 +140,7 @@ var Names = map[uint32]string{
 	4005: "revalidation_disagreement",
 	4006: "link_corruption",
 	4007: "sidecar_killed",
+	4008: "supervision_expired",
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
@@ -188,6 +191,7 @@ var Classes = map[uint32]string{
 	4005: "safety",
 	4006: "safety",
 	4007: "safety",
+	4008: "safety",
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",

@@ -36,6 +36,9 @@ type Limits struct {
 	BytesInFlightMax int64
 	WatchersMax      int64
 	WatchQueueMax    int64
+	// SupervisionTimeout is how long the sidecar's supervision may stand still,
+	// RestartAfter how much longer until the sidecar is replaced; 0: never.
+	SupervisionTimeout, RestartAfter time.Duration
 }
 
 // Caller is what an edge knows of who calls.
@@ -63,7 +66,8 @@ type Service struct {
 	reader  *review.Reader
 	monitor *safety.Monitor
 	latch   *safety.LatchFile
-	boot    string // the sidecar's last run; of the link's goroutine
+	boot    string // the sidecar's last run; of the link's goroutine, as is seen
+	seen    supervised
 	metrics *telemetry.Metrics
 	tracer  *telemetry.Tracer
 	log     *slog.Logger

@@ -284,10 +284,9 @@ func (s *Service) LinkSilent(silence time.Duration) {
 }
 
 // LinkHung implements link.Observer.
-func (s *Service) LinkHung(pid int, silence time.Duration) {
-	text := fmt.Sprintf("the sidecar (pid %d) was silent for %s and is killed", pid, silence.Round(time.Millisecond))
-	s.systemEvent(events.SidecarKilled, text)
-	s.log.Error("sidecar killed", "pid", pid, "silence", silence.String())
+func (s *Service) LinkHung(pid int, why string) {
+	s.systemEvent(events.SidecarKilled, fmt.Sprintf("the sidecar (pid %d) is killed: %s", pid, clip(why, 512)))
+	s.log.Error("sidecar killed", "pid", pid, "why", why)
 }
 
 // Checkpoint implements link.Observer.
@@ -314,8 +313,11 @@ func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
 	for _, t := range h.Transitions {
 		s.hub.publish(t)
 	}
+	wrong := s.supervise(h.Supervision)
 	state := s.monitor.Status(sidecarSubject).State
 	switch {
+	case wrong != "":
+		s.monitor.Event(sidecarSubject, "fault", wrong)
 	case !h.Ready && (state == "NORMAL" || state == "RECOVERING"):
 		s.monitor.Event(sidecarSubject, "probe_bad", "the sidecar says that it cannot serve")
 	case h.Ready && state == "RECOVERING":

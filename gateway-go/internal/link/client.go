@@ -41,8 +41,8 @@ type Observer interface {
 	LinkDown(reason string, damage bool)
 	// LinkSilent: no heartbeat came in time; new calls are refused from now on.
 	LinkSilent(silence time.Duration)
-	// LinkHung: the silent sidecar is killed now.
-	LinkHung(pid int, silence time.Duration)
+	// LinkHung: the sidecar, silent or condemned, is killed now.
+	LinkHung(pid int, why string)
 	// LinkHeartbeat: a sound heartbeat came.
 	LinkHeartbeat(h *linkv1.Heartbeat)
 	// Checkpoint gives our own log's latest checkpoint, for the sidecar.
@@ -52,9 +52,10 @@ type Observer interface {
 // Client keeps one link open and carries calls over it. Call and Stream may be
 // used at the same time from anywhere.
 type Client struct {
-	config   Config
-	observer Observer
-	conn     atomic.Pointer[conn]
+	config    Config
+	observer  Observer
+	conn      atomic.Pointer[conn]
+	condemned atomic.Pointer[string]
 }
 
 // New makes a client; Run connects it.
@@ -112,6 +113,7 @@ func (c *Client) once(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
 	defer stop()
 	go cn.w.run()
+	c.condemned.Store(nil)
 	c.observer.LinkUp(welcome)
 	c.conn.Store(cn)
 	defer c.conn.CompareAndSwap(cn, nil)
@@ -184,8 +186,8 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 				return err
 			}
 		case *linkv1.Frame_Heartbeat:
-			if !cn.heartbeat(body.Heartbeat) {
-				return damaged("heartbeat does not match its CRC-32C")
+			if err := cn.heartbeat(body.Heartbeat); err != nil {
+				return err
 			}
 			c.observer.LinkHeartbeat(body.Heartbeat)
 		case *linkv1.Frame_Drain:
@@ -230,12 +232,29 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			failed = true
 			cn.failCalls(ErrSilent)
 		}
-		if told && !killed && c.config.RestartAfter > 0 && silence > c.config.HeartbeatTimeout+c.config.RestartAfter {
+		why := c.condemned.Load()
+		if c.config.RestartAfter > 0 && told && silence > c.config.HeartbeatTimeout+c.config.RestartAfter {
+			text := "silent for " + silence.Round(time.Millisecond).String()
+			why = &text
+		}
+		if why != nil && !killed {
 			killed = true
-			c.observer.LinkHung(other.pid, silence)
+			c.observer.LinkHung(other.pid, *why)
 			_ = other.kill() // it may have ended by itself: then the link ends too
 		}
 	}
+}
+
+// Condemn has the connected sidecar killed at the next heartbeat, so that its
+// supervisor starts another.
+func (c *Client) Condemn(why string) { c.condemned.Store(&why) }
+
+// Condemned says why the sidecar is to be killed; empty when it is not.
+func (c *Client) Condemned() string {
+	if why := c.condemned.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // Connected says whether a sidecar is there and heard.

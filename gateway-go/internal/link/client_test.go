@@ -27,6 +27,7 @@ type sidecar struct {
 	conn     net.Conn
 	reader   *frameReader
 	mu       sync.Mutex
+	beats    uint64
 }
 
 type heard struct {
@@ -45,7 +46,7 @@ func (h *heard) LinkDown(reason string, damage bool) {
 	h.down, h.damage = append(h.down, reason), h.damage || damage
 }
 func (h *heard) LinkSilent(time.Duration)        { h.mu.Lock(); h.silent++; h.mu.Unlock() }
-func (h *heard) LinkHung(int, time.Duration)     {}
+func (h *heard) LinkHung(int, string)            {}
 func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) { h.mu.Lock(); h.beats++; h.mu.Unlock() }
 func (h *heard) get(f func(*heard) bool) bool    { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }
 func (s *sidecar) send(frame *linkv1.Frame)      { s.sendRaw(must(appendFrame(nil, frame))) }
@@ -121,7 +122,8 @@ func (s *sidecar) answer(calls *linkv1.Calls, credit bool) {
 }
 
 func (s *sidecar) beat(models ...string) {
-	h := &linkv1.Heartbeat{Count: 1, Ready: true, Models: models}
+	s.beats++
+	h := &linkv1.Heartbeat{Count: s.beats, Ready: true, Models: models}
 	h.Crc = heartbeatCRC(h)
 	s.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}})
 }

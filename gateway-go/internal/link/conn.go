@@ -94,6 +94,7 @@ type conn struct {
 	byID     []*lane
 	models   map[string]bool
 	lastBeat time.Time
+	heard    uint64 // count of the last heartbeat; of the reading goroutine
 	beats    uint64
 	// draining: the sidecar is about to stop; drained: it heard that nothing waits for it.
 	draining, drained bool
@@ -298,11 +299,16 @@ func (c *conn) replies(in *linkv1.Replies) error {
 	return nil
 }
 
-// heartbeat notes a sign of life; false when its CRC does not match.
-func (c *conn) heartbeat(h *linkv1.Heartbeat) bool {
+// heartbeat notes a sign of life. One that is changed, lost, repeated or out of
+// order is damage.
+func (c *conn) heartbeat(h *linkv1.Heartbeat) error {
 	if h.Crc != heartbeatCRC(h) {
-		return false
+		return damaged("heartbeat does not match its CRC-32C")
 	}
+	if c.heard > 0 && h.Count != c.heard+1 {
+		return damaged("heartbeat %d came after %d", h.Count, c.heard)
+	}
+	c.heard = h.Count
 	c.mu.Lock()
 	c.lastBeat = time.Now()
 	c.silent = false
@@ -313,7 +319,7 @@ func (c *conn) heartbeat(h *linkv1.Heartbeat) bool {
 		}
 	}
 	c.mu.Unlock()
-	return true
+	return nil
 }
 
 // alive notes that something came: a sidecar that sends is not silent.

@@ -47,14 +47,17 @@ func callCRC(message []byte, id uint64, number uint32) uint32 {
 	return crc32.Update(crc32.Update(0, castagnoli, message), castagnoli, tail[:])
 }
 
-// heartbeatCRC covers count, monotonic time and readiness.
+// heartbeatCRC covers count, monotonic time, readiness, and supervision's status
+// and cycles.
 func heartbeatCRC(h *linkv1.Heartbeat) uint32 {
-	var b [17]byte
+	var b [26]byte
 	binary.LittleEndian.PutUint64(b[:], h.Count)
 	binary.LittleEndian.PutUint64(b[8:], h.MonotonicNs)
 	if h.Ready {
 		b[16] = 1
 	}
+	b[17] = byte(h.Supervision.GetStatus())
+	binary.LittleEndian.PutUint64(b[18:], h.Supervision.GetCycles())
 	return crc32.Checksum(b[:], castagnoli)
 }
 

@@ -138,6 +138,10 @@ type Settings struct {
 	SafetyRunMsMax int64
 	// SupervisorRestartAfterMs is supervisor.restart_after_ms. A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.
 	SupervisorRestartAfterMs int64
+	// SupervisorGatewayTimeoutS is supervisor.gateway_timeout_s. A gateway that answers no health check for so long is killed and started again.
+	SupervisorGatewayTimeoutS float64
+	// SupervisorWatchdogDevice is supervisor.watchdog_device. Watchdog device that `vigil up` feeds each second while everything is supervised (/dev/watchdog); it bites when that ends other than in order. Empty: none. systemd's WatchdogSec needs no setting.
+	SupervisorWatchdogDevice string
 	// SupervisorRestartCountMax is supervisor.restart_count_max. Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.
 	SupervisorRestartCountMax int64
 	// SupervisorRestartWindowS is supervisor.restart_window_s. Window of supervisor.restart_count_max.
@@ -255,6 +259,8 @@ var table = []Spec{
 	{Key: "safety.probe_interval_s", Type: "float", Default: "60", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.", field: func(s *Settings) any { return &s.SafetyProbeIntervalS }},
 	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
 	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
+	{Key: "supervisor.gateway_timeout_s", Type: "float", Default: "10", Min: 0.5, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A gateway that answers no health check for so long is killed and started again.", field: func(s *Settings) any { return &s.SupervisorGatewayTimeoutS }},
+	{Key: "supervisor.watchdog_device", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Watchdog device that `vigil up` feeds each second while everything is supervised (/dev/watchdog); it bites when that ends other than in order. Empty: none. systemd's WatchdogSec needs no setting.", field: func(s *Settings) any { return &s.SupervisorWatchdogDevice }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},
 	{Key: "supervisor.restart_window_s", Type: "float", Default: "60", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Window of supervisor.restart_count_max.", field: func(s *Settings) any { return &s.SupervisorRestartWindowS }},
 	{Key: "supervisor.backoff_ms", Type: "int", Default: "100", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Wait before the first restart; doubles with each further one in the window.", field: func(s *Settings) any { return &s.SupervisorBackoffMs }},

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vigil_sidecar.cli.client import CommandFailed
+from vigil_sidecar.cli.outer import OuterWatch
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Supervisor", "gateway_binary"]
@@ -76,6 +77,7 @@ class Supervisor:
         self._stopping = False
         self._ready = False
         self._ports: dict[str, int] = {}
+        self._heard_s = time.monotonic()
         environment = os.environ.copy()
         gateway, sidecar = gateway_binary(), [sys.executable, "-m", "vigil_sidecar.cli.main", "sidecar"]
         self._children = [
@@ -113,6 +115,19 @@ class Supervisor:
             raise CommandFailed(f"{self._run}: another `vigil up` runs there; stop it, or give --data-dir another folder") from None
         except OSError as error:
             raise CommandFailed(f"{self._run}: {error.strerror}; give --data-dir a folder that can be written") from None
+        try:
+            self._outer = OuterWatch(os.environ, self._settings.supervisor_watchdog_device, self._say)
+        except OSError as error:
+            device = self._settings.supervisor_watchdog_device
+            raise CommandFailed(f"supervisor.watchdog_device = {device!r}: {error.strerror}") from None
+        code = self._supervise()
+        self._outer.stopping()
+        self._stop()
+        self._outer.close(orderly=code == 0)
+        return code
+
+    def _supervise(self) -> int:
+        """Until a signal (0), or until restarts are used up (1)."""
         for child in self._children:
             child.start()
             self._say(f"{child.name} started, pid {child.pid}")
@@ -131,9 +146,21 @@ class Supervisor:
             if not self._ports and now > deadline:
                 self._say(f"not ready within {self._settings.supervisor_start_timeout_s} s (supervisor.start_timeout_s)")
                 code, self._stopping = 1, True
+            self._watch_gateway(now)
             time.sleep(_POLL_S)
-        self._stop()
         return code
+
+    def _watch_gateway(self, now: float) -> None:
+        """Pass on that all is supervised; a gateway that answers nothing is killed, and started again as any that ended."""
+        gateway = self._children[1]
+        silent_s = now - self._heard_s
+        if not self._ports or gateway.process is None or silent_s <= self._settings.supervisor_gateway_timeout_s:
+            self._outer.alive()
+        elif gateway.exited() is None:
+            why = f"answered no health check for {silent_s:.1f} s (supervisor.gateway_timeout_s)"
+            self._say(f"gateway (pid {gateway.pid}) {why}; it is killed")
+            gateway.process.kill()
+            self._heard_s = now
 
     def _watch(self, child: _Child) -> bool:
         """Restart a child that ended; False when it must not be restarted any more."""
@@ -165,6 +192,7 @@ class Supervisor:
         for child in self._children:
             if child.process is None and time.monotonic() >= child.due:
                 child.start()
+                self._heard_s = time.monotonic()
                 self._say(f"{child.name} started, pid {child.pid}")
 
     def _health(self, port: int) -> bool:
@@ -172,6 +200,7 @@ class Supervisor:
         try:
             connection.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
             answer = connection.getresponse()
+            self._heard_s = time.monotonic()
             return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
         except (OSError, http.client.HTTPException, ValueError):
             return False
@@ -189,8 +218,8 @@ class Supervisor:
         self._restart_due()
         gateway, sidecar = self._read("gateway.json"), self._read("sidecar.json")
         pids = [c.pid for c in self._children]
-        fresh = gateway.get("gateway_pid") == pids[1] and sidecar.get("sidecar_pid") == pids[0]
-        ready = bool(fresh and all(pids) and self._health(gateway["http"]))
+        serving = bool(pids[1]) and gateway.get("gateway_pid") == pids[1] and self._health(gateway["http"])
+        ready = serving and bool(pids[0]) and sidecar.get("sidecar_pid") == pids[0]
         if ready and (not self._ready or self._ports.get("sidecar_pid") != sidecar["sidecar_pid"]):
             self._ports = gateway | sidecar | {"supervisor_pid": os.getpid()}
             # A restarted process must come back under the port that clients know.
@@ -201,8 +230,10 @@ class Supervisor:
             }  # fmt: skip
             self._write_ready()
             self._say(f"ready: grpc {gateway['grpc']}, http {gateway['http']}, metrics {gateway['metrics']}")
+            self._outer.ready()
         elif not ready and self._ready:
             self._say("not ready")
+            self._outer.status("not ready")
         self._ready = ready
 
     def _write_ready(self) -> None:
@@ -222,9 +253,11 @@ class Supervisor:
                 continue
             self._say(f"{child.name} is told to stop")
             child.process.send_signal(signal.SIGTERM)
-            try:
-                child.process.wait(self._settings.gateway_drain_timeout_s + _STOP_S)
-            except subprocess.TimeoutExpired:
+            end = time.monotonic() + self._settings.gateway_drain_timeout_s + _STOP_S
+            while child.exited() is None and time.monotonic() < end:
+                self._outer.alive()
+                time.sleep(_POLL_S)
+            if child.exited() is None:
                 self._say(f"{child.name} did not stop; it is killed")
                 child.process.kill()
                 child.process.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from vigil_safety.monitor import Change, Monitor
 from vigil_sidecar.errors import CallError
@@ -35,9 +35,15 @@ class Prober:
     returns holds nobody up, its lease ends, and no further probe of that model starts.
     """
 
-    def __init__(self, registry: Registry, monitor: Monitor, problems: Mapping[str, str], lease_ms: int, interval_s: float) -> None:
-        """``problems`` says per model what still keeps it from recovering; ``interval_s`` is between probes in Normal, 0 for none."""
-        self._registry, self._monitor, self._problems = registry, monitor, problems
+    def __init__(
+        self, registry: Registry, monitor: Monitor, problem: Callable[[str], str | None], lease_ms: int, interval_s: float,
+        alive: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """``problem`` says what still keeps a model from recovering, empty when nothing does, None when that is not known yet.
+
+        ``interval_s`` is between probes in Normal, 0 for none; ``alive`` hears of each turn.
+        """
+        self._registry, self._monitor, self._problem, self._alive = registry, monitor, problem, alive
         self._lease_s, self._interval_s = lease_ms / 1000, interval_s
         self._lock = threading.Lock()
         self._leases: dict[str, _Lease] = {}
@@ -65,6 +71,7 @@ class Prober:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._alive()
             states = {s: x.state for s, x in self._monitor.all().items() if s.startswith(PREFIX)}
             for subject, state in states.items():
                 self._turn(subject, state)
@@ -75,7 +82,7 @@ class Prober:
     def _turn(self, subject: str, state: str) -> None:
         name, monitor = subject.removeprefix(PREFIX), self._monitor
         if state == "DEGRADED":
-            if self._problems.get(name) == "":
+            if self._problem(name) == "":
                 monitor.event(subject, "ready", "nothing keeps it from serving")
         elif state == "RECOVERING":
             with self._lock:

@@ -54,6 +54,8 @@ class Reconciler:
         self.first_pass = threading.Event()
         self.problems: dict[str, str] = {}
         """By model, what keeps it from recovering; empty when nothing does."""
+        self.passed: Callable[[str], None] = lambda checkpoint: None
+        """Hears of the checkpoints of its supervision: look, load, loaded."""
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
 
     def start(self) -> None:
@@ -106,6 +108,7 @@ class Reconciler:
         self.mark_all()
         rescan = time.monotonic() + self._settings.models_rescan_interval_s
         while True:
+            self.passed("look")
             with self._wake:
                 if self._stopping:
                     return
@@ -291,7 +294,11 @@ class Reconciler:
                     memory.refused[number] = known._replace(signature=signature)
                     memory.pending.discard(number)
                     return None
-                version = self._loader.load(model.name, number, staged, model.options, model.serving)
+                self.passed("load")
+                try:
+                    version = self._loader.load(model.name, number, staged, model.options, model.serving)
+                finally:
+                    self.passed("loaded")
             finally:
                 staged.close()
         except StillWritten:

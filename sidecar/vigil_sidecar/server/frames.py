@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
 from google.protobuf.message import DecodeError
-from vigil.link.v1.link_pb2 import Chunk, Frame, Replies, Reply
+from vigil.link.v1.link_pb2 import Chunk, Frame, Heartbeat, Replies, Reply
 
 from vigil_sidecar.audit.tensor_hash import uvarint
 from vigil_sidecar.errors import VigilError
@@ -47,6 +47,13 @@ _FRAME_REPLIES_TAG = bytes([_tag(Frame.REPLIES_FIELD_NUMBER, 2)])
 
 class LinkDamage(VigilError):
     """Bytes on the link are not a frame. The link must be closed and opened anew."""
+
+
+def heartbeat_crc(beat: Heartbeat) -> int:
+    """CRC-32C of a heartbeat: count, monotonic time, readiness, supervision's status and cycles (docs/link.md)."""
+    supervision = beat.supervision
+    crc: int = google_crc32c.value(struct.pack("<QQ?BQ", beat.count, beat.monotonic_ns, beat.ready, supervision.status, supervision.cycles))
+    return crc
 
 
 def call_crc(message: bytes, call_id: int, number: int) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import google_crc32c
 from vigil.contract_digest import CONTRACT_DIGEST
 from vigil.link.v1 import link_pb2 as link
 
@@ -21,7 +20,7 @@ from vigil_sidecar.audit.entry import ZERO8, ZERO16
 from vigil_sidecar.errors import VigilError
 from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.dispatch import Dispatcher
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, encode_reply, replies_frame
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, encode_reply, heartbeat_crc, replies_frame
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
@@ -65,13 +64,21 @@ class _Connection:
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self.checkpoint_sent = b""
-        self._stream = 0
+        self._stream = self._beats = 0
         self.drained = threading.Event()
         """The gateway said that no unary call waits for this sidecar."""
 
     def heard(self) -> None:
         """Note a sign of life: any piece of any frame is one."""
         self.last_heard = time.monotonic()
+
+    def beat(self, beat: link.Heartbeat) -> None:
+        """Check a heartbeat of the gateway; raises ``LinkDamage``."""
+        if beat.crc != heartbeat_crc(beat):
+            raise LinkDamage("heartbeat does not match its CRC-32C")
+        if beat.count != self._beats + 1:
+            raise LinkDamage(f"heartbeat {beat.count} came after {self._beats}")
+        self._beats = beat.count
 
     def send(self, *parts: bytes) -> None:
         """Send a frame given as its parts; a gateway that takes nothing for five seconds is cut off."""
@@ -124,11 +131,14 @@ class LinkServer:
 
     def __init__(
         self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
-        notice: Callable[[str, str], None], anchor: Callable[[bytes], None],
+        notice: Callable[[str, str], None], anchor: Callable[[bytes], None], supervise: Callable[[str, bool | None], None],
     ) -> None:  # fmt: skip
-        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints."""
+        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints.
+
+        ``supervise("link_reader", active)`` hears when a gateway is there, when it is gone, and of each of its heartbeats (None).
+        """
         self._config, self._dispatcher = config, dispatcher
-        self._heartbeat, self._notice, self._anchor = heartbeat, notice, anchor
+        self._heartbeat, self._notice, self._anchor, self._supervise = heartbeat, notice, anchor, supervise
         self._methods = dispatcher.methods
         self._connection: _Connection | None = None
         self._claims = threading.Lock()
@@ -208,6 +218,7 @@ class LinkServer:
                 return
             sock.settimeout(None)
             self._connection = connection
+            self._supervise("link_reader", True)
             self._notice("up", "gateway connected")
             self._read_loop(reader, connection)
             self._notice("lost", "the gateway closed the link")
@@ -220,6 +231,7 @@ class LinkServer:
             connection.cancel_all()
             sock.close()
             if self._connection is connection:
+                self._supervise("link_reader", False)
                 self._connection = None
 
     def _greet(self, reader: FrameReader, connection: _Connection) -> str:
@@ -265,6 +277,8 @@ class LinkServer:
             elif body == "drained":
                 connection.drained.set()
             elif body == "heartbeat":
+                connection.beat(frame.heartbeat)
+                self._supervise("link_reader", None)
                 if frame.heartbeat.checkpoint:
                     self._anchor(frame.heartbeat.checkpoint)
             else:
@@ -340,8 +354,7 @@ class LinkServer:
             if connection.reading and time.monotonic() - connection.last_heard > self._config.heartbeat_timeout_s:
                 self._notice("expired", f"the gateway was silent for {self._config.heartbeat_timeout_s} s")
                 connection.last_heard = time.monotonic()
-            self._beats += 1
-            beat = link.Heartbeat(count=self._beats, monotonic_ns=time.monotonic_ns())
+            beat = link.Heartbeat(count=self._beats + 1, monotonic_ns=time.monotonic_ns())
             try:
                 self._heartbeat(beat)
             except Exception as error:  # a beat that cannot be made must not end the heart
@@ -351,5 +364,6 @@ class LinkServer:
                 beat.ClearField("checkpoint")
             else:
                 connection.checkpoint_sent = beat.checkpoint
-            beat.crc = google_crc32c.value(struct.pack("<QQ?", beat.count, beat.monotonic_ns, beat.ready))
+            beat.crc = heartbeat_crc(beat)
+            self._beats += 1
             connection.send_first(link.Frame(heartbeat=beat).SerializeToString())

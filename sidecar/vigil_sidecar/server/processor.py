@@ -47,6 +47,12 @@ class BatchMethod(NamedTuple):
 class BatchObserver(Protocol):
     """Told of each batch and of failures, for metrics and traces."""
 
+    def begin(self, version: LoadedVersion) -> None:
+        """This thread runs a batch of a version; ``batch`` follows on it, or ``ended``."""
+
+    def ended(self) -> None:
+        """The run that this thread began has ended without a batch."""
+
     def batch(self, jobs: Sequence[Job], start_ns: int, end_ns: int) -> None:
         """A batch was run between the two monotonic times."""
 
@@ -114,10 +120,13 @@ class Processor:
                 self._prepare(call, leased, jobs, refused)
             for batch in form_batches(jobs):
                 start_ns = time.monotonic_ns()
+                self._observer.begin(batch[0].version)
                 ran = self._run(batch, refused)
                 if ran:
                     self._observer.batch(ran, start_ns, time.monotonic_ns())
                     done += ran
+                else:
+                    self._observer.ended()
             self._record_and_reply(done, refused, answered)
         finally:
             for version in leased.values():

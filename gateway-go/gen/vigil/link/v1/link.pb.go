@@ -26,6 +26,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Supervision_Status int32
+
+const (
+	Supervision_STATUS_UNSPECIFIED Supervision_Status = 0
+	Supervision_STATUS_OK          Supervision_Status = 1
+	// Something was missed, within what is borne.
+	Supervision_STATUS_FAILED Supervision_Status = 2
+	// Something is missing or late.
+	Supervision_STATUS_EXPIRED Supervision_Status = 3
+	// It was for too long: the process is to be replaced.
+	Supervision_STATUS_STOPPED Supervision_Status = 4
+)
+
+// Enum value maps for Supervision_Status.
+var (
+	Supervision_Status_name = map[int32]string{
+		0: "STATUS_UNSPECIFIED",
+		1: "STATUS_OK",
+		2: "STATUS_FAILED",
+		3: "STATUS_EXPIRED",
+		4: "STATUS_STOPPED",
+	}
+	Supervision_Status_value = map[string]int32{
+		"STATUS_UNSPECIFIED": 0,
+		"STATUS_OK":          1,
+		"STATUS_FAILED":      2,
+		"STATUS_EXPIRED":     3,
+		"STATUS_STOPPED":     4,
+	}
+)
+
+func (x Supervision_Status) Enum() *Supervision_Status {
+	p := new(Supervision_Status)
+	*p = x
+	return p
+}
+
+func (x Supervision_Status) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Supervision_Status) Descriptor() protoreflect.EnumDescriptor {
+	return file_vigil_link_v1_link_proto_enumTypes[0].Descriptor()
+}
+
+func (Supervision_Status) Type() protoreflect.EnumType {
+	return &file_vigil_link_v1_link_proto_enumTypes[0]
+}
+
+func (x Supervision_Status) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Supervision_Status.Descriptor instead.
+func (Supervision_Status) EnumDescriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{5, 0}
+}
+
 // Frame is one message on the link.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -493,12 +551,14 @@ type Heartbeat struct {
 	Models []string `protobuf:"bytes,5,rep,name=models,proto3" json:"models,omitempty"`
 	// Changes of state since the last heartbeat.
 	Transitions []*v1.Transition `protobuf:"bytes,6,rep,name=transitions,proto3" json:"transitions,omitempty"`
-	// CRC-32C of count, monotonic time and readiness, encoded as in docs/link.md.
+	// CRC-32C of count, monotonic time, readiness and supervision, encoded as in docs/link.md.
 	Crc uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
 	// The sender's latest signed audit checkpoint, when it changed since the last heartbeat.
 	Checkpoint []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Why calls under way must not wait for their record: the disk hangs. Empty otherwise.
-	LogFailure    string `protobuf:"bytes,9,opt,name=log_failure,json=logFailure,proto3" json:"log_failure,omitempty"`
+	LogFailure string `protobuf:"bytes,9,opt,name=log_failure,json=logFailure,proto3" json:"log_failure,omitempty"`
+	// The sidecar's supervision of its own parts. The gateway sends none.
+	Supervision   *Supervision `protobuf:"bytes,10,opt,name=supervision,proto3" json:"supervision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -596,6 +656,76 @@ func (x *Heartbeat) GetLogFailure() string {
 	return ""
 }
 
+func (x *Heartbeat) GetSupervision() *Supervision {
+	if x != nil {
+		return x.Supervision
+	}
+	return nil
+}
+
+// Supervision is how a process finds its own parts (safety/supervision.yaml).
+type Supervision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Supervision cycles done; it rises as long as the supervising thread lives.
+	Cycles uint64             `protobuf:"varint,1,opt,name=cycles,proto3" json:"cycles,omitempty"`
+	Status Supervision_Status `protobuf:"varint,2,opt,name=status,proto3,enum=vigil.link.v1.Supervision_Status" json:"status,omitempty"`
+	// What is expired, each with its reason. At most 16.
+	Expired       []string `protobuf:"bytes,3,rep,name=expired,proto3" json:"expired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Supervision) Reset() {
+	*x = Supervision{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Supervision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Supervision) ProtoMessage() {}
+
+func (x *Supervision) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Supervision.ProtoReflect.Descriptor instead.
+func (*Supervision) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Supervision) GetCycles() uint64 {
+	if x != nil {
+		return x.Cycles
+	}
+	return 0
+}
+
+func (x *Supervision) GetStatus() Supervision_Status {
+	if x != nil {
+		return x.Status
+	}
+	return Supervision_STATUS_UNSPECIFIED
+}
+
+func (x *Supervision) GetExpired() []string {
+	if x != nil {
+		return x.Expired
+	}
+	return nil
+}
+
 // Context is what a call brings along.
 type Context struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -614,7 +744,7 @@ type Context struct {
 
 func (x *Context) Reset() {
 	*x = Context{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[5]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +756,7 @@ func (x *Context) String() string {
 func (*Context) ProtoMessage() {}
 
 func (x *Context) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[5]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +769,7 @@ func (x *Context) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Context.ProtoReflect.Descriptor instead.
 func (*Context) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{5}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Context) GetTraceId() []byte {
@@ -700,7 +830,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[6]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +842,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[6]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +855,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{6}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Call) GetId() uint64 {
@@ -776,7 +906,7 @@ type Calls struct {
 
 func (x *Calls) Reset() {
 	*x = Calls{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[7]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +918,7 @@ func (x *Calls) String() string {
 func (*Calls) ProtoMessage() {}
 
 func (x *Calls) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[7]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +931,7 @@ func (x *Calls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Calls.ProtoReflect.Descriptor instead.
 func (*Calls) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{7}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Calls) GetLane() uint32 {
@@ -851,7 +981,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[8]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +993,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[8]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1006,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{8}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Reply) GetId() uint64 {
@@ -968,7 +1098,7 @@ type Replies struct {
 
 func (x *Replies) Reset() {
 	*x = Replies{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[9]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1110,7 @@ func (x *Replies) String() string {
 func (*Replies) ProtoMessage() {}
 
 func (x *Replies) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[9]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1123,7 @@ func (x *Replies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replies.ProtoReflect.Descriptor instead.
 func (*Replies) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{9}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Replies) GetReplies() []*Reply {
@@ -1020,7 +1150,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[10]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1162,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[10]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1175,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{10}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Cancel) GetIds() []uint64 {
@@ -1066,7 +1196,7 @@ type StreamCredit struct {
 
 func (x *StreamCredit) Reset() {
 	*x = StreamCredit{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1208,7 @@ func (x *StreamCredit) String() string {
 func (*StreamCredit) ProtoMessage() {}
 
 func (x *StreamCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[11]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1221,7 @@ func (x *StreamCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamCredit.ProtoReflect.Descriptor instead.
 func (*StreamCredit) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{11}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamCredit) GetId() uint64 {
@@ -1118,7 +1248,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1260,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[12]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1273,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{12}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{13}
 }
 
 // No unary call waits for the sidecar any more.
@@ -1155,7 +1285,7 @@ type Drained struct {
 
 func (x *Drained) Reset() {
 	*x = Drained{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1297,7 @@ func (x *Drained) String() string {
 func (*Drained) ProtoMessage() {}
 
 func (x *Drained) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[13]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1310,7 @@ func (x *Drained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drained.ProtoReflect.Descriptor instead.
 func (*Drained) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{13}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{14}
 }
 
 type Chunk struct {
@@ -1194,7 +1324,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1336,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_link_v1_link_proto_msgTypes[14]
+	mi := &file_vigil_link_v1_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1349,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{14}
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Chunk) GetStream() uint64 {
@@ -1278,7 +1408,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n" +
 	"\amethods\x18\a \x03(\tR\amethods\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xd3\x02\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x91\x03\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1291,7 +1421,19 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"checkpoint\x18\b \x01(\fB\b\xfaB\x05z\x03\x18\x80@R\n" +
 	"checkpoint\x12)\n" +
 	"\vlog_failure\x18\t \x01(\tB\b\xfaB\x05r\x03\x18\x80\bR\n" +
-	"logFailure\"\xa8\x01\n" +
+	"logFailure\x12<\n" +
+	"\vsupervision\x18\n" +
+	" \x01(\v2\x1a.vigil.link.v1.SupervisionR\vsupervision\"\xe6\x01\n" +
+	"\vSupervision\x12\x16\n" +
+	"\x06cycles\x18\x01 \x01(\x04R\x06cycles\x129\n" +
+	"\x06status\x18\x02 \x01(\x0e2!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n" +
+	"\aexpired\x18\x03 \x03(\tR\aexpired\"j\n" +
+	"\x06Status\x12\x16\n" +
+	"\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tSTATUS_OK\x10\x01\x12\x11\n" +
+	"\rSTATUS_FAILED\x10\x02\x12\x12\n" +
+	"\x0eSTATUS_EXPIRED\x10\x03\x12\x12\n" +
+	"\x0eSTATUS_STOPPED\x10\x04\"\xa8\x01\n" +
 	"\aContext\x12\x19\n" +
 	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
 	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x18\n" +
@@ -1351,48 +1493,53 @@ func file_vigil_link_v1_link_proto_rawDescGZIP() []byte {
 	return file_vigil_link_v1_link_proto_rawDescData
 }
 
-var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_vigil_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_vigil_link_v1_link_proto_goTypes = []any{
-	(*Frame)(nil),           // 0: vigil.link.v1.Frame
-	(*Hello)(nil),           // 1: vigil.link.v1.Hello
-	(*Welcome)(nil),         // 2: vigil.link.v1.Welcome
-	(*Reject)(nil),          // 3: vigil.link.v1.Reject
-	(*Heartbeat)(nil),       // 4: vigil.link.v1.Heartbeat
-	(*Context)(nil),         // 5: vigil.link.v1.Context
-	(*Call)(nil),            // 6: vigil.link.v1.Call
-	(*Calls)(nil),           // 7: vigil.link.v1.Calls
-	(*Reply)(nil),           // 8: vigil.link.v1.Reply
-	(*Replies)(nil),         // 9: vigil.link.v1.Replies
-	(*Cancel)(nil),          // 10: vigil.link.v1.Cancel
-	(*StreamCredit)(nil),    // 11: vigil.link.v1.StreamCredit
-	(*Drain)(nil),           // 12: vigil.link.v1.Drain
-	(*Drained)(nil),         // 13: vigil.link.v1.Drained
-	(*Chunk)(nil),           // 14: vigil.link.v1.Chunk
-	(*v1.SubjectState)(nil), // 15: vigil.safety.v1.SubjectState
-	(*v1.Transition)(nil),   // 16: vigil.safety.v1.Transition
+	(Supervision_Status)(0), // 0: vigil.link.v1.Supervision.Status
+	(*Frame)(nil),           // 1: vigil.link.v1.Frame
+	(*Hello)(nil),           // 2: vigil.link.v1.Hello
+	(*Welcome)(nil),         // 3: vigil.link.v1.Welcome
+	(*Reject)(nil),          // 4: vigil.link.v1.Reject
+	(*Heartbeat)(nil),       // 5: vigil.link.v1.Heartbeat
+	(*Supervision)(nil),     // 6: vigil.link.v1.Supervision
+	(*Context)(nil),         // 7: vigil.link.v1.Context
+	(*Call)(nil),            // 8: vigil.link.v1.Call
+	(*Calls)(nil),           // 9: vigil.link.v1.Calls
+	(*Reply)(nil),           // 10: vigil.link.v1.Reply
+	(*Replies)(nil),         // 11: vigil.link.v1.Replies
+	(*Cancel)(nil),          // 12: vigil.link.v1.Cancel
+	(*StreamCredit)(nil),    // 13: vigil.link.v1.StreamCredit
+	(*Drain)(nil),           // 14: vigil.link.v1.Drain
+	(*Drained)(nil),         // 15: vigil.link.v1.Drained
+	(*Chunk)(nil),           // 16: vigil.link.v1.Chunk
+	(*v1.SubjectState)(nil), // 17: vigil.safety.v1.SubjectState
+	(*v1.Transition)(nil),   // 18: vigil.safety.v1.Transition
 }
 var file_vigil_link_v1_link_proto_depIdxs = []int32{
-	1,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
-	2,  // 1: vigil.link.v1.Frame.welcome:type_name -> vigil.link.v1.Welcome
-	3,  // 2: vigil.link.v1.Frame.reject:type_name -> vigil.link.v1.Reject
-	4,  // 3: vigil.link.v1.Frame.heartbeat:type_name -> vigil.link.v1.Heartbeat
-	7,  // 4: vigil.link.v1.Frame.calls:type_name -> vigil.link.v1.Calls
-	9,  // 5: vigil.link.v1.Frame.replies:type_name -> vigil.link.v1.Replies
-	10, // 6: vigil.link.v1.Frame.cancel:type_name -> vigil.link.v1.Cancel
-	14, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
-	11, // 8: vigil.link.v1.Frame.stream_credit:type_name -> vigil.link.v1.StreamCredit
-	12, // 9: vigil.link.v1.Frame.drain:type_name -> vigil.link.v1.Drain
-	13, // 10: vigil.link.v1.Frame.drained:type_name -> vigil.link.v1.Drained
-	15, // 11: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
-	16, // 12: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
-	5,  // 13: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
-	6,  // 14: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
-	8,  // 15: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	2,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
+	3,  // 1: vigil.link.v1.Frame.welcome:type_name -> vigil.link.v1.Welcome
+	4,  // 2: vigil.link.v1.Frame.reject:type_name -> vigil.link.v1.Reject
+	5,  // 3: vigil.link.v1.Frame.heartbeat:type_name -> vigil.link.v1.Heartbeat
+	9,  // 4: vigil.link.v1.Frame.calls:type_name -> vigil.link.v1.Calls
+	11, // 5: vigil.link.v1.Frame.replies:type_name -> vigil.link.v1.Replies
+	12, // 6: vigil.link.v1.Frame.cancel:type_name -> vigil.link.v1.Cancel
+	16, // 7: vigil.link.v1.Frame.chunk:type_name -> vigil.link.v1.Chunk
+	13, // 8: vigil.link.v1.Frame.stream_credit:type_name -> vigil.link.v1.StreamCredit
+	14, // 9: vigil.link.v1.Frame.drain:type_name -> vigil.link.v1.Drain
+	15, // 10: vigil.link.v1.Frame.drained:type_name -> vigil.link.v1.Drained
+	17, // 11: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
+	18, // 12: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
+	6,  // 13: vigil.link.v1.Heartbeat.supervision:type_name -> vigil.link.v1.Supervision
+	0,  // 14: vigil.link.v1.Supervision.status:type_name -> vigil.link.v1.Supervision.Status
+	7,  // 15: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
+	8,  // 16: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
+	10, // 17: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_vigil_link_v1_link_proto_init() }
@@ -1418,13 +1565,14 @@ func file_vigil_link_v1_link_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_link_v1_link_proto_rawDesc), len(file_vigil_link_v1_link_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   15,
+			NumEnums:      1,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_vigil_link_v1_link_proto_goTypes,
 		DependencyIndexes: file_vigil_link_v1_link_proto_depIdxs,
+		EnumInfos:         file_vigil_link_v1_link_proto_enumTypes,
 		MessageInfos:      file_vigil_link_v1_link_proto_msgTypes,
 	}.Build()
 	File_vigil_link_v1_link_proto = out.File

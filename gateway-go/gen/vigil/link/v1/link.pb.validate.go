@@ -1047,6 +1047,35 @@ func (m *Heartbeat) validate(all bool) error {
 		errors = append(errors, err)
 	}
 
+	if all {
+		switch v := interface{}(m.GetSupervision()).(type) {
+		case interface{ ValidateAll() error }:
+			if err := v.ValidateAll(); err != nil {
+				errors = append(errors, HeartbeatValidationError{
+					field:  "Supervision",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		case interface{ Validate() error }:
+			if err := v.Validate(); err != nil {
+				errors = append(errors, HeartbeatValidationError{
+					field:  "Supervision",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		}
+	} else if v, ok := interface{}(m.GetSupervision()).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return HeartbeatValidationError{
+				field:  "Supervision",
+				reason: "embedded message failed validation",
+				cause:  err,
+			}
+		}
+	}
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}
@@ -1123,6 +1152,109 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = HeartbeatValidationError{}
+
+// Validate checks the field values on Supervision with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Supervision) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Supervision with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in SupervisionMultiError, or
+// nil if none found.
+func (m *Supervision) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Supervision) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Cycles
+
+	// no validation rules for Status
+
+	if len(errors) > 0 {
+		return SupervisionMultiError(errors)
+	}
+
+	return nil
+}
+
+// SupervisionMultiError is an error wrapping multiple validation errors
+// returned by Supervision.ValidateAll() if the designated constraints aren't met.
+type SupervisionMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m SupervisionMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m SupervisionMultiError) AllErrors() []error { return m }
+
+// SupervisionValidationError is the validation error returned by
+// Supervision.Validate if the designated constraints aren't met.
+type SupervisionValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e SupervisionValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e SupervisionValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e SupervisionValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e SupervisionValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e SupervisionValidationError) ErrorName() string { return "SupervisionValidationError" }
+
+// Error satisfies the builtin error interface
+func (e SupervisionValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sSupervision.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = SupervisionValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = SupervisionValidationError{}
 
 // Validate checks the field values on Context with the rules defined in the
 // proto definition for this message. If any rules are violated, the first

@@ -1,6 +1,7 @@
 from validate import validate_pb2 as _validate_pb2
 from vigil.safety.v1 import safety_pb2 as _safety_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -75,7 +76,7 @@ class Reject(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure")
+    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure", "supervision")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +86,7 @@ class Heartbeat(_message.Message):
     CRC_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     LOG_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SUPERVISION_FIELD_NUMBER: _ClassVar[int]
     count: int
     monotonic_ns: int
     ready: bool
@@ -94,7 +96,30 @@ class Heartbeat(_message.Message):
     crc: int
     checkpoint: bytes
     log_failure: str
-    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ...) -> None: ...
+    supervision: Supervision
+    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ..., supervision: _Optional[_Union[Supervision, _Mapping]] = ...) -> None: ...
+
+class Supervision(_message.Message):
+    __slots__ = ("cycles", "status", "expired")
+    class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATUS_UNSPECIFIED: _ClassVar[Supervision.Status]
+        STATUS_OK: _ClassVar[Supervision.Status]
+        STATUS_FAILED: _ClassVar[Supervision.Status]
+        STATUS_EXPIRED: _ClassVar[Supervision.Status]
+        STATUS_STOPPED: _ClassVar[Supervision.Status]
+    STATUS_UNSPECIFIED: Supervision.Status
+    STATUS_OK: Supervision.Status
+    STATUS_FAILED: Supervision.Status
+    STATUS_EXPIRED: Supervision.Status
+    STATUS_STOPPED: Supervision.Status
+    CYCLES_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    cycles: int
+    status: Supervision.Status
+    expired: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cycles: _Optional[int] = ..., status: _Optional[_Union[Supervision.Status, str]] = ..., expired: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Context(_message.Message):
     __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control")

@@ -5,8 +5,8 @@
 // @generated from file vigil/link/v1/link.proto (package vigil.link.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_validate_validate } from "../../../validate/validate_pb";
 import type { SubjectState, Transition } from "../../safety/v1/safety_pb";
 import { file_vigil_safety_v1_safety } from "../../safety/v1/safety_pb";
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/link/v1/link.proto.
  */
 export const file_vigil_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEi9QMKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SAASJQoFZHJhaW4YCyABKAsyFC52aWdpbC5saW5rLnYxLkRyYWluSAASKQoHZHJhaW5lZBgMIAEoCzIWLnZpZ2lsLmxpbmsudjEuRHJhaW5lZEgAQgYKBGJvZHkilgEKBUhlbGxvEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SIAoPY29udHJhY3RfZGlnZXN0GAIgASgJQgf6QgRyAhhAEhkKCGluc3RhbmNlGAMgASgJQgf6QgRyAhhAEhcKD2ZyYW1lX2J5dGVzX21heBgEIAEoDRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYBSABKA0ilgEKB1dlbGNvbWUSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIXCg9jb250cmFjdF9kaWdlc3QYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIXCg9mcmFtZV9ieXRlc19tYXgYBSABKA0SCwoDcGlkGAYgASgNEg8KB21ldGhvZHMYByADKAkiGAoGUmVqZWN0Eg4KBnJlYXNvbhgBIAEoCSL8AQoJSGVhcnRiZWF0Eg0KBWNvdW50GAEgASgEEhQKDG1vbm90b25pY19ucxgCIAEoBBINCgVyZWFkeRgDIAEoCBIvCghzdWJqZWN0cxgEIAMoCzIdLnZpZ2lsLnNhZmV0eS52MS5TdWJqZWN0U3RhdGUSDgoGbW9kZWxzGAUgAygJEjAKC3RyYW5zaXRpb25zGAYgAygLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24SCwoDY3JjGAcgASgHEhwKCmNoZWNrcG9pbnQYCCABKAxCCPpCBXoDGIBAEh0KC2xvZ19mYWlsdXJlGAkgASgJQgj6QgVyAxiACCJyCgdDb250ZXh0EhAKCHRyYWNlX2lkGAEgASgMEg8KB3NwYW5faWQYAiABKAwSDwoHc2FtcGxlZBgDIAEoCBISCgp0aW1lb3V0X3VzGAQgASgEEg4KBnRlbmFudBgFIAEoCRIPCgdjb250cm9sGAYgASgIImkKBENhbGwSCgoCaWQYASABKAYSDgoGbWV0aG9kGAIgASgNEg8KB21lc3NhZ2UYAyABKAwSJwoHY29udGV4dBgEIAEoCzIWLnZpZ2lsLmxpbmsudjEuQ29udGV4dBILCgNjcmMYBSABKAciSAoFQ2FsbHMSDAoEbGFuZRgBIAEoDRIiCgVjYWxscxgCIAMoCzITLnZpZ2lsLmxpbmsudjEuQ2FsbBINCgVtb2RlbBgDIAEoCSLEAQoFUmVwbHkSCgoCaWQYASABKAYSDAoEY29kZRgCIAEoDRIMCgR0ZXh0GAMgASgJEg8KB21lc3NhZ2UYBCABKAwSDgoGc3RhdHVzGAUgASgMEgwKBG1vcmUYBiABKAgSFgoOYXVkaXRfcG9zaXRpb24YByABKAkSFQoNbW9kZWxfdmVyc2lvbhgIIAEoCRISCgpiYXRjaF9zaXplGAkgASgNEgsKA2NyYxgKIAEoBxIUCgxzYWZldHlfc3RhdGUYCyABKAkiQQoHUmVwbGllcxIlCgdyZXBsaWVzGAEgAygLMhQudmlnaWwubGluay52MS5SZXBseRIPCgdjcmVkaXRzGAIgAygNIhUKBkNhbmNlbBILCgNpZHMYASADKAQiKQoMU3RyZWFtQ3JlZGl0EgoKAmlkGAEgASgGEg0KBWNvdW50GAIgASgNIgcKBURyYWluIgkKB0RyYWluZWQiMwoFQ2h1bmsSDgoGc3RyZWFtGAEgASgEEgwKBGRhdGEYAiABKAwSDAoEbGFzdBgDIAEoCEIoWiZ2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9saW5rL3YxO2xpbmt2MWIGcHJvdG8z", [file_validate_validate, file_vigil_safety_v1_safety]);
+  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEi9QMKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SAASJQoFZHJhaW4YCyABKAsyFC52aWdpbC5saW5rLnYxLkRyYWluSAASKQoHZHJhaW5lZBgMIAEoCzIWLnZpZ2lsLmxpbmsudjEuRHJhaW5lZEgAQgYKBGJvZHkilgEKBUhlbGxvEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SIAoPY29udHJhY3RfZGlnZXN0GAIgASgJQgf6QgRyAhhAEhkKCGluc3RhbmNlGAMgASgJQgf6QgRyAhhAEhcKD2ZyYW1lX2J5dGVzX21heBgEIAEoDRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYBSABKA0ilgEKB1dlbGNvbWUSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIXCg9jb250cmFjdF9kaWdlc3QYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIXCg9mcmFtZV9ieXRlc19tYXgYBSABKA0SCwoDcGlkGAYgASgNEg8KB21ldGhvZHMYByADKAkiGAoGUmVqZWN0Eg4KBnJlYXNvbhgBIAEoCSKtAgoJSGVhcnRiZWF0Eg0KBWNvdW50GAEgASgEEhQKDG1vbm90b25pY19ucxgCIAEoBBINCgVyZWFkeRgDIAEoCBIvCghzdWJqZWN0cxgEIAMoCzIdLnZpZ2lsLnNhZmV0eS52MS5TdWJqZWN0U3RhdGUSDgoGbW9kZWxzGAUgAygJEjAKC3RyYW5zaXRpb25zGAYgAygLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24SCwoDY3JjGAcgASgHEhwKCmNoZWNrcG9pbnQYCCABKAxCCPpCBXoDGIBAEh0KC2xvZ19mYWlsdXJlGAkgASgJQgj6QgVyAxiACBIvCgtzdXBlcnZpc2lvbhgKIAEoCzIaLnZpZ2lsLmxpbmsudjEuU3VwZXJ2aXNpb24izQEKC1N1cGVydmlzaW9uEg4KBmN5Y2xlcxgBIAEoBBIxCgZzdGF0dXMYAiABKA4yIS52aWdpbC5saW5rLnYxLlN1cGVydmlzaW9uLlN0YXR1cxIPCgdleHBpcmVkGAMgAygJImoKBlN0YXR1cxIWChJTVEFUVVNfVU5TUEVDSUZJRUQQABINCglTVEFUVVNfT0sQARIRCg1TVEFUVVNfRkFJTEVEEAISEgoOU1RBVFVTX0VYUElSRUQQAxISCg5TVEFUVVNfU1RPUFBFRBAEInIKB0NvbnRleHQSEAoIdHJhY2VfaWQYASABKAwSDwoHc3Bhbl9pZBgCIAEoDBIPCgdzYW1wbGVkGAMgASgIEhIKCnRpbWVvdXRfdXMYBCABKAQSDgoGdGVuYW50GAUgASgJEg8KB2NvbnRyb2wYBiABKAgiaQoEQ2FsbBIKCgJpZBgBIAEoBhIOCgZtZXRob2QYAiABKA0SDwoHbWVzc2FnZRgDIAEoDBInCgdjb250ZXh0GAQgASgLMhYudmlnaWwubGluay52MS5Db250ZXh0EgsKA2NyYxgFIAEoByJICgVDYWxscxIMCgRsYW5lGAEgASgNEiIKBWNhbGxzGAIgAygLMhMudmlnaWwubGluay52MS5DYWxsEg0KBW1vZGVsGAMgASgJIsQBCgVSZXBseRIKCgJpZBgBIAEoBhIMCgRjb2RlGAIgASgNEgwKBHRleHQYAyABKAkSDwoHbWVzc2FnZRgEIAEoDBIOCgZzdGF0dXMYBSABKAwSDAoEbW9yZRgGIAEoCBIWCg5hdWRpdF9wb3NpdGlvbhgHIAEoCRIVCg1tb2RlbF92ZXJzaW9uGAggASgJEhIKCmJhdGNoX3NpemUYCSABKA0SCwoDY3JjGAogASgHEhQKDHNhZmV0eV9zdGF0ZRgLIAEoCSJBCgdSZXBsaWVzEiUKB3JlcGxpZXMYASADKAsyFC52aWdpbC5saW5rLnYxLlJlcGx5Eg8KB2NyZWRpdHMYAiADKA0iFQoGQ2FuY2VsEgsKA2lkcxgBIAMoBCIpCgxTdHJlYW1DcmVkaXQSCgoCaWQYASABKAYSDQoFY291bnQYAiABKA0iBwoFRHJhaW4iCQoHRHJhaW5lZCIzCgVDaHVuaxIOCgZzdHJlYW0YASABKAQSDAoEZGF0YRgCIAEoDBIMCgRsYXN0GAMgASgIQihaJnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL2xpbmsvdjE7bGlua3YxYgZwcm90bzM", [file_validate_validate, file_vigil_safety_v1_safety]);
 
 /**
  * Frame is one message on the link.
@@ -268,7 +268,7 @@ export type Heartbeat = Message<"vigil.link.v1.Heartbeat"> & {
   transitions: Transition[];
 
   /**
-   * CRC-32C of count, monotonic time and readiness, encoded as in docs/link.md.
+   * CRC-32C of count, monotonic time, readiness and supervision, encoded as in docs/link.md.
    *
    * @generated from field: fixed32 crc = 7;
    */
@@ -287,6 +287,13 @@ export type Heartbeat = Message<"vigil.link.v1.Heartbeat"> & {
    * @generated from field: string log_failure = 9;
    */
   logFailure: string;
+
+  /**
+   * The sidecar's supervision of its own parts. The gateway sends none.
+   *
+   * @generated from field: vigil.link.v1.Supervision supervision = 10;
+   */
+  supervision?: Supervision | undefined;
 };
 
 /**
@@ -295,6 +302,81 @@ export type Heartbeat = Message<"vigil.link.v1.Heartbeat"> & {
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
   messageDesc(file_vigil_link_v1_link, 4);
+
+/**
+ * Supervision is how a process finds its own parts (safety/supervision.yaml).
+ *
+ * @generated from message vigil.link.v1.Supervision
+ */
+export type Supervision = Message<"vigil.link.v1.Supervision"> & {
+  /**
+   * Supervision cycles done; it rises as long as the supervising thread lives.
+   *
+   * @generated from field: uint64 cycles = 1;
+   */
+  cycles: bigint;
+
+  /**
+   * @generated from field: vigil.link.v1.Supervision.Status status = 2;
+   */
+  status: Supervision_Status;
+
+  /**
+   * What is expired, each with its reason. At most 16.
+   *
+   * @generated from field: repeated string expired = 3;
+   */
+  expired: string[];
+};
+
+/**
+ * Describes the message vigil.link.v1.Supervision.
+ * Use `create(SupervisionSchema)` to create a new message.
+ */
+export const SupervisionSchema: GenMessage<Supervision> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 5);
+
+/**
+ * @generated from enum vigil.link.v1.Supervision.Status
+ */
+export enum Supervision_Status {
+  /**
+   * @generated from enum value: STATUS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: STATUS_OK = 1;
+   */
+  OK = 1,
+
+  /**
+   * Something was missed, within what is borne.
+   *
+   * @generated from enum value: STATUS_FAILED = 2;
+   */
+  FAILED = 2,
+
+  /**
+   * Something is missing or late.
+   *
+   * @generated from enum value: STATUS_EXPIRED = 3;
+   */
+  EXPIRED = 3,
+
+  /**
+   * It was for too long: the process is to be replaced.
+   *
+   * @generated from enum value: STATUS_STOPPED = 4;
+   */
+  STOPPED = 4,
+}
+
+/**
+ * Describes the enum vigil.link.v1.Supervision.Status.
+ */
+export const Supervision_StatusSchema: GenEnum<Supervision_Status> = /*@__PURE__*/
+  enumDesc(file_vigil_link_v1_link, 5, 0);
 
 /**
  * Context is what a call brings along.
@@ -344,7 +426,7 @@ export type Context = Message<"vigil.link.v1.Context"> & {
  * Use `create(ContextSchema)` to create a new message.
  */
 export const ContextSchema: GenMessage<Context> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 5);
+  messageDesc(file_vigil_link_v1_link, 6);
 
 /**
  * Call is one client message, as received.
@@ -387,7 +469,7 @@ export type Call = Message<"vigil.link.v1.Call"> & {
  * Use `create(CallSchema)` to create a new message.
  */
 export const CallSchema: GenMessage<Call> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 6);
+  messageDesc(file_vigil_link_v1_link, 7);
 
 /**
  * Calls fills a lane; a lane has at most two frames outstanding, and gets credit for each.
@@ -418,7 +500,7 @@ export type Calls = Message<"vigil.link.v1.Calls"> & {
  * Use `create(CallsSchema)` to create a new message.
  */
 export const CallsSchema: GenMessage<Calls> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 7);
+  messageDesc(file_vigil_link_v1_link, 8);
 
 /**
  * Reply answers a call, or adds one message to a stream.
@@ -499,7 +581,7 @@ export type Reply = Message<"vigil.link.v1.Reply"> & {
  * Use `create(ReplySchema)` to create a new message.
  */
 export const ReplySchema: GenMessage<Reply> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 8);
+  messageDesc(file_vigil_link_v1_link, 9);
 
 /**
  * Replies returns answers and credit.
@@ -525,7 +607,7 @@ export type Replies = Message<"vigil.link.v1.Replies"> & {
  * Use `create(RepliesSchema)` to create a new message.
  */
 export const RepliesSchema: GenMessage<Replies> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 9);
+  messageDesc(file_vigil_link_v1_link, 10);
 
 /**
  * Cancel withdraws calls whose caller has gone.
@@ -544,7 +626,7 @@ export type Cancel = Message<"vigil.link.v1.Cancel"> & {
  * Use `create(CancelSchema)` to create a new message.
  */
 export const CancelSchema: GenMessage<Cancel> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 10);
+  messageDesc(file_vigil_link_v1_link, 11);
 
 /**
  * StreamCredit lets the sidecar send so many messages more of a stream.
@@ -568,7 +650,7 @@ export type StreamCredit = Message<"vigil.link.v1.StreamCredit"> & {
  * Use `create(StreamCreditSchema)` to create a new message.
  */
 export const StreamCreditSchema: GenMessage<StreamCredit> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 11);
+  messageDesc(file_vigil_link_v1_link, 12);
 
 /**
  * Chunk is a part of a frame that is larger than 256 KiB.
@@ -584,7 +666,7 @@ export type Drain = Message<"vigil.link.v1.Drain"> & {
  * Use `create(DrainSchema)` to create a new message.
  */
 export const DrainSchema: GenMessage<Drain> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 12);
+  messageDesc(file_vigil_link_v1_link, 13);
 
 /**
  * No unary call waits for the sidecar any more.
@@ -599,7 +681,7 @@ export type Drained = Message<"vigil.link.v1.Drained"> & {
  * Use `create(DrainedSchema)` to create a new message.
  */
 export const DrainedSchema: GenMessage<Drained> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 13);
+  messageDesc(file_vigil_link_v1_link, 14);
 
 /**
  * @generated from message vigil.link.v1.Chunk
@@ -626,5 +708,5 @@ export type Chunk = Message<"vigil.link.v1.Chunk"> & {
  * Use `create(ChunkSchema)` to create a new message.
  */
 export const ChunkSchema: GenMessage<Chunk> = /*@__PURE__*/
-  messageDesc(file_vigil_link_v1_link, 14);
+  messageDesc(file_vigil_link_v1_link, 15);
 

@@ -1,0 +1,131 @@
+"""Supervises the sidecar's own threads and each run of a model, and says in every heartbeat how they are."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from importlib import resources
+from typing import NamedTuple
+
+from vigil_safety import supervision as core
+from vigil_safety.monitor import Monitor
+
+__all__ = ["Report", "Supervision"]
+
+_PREFIX = "model/"
+
+
+class Report(NamedTuple):
+    """What a heartbeat says: cycles done, status of the process, and what is expired with its reason."""
+
+    cycles: int
+    status: str
+    expired: dict[str, str]
+
+
+class _Run(NamedTuple):
+    model: str
+    start_ns: int
+    limit_ms: int
+
+
+class Supervision:
+    """One thread judges all each cycle. Everything else may be called from any thread and costs next to nothing.
+
+    A run that does not end is a fault of its model, and stands in ``hung`` until it ends.
+    The status is Stopped once a part was expired, or a run late, for ``stopped_after_ms``;
+    0 means never.
+    """
+
+    def __init__(self, monitor: Monitor, stopped_after_ms: int, told: Callable[[str, str], None]) -> None:
+        """``told(what, reason)`` hears of each expiry, once."""
+        raw = json.loads(resources.files("vigil_safety").joinpath("supervision_gen.json").read_text())
+        self._entities = core.load_supervision(raw)
+        self._cycle_s, self._stopped_after_ms = raw["cycle_ms"] / 1000, stopped_after_ms or 1 << 60
+        self._monitor, self._told = monitor, told
+        self._lock = threading.Lock()
+        self._states = {n: core.EntityState() for n in self._entities if n != "run"}
+        self._runs: dict[int, _Run] = {}
+        self._late: dict[str, int] = {}
+        self._global = core.GlobalState()
+        self._stopped = ""
+        self.hung: dict[str, str] = {}
+        """By model, the run that does not end."""
+        self.report = Report(0, core.OK, {})
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="supervision", daemon=True)
+
+    def start(self) -> None:
+        """Start judging."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it: what stops now would else be called dead."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def activate(self, name: str, active: bool = True) -> None:
+        """Supervise a part from now on, or no longer."""
+        with self._lock:
+            state = self._states[name]
+            self._states[name] = core.activate(state, _now_ms()) if active else core.deactivate(state)
+
+    def indicate(self, name: str, checkpoint: str = "alive") -> None:
+        """A part passes a checkpoint."""
+        with self._lock:
+            self._states[name] = core.checkpoint(self._entities[name], self._states[name], checkpoint, _now_ms())
+
+    def run_begins(self, model: str, limit_ms: int) -> None:
+        """This thread runs a model."""
+        self._runs[threading.get_ident()] = _Run(model, time.monotonic_ns(), limit_ms)
+
+    def run_ends(self) -> None:
+        """This thread's run has ended."""
+        self._runs.pop(threading.get_ident(), None)
+
+    def _work(self) -> None:
+        while not self._stopping.wait(self._cycle_s):
+            now_ms = _now_ms()
+            expired = self._judge_parts(now_ms)
+            expired |= self._judge_runs(now_ms)
+            self.report = Report(self.report.cycles + 1, core.STOPPED if self._stopped else self._global.status, expired)
+
+    def _judge_parts(self, now_ms: int) -> dict[str, str]:
+        told = list[tuple[str, str]]()
+        with self._lock:
+            for name, before in self._states.items():
+                after = self._states[name] = core.cycle(self._entities[name], before, now_ms)
+                if after.expiries > before.expiries:
+                    told.append((name, after.reason))
+            self._global = core.global_status(self._global, self._states.values(), now_ms, self._stopped_after_ms)
+            expired = {n: s.reason for n, s in self._states.items() if s.status == core.EXPIRED}
+        if self._global.status == core.STOPPED:
+            self._stopped = self._stopped or "; ".join(f"{n}: {r}" for n, r in expired.items())
+        for name, reason in told:
+            self._told(name, reason)
+        return expired
+
+    def _judge_runs(self, now_ms: int) -> dict[str, str]:
+        late: dict[str, str] = {}
+        for run in list(self._runs.values()):
+            deadline = core.Deadline("begin", "end", run.limit_ms)
+            entity = core.Entity("run/" + run.model, None, (deadline,), frozenset(), {})
+            state = core.EntityState(core.OK, last="begin", last_ms=run.start_ns // 1_000_000)
+            judged = core.cycle(entity, state, now_ms)
+            if judged.status == core.EXPIRED:
+                late[run.model] = judged.reason
+                if now_ms - state.last_ms - run.limit_ms >= self._stopped_after_ms:
+                    self._stopped = self._stopped or f"{entity.name}: {judged.reason}"
+        fresh = [m for m in late if m not in self.hung]
+        self.hung = late
+        for model in fresh:
+            self._monitor.event(_PREFIX + model, "fault", "supervision: a run's " + late[model])
+            self._told("run/" + model, late[model])
+        return {"run/" + m: r for m, r in late.items()}
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
