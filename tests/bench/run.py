@@ -20,6 +20,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.bench.logs import audit_log, reading_while_serving, search_among_many
+from tests.bench.times import detection_times
 from tests.bench.wear import wear
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request, output
@@ -232,6 +233,7 @@ def main() -> int:
     audit_log(table, OUT, ROUNDS)
     search_among_many(table, OUT)
     wear(table, OUT)
+    detection_times(table, OUT)
     table.save()
     print(f"saved {(OUT / 'bench.json').relative_to(ROOT)}; machine: {os.cpu_count()} cores, {sys.platform}")
     return 0

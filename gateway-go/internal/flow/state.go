@@ -277,8 +277,11 @@ func (s *Service) LinkDown(reason string, damage bool) {
 }
 
 // LinkSilent implements link.Observer.
-func (s *Service) LinkSilent(silence time.Duration) {
+func (s *Service) LinkSilent(silence time.Duration, stopped bool) {
 	text := "no heartbeat for " + silence.Round(time.Millisecond).String()
+	if stopped {
+		text = "the sidecar's process is stopped (by a signal or a debugger)"
+	}
 	s.systemEvent(events.HeartbeatExpired, text)
 	s.monitor.Event(sidecarSubject, "fault", text)
 }

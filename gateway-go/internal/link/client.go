@@ -39,8 +39,9 @@ type Observer interface {
 	LinkUp(welcome *linkv1.Welcome)
 	// LinkDown: the link ended; damage says whether bytes were damaged.
 	LinkDown(reason string, damage bool)
-	// LinkSilent: no heartbeat came in time; new calls are refused from now on.
-	LinkSilent(silence time.Duration)
+	// LinkSilent: no heartbeat came in time, or the process is stopped; new calls are
+	// refused from now on.
+	LinkSilent(silence time.Duration, stopped bool)
 	// LinkHung: the sidecar, silent or condemned, is killed now.
 	LinkHung(pid int, why string)
 	// LinkHeartbeat: a sound heartbeat came.
@@ -200,40 +201,44 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 	}
 }
 
-// beat sends heartbeats and watches for the sidecar's.
+// lookGap lies between two looks at how long the sidecar is silent, and at its process.
+const lookGap = 20 * time.Millisecond
+
+// beat sends heartbeats and watches for the sidecar's. A silent sidecar may only be
+// busy, so calls under way get CallGrace more; one whose process is stopped is not.
 func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
-	tick := time.NewTicker(c.config.HeartbeatInterval)
+	tick := time.NewTicker(min(lookGap, c.config.HeartbeatInterval))
 	defer tick.Stop()
-	told, failed, killed, sent := false, false, false, ""
+	var since, next time.Time // since when it is silent, or stopped; zero while it is heard
+	failed, killed, sent := false, false, ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		var mono unix.Timespec
-		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
-		cn.beats++
-		h := &linkv1.Heartbeat{Count: cn.beats, MonotonicNs: uint64(mono.Nano()), Ready: true}
-		h.Crc = heartbeatCRC(h)
-		if note := c.observer.Checkpoint(); string(note) != sent {
-			h.Checkpoint, sent = note, string(note)
+		now := time.Now()
+		if !now.Before(next) {
+			next = now.Add(c.config.HeartbeatInterval)
+			sent = c.sendBeat(cn, sent)
 		}
-		_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}, true)
-		silence := cn.silence()
-		if silence <= c.config.HeartbeatTimeout {
-			told, failed = false, false
-		} else if !told {
-			told = true
+		silence, stopped := cn.silence(), other.stopped()
+		if silence <= c.config.HeartbeatTimeout && !stopped {
+			since, failed = time.Time{}, false
+		} else {
 			cn.setSilent()
-			c.observer.LinkSilent(silence)
+			if since.IsZero() {
+				since = now
+				c.observer.LinkSilent(silence, stopped)
+			}
 		}
-		if told && !failed && silence > c.config.HeartbeatTimeout+c.config.CallGrace {
+		lasted := now.Sub(since)
+		if !since.IsZero() && !failed && (stopped || lasted > c.config.CallGrace) {
 			failed = true
 			cn.failCalls(ErrSilent)
 		}
 		why := c.condemned.Load()
-		if c.config.RestartAfter > 0 && told && silence > c.config.HeartbeatTimeout+c.config.RestartAfter {
+		if c.config.RestartAfter > 0 && !since.IsZero() && lasted > c.config.RestartAfter {
 			text := "silent for " + silence.Round(time.Millisecond).String()
 			why = &text
 		}
@@ -243,6 +248,21 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			_ = other.kill() // it may have ended by itself: then the link ends too
 		}
 	}
+}
+
+// sendBeat sends a heartbeat, with our log's checkpoint when it is another than the
+// one sent before, and returns the one sent last.
+func (c *Client) sendBeat(cn *conn, sent string) string {
+	var mono unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono)
+	cn.beats++
+	h := &linkv1.Heartbeat{Count: cn.beats, MonotonicNs: uint64(mono.Nano()), Ready: true}
+	h.Crc = heartbeatCRC(h)
+	if note := c.observer.Checkpoint(); string(note) != sent {
+		h.Checkpoint, sent = note, string(note)
+	}
+	_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}, true)
+	return sent
 }
 
 // Condemn has the connected sidecar killed at the next heartbeat, so that its

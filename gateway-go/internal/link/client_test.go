@@ -45,7 +45,7 @@ func (h *heard) LinkDown(reason string, damage bool) {
 	defer h.mu.Unlock()
 	h.down, h.damage = append(h.down, reason), h.damage || damage
 }
-func (h *heard) LinkSilent(time.Duration)        { h.mu.Lock(); h.silent++; h.mu.Unlock() }
+func (h *heard) LinkSilent(time.Duration, bool)  { h.mu.Lock(); h.silent++; h.mu.Unlock() }
 func (h *heard) LinkHung(int, string)            {}
 func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) { h.mu.Lock(); h.beats++; h.mu.Unlock() }
 func (h *heard) get(f func(*heard) bool) bool    { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }

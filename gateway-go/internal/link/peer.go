@@ -1,7 +1,9 @@
 package link
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 
@@ -14,6 +16,7 @@ import (
 type peer struct {
 	process *os.Process
 	pid     int
+	stat    string
 }
 
 func peerOf(raw net.Conn) (*peer, error) {
@@ -37,7 +40,18 @@ func peerOf(raw net.Conn) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &peer{process, int(cred.Pid)}, nil
+	return &peer{process, int(cred.Pid), fmt.Sprintf("/proc/%d/stat", cred.Pid)}, nil
+}
+
+// stopped says whether the process stands still: stopped by a signal or a debugger
+// (proc_pid_stat(5), state T or t). A busy one never does.
+func (p *peer) stopped() bool {
+	data, err := os.ReadFile(p.stat)
+	if err != nil {
+		return false
+	}
+	end := bytes.LastIndexByte(data, ')') // its name may hold anything
+	return end >= 0 && end+2 < len(data) && (data[end+2] == 'T' || data[end+2] == 't')
 }
 
 func (p *peer) kill() error { return p.process.Signal(unix.SIGKILL) }
