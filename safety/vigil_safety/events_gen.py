@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "29056795d63ac8bacc295111f36f4654cd3e675c88d28228353509e97d09dcd2"
+CATALOGUE_DIGEST = "2258ac4837e55137e7c7c7a6d7f60fd161a73624f84cfa1785c539f5f0925867"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -42,6 +42,7 @@ REVALIDATION_DISAGREEMENT = 4005
 LINK_CORRUPTION = 4006
 SIDECAR_KILLED = 4007
 SUPERVISION_EXPIRED = 4008
+ACTION_FAILED = 4009
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
@@ -91,6 +92,7 @@ NAMES: dict[int, str] = {
     4006: "link_corruption",
     4007: "sidecar_killed",
     4008: "supervision_expired",
+    4009: "action_failed",
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
@@ -141,6 +143,7 @@ CLASSES: dict[int, str] = {
     4006: "safety",
     4007: "safety",
     4008: "safety",
+    4009: "safety",
     5001: "audit",
     5002: "audit",
     5003: "audit",

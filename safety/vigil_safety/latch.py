@@ -20,6 +20,10 @@ class Stop(NamedTuple):
     since_us: int
 
 
+def _sound(stop: Stop) -> bool:
+    return isinstance(stop.reason, str) and type(stop.since_us) is int and 0 <= stop.since_us < 1 << 53
+
+
 class LatchFile:
     """The latched subjects of one process. Any thread may call.
 
@@ -32,15 +36,19 @@ class LatchFile:
         self._path, self._lock = path, threading.Lock()
         self.stops: dict[str, Stop] = {}
         self.unreadable = ""
+        self._dirty = False
         try:
             with path.open("rb") as file:
                 found = json.loads(file.read(_BYTES_MAX))
             if found["version"] != 1:
                 raise ValueError(f"version {found['version']}")
-            self.stops = {str(n): Stop(str(s["reason"]), int(s["since_us"])) for n, s in found["stops"].items()}
+            self.stops = {n: Stop(s["reason"], s["since_us"]) for n, s in found["stops"].items()}
+            if odd := [n for n, s in self.stops.items() if not _sound(s)]:
+                raise ValueError(f"the stop of {odd[0]!r}")
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self.stops = {}
             self.unreadable = f"{path} cannot be read ({type(error).__name__}: {error}): what it kept is unknown"
 
     def keep(self, subject: str, stop: Stop) -> None:
@@ -56,7 +64,16 @@ class LatchFile:
             self.unreadable = ""
             self._write()
 
+    def retry(self) -> bool:
+        """Write what could not be written before; whether there was something, and it is written now. Raises ``OSError``."""
+        with self._lock:
+            if not self._dirty:
+                return False
+            self._write()
+            return True
+
     def _write(self) -> None:
+        self._dirty = True
         self._path.parent.mkdir(parents=True, exist_ok=True)
         stops = {n: s._asdict() for n, s in sorted(self.stops.items())}
         partial = self._path.with_suffix(".partial")
@@ -70,3 +87,4 @@ class LatchFile:
             os.fsync(fd)
         finally:
             os.close(fd)
+        self._dirty = False

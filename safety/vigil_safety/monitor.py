@@ -48,11 +48,13 @@ class Monitor:
     def __init__(
         self, table: Table, now_ms: Callable[[], int], now_us: Callable[[], int], listener: Callable[[Change], None],
         actions: Mapping[str, Callable[[Change], None]] | None = None, kept: Mapping[str, Stop] | None = None,
+        failed: Callable[[str, str], None] = lambda subject, text: None,
     ) -> None:  # fmt: skip
-        """``kept`` are stops that outlived a restart: a machine that is added is in its own."""
+        """``kept`` are stops that outlived a restart: a machine that is added is in its own. ``failed`` hears of actions that failed."""
         self.table = table
         self._now_ms, self._now_us, self._listener, self._actions = now_ms, now_us, listener, dict(actions or {})
         self._kept = kept if kept is not None else dict[str, Stop]()
+        self._failed = failed
         self._order, self._lock = threading.RLock(), threading.Lock()
         self._machines: dict[str, MachineState] = {}
         self._status: dict[str, Status] = {}
@@ -61,24 +63,30 @@ class Monitor:
     def add(self, subject: str) -> None:
         """Start a subject's machine, in Safe stop when one was kept; nothing happens when it runs already."""
         with self._lock:
-            if subject not in self._machines:
-                stop = self._kept.get(subject)
-                self._machines[subject] = initial(self.table) if stop is None else stopped(self.table)
-                reason, since_us = stop or ("", self._now_us())
-                self._status[subject] = Status(self._machines[subject].name, reason, since_us)
+            self._add(subject)
 
-    def remove(self, subject: str) -> None:
-        """Forget a subject."""
+    def _add(self, subject: str) -> None:
+        if subject not in self._machines:
+            stop = self._kept.get(subject)
+            self._machines[subject] = initial(self.table) if stop is None else stopped(self.table)
+            reason, since_us = stop or ("", self._now_us())
+            self._status[subject] = Status(self._machines[subject].name, reason, since_us)
+
+    def remove(self, subject: str, latched: bool = False) -> None:
+        """Forget a subject, but, unless ``latched``, none that is stopped safely: that stays until it is reset."""
         with self._lock:
-            self._machines.pop(subject, None)
-            self._status.pop(subject, None)
+            if latched or (subject in self._machines and self._machines[subject].name != self.table.latched):
+                self._machines.pop(subject, None)
+                self._status.pop(subject, None)
 
-    def event(self, subject: str, event: str, reason: str = "", by: str = "") -> str:
-        """Feed one event; returns the state after it."""
-        self.add(subject)
+    def event(self, subject: str, event: str, reason: str = "", by: str = "", known: bool = False) -> str:
+        """Feed one event; returns the state after it. With ``known`` nothing happens to a subject that is not there."""
         with self._order:
             change = None
             with self._lock:
+                if known and subject not in self._machines:
+                    return self.table.initial
+                self._add(subject)
                 before = self._machines[subject]
                 now_ms = self._now_ms()
                 after, actions = step(self.table, before, event, now_ms)
@@ -103,7 +111,9 @@ class Monitor:
         try:
             work(change)
         except Exception as error:  # whatever it was: the table says what follows
-            self.event(change.subject, "action_failed", f"{action}: {type(error).__name__}: {error}")
+            text = f"{action}: {type(error).__name__}: {error}"
+            self._failed(change.subject, text)
+            self.event(change.subject, "action_failed", text)
 
     def call_good(self, subject: str) -> None:
         """The event ``call_good`` where it can mean anything: after a timeout. Costs nothing else."""

@@ -102,7 +102,7 @@ def replay(source: Mapping[str, Any], recorded: Iterable[Recorded | Gap]) -> Ite
             yield r, str(error)
             continue
         last = machines.get((r.run, r.subject))
-        if r.before == table.initial and not r.counters:
+        if r.before in (table.initial, table.latched) and not r.counters:
             last = None
         wrong = _wrong(table, r, last)
         if not wrong and last is None and r.run not in gaps and r.before not in (table.initial, table.latched):

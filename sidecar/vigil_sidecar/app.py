@@ -94,7 +94,7 @@ class Sidecar:
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
         self.registry = Registry()
-        self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired)
+        self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired, self._action_failed)
         self.monitor = self.safety.monitor
         root = Path(settings.models_dir)
         loader = Loader(settings, self._model_event, self._check_version)
@@ -112,7 +112,7 @@ class Sidecar:
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
             settings.link_spin_us_max * 1000,
         )  # fmt: skip
-        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self.safety.supervise)
+        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
@@ -145,8 +145,8 @@ class Sidecar:
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         self._watcher.start()
-        self.reconciler.start()
         self.safety.start(self.reconciler)
+        self.reconciler.start()
         self._link.start()
         self._anchors.start()
         threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
@@ -194,6 +194,7 @@ class Sidecar:
                 again = system_payload("the log can be written again", {})
                 self.audit.try_again(Entry(layout.KIND_SYSTEM, events.LOG_RECOVERED, payload=again))
             self._judge_log()
+            self.safety.retry()
             self._direct.set_ready(self.ready())
 
     def _judge_log(self) -> None:
@@ -278,6 +279,10 @@ class Sidecar:
     def _part_expired(self, what: str, reason: str) -> None:
         self._append(Entry(layout.KIND_SYSTEM, events.SUPERVISION_EXPIRED, payload=system_payload(reason, {"what": what})))
         self.log.error("supervision expired", what=what, reason=reason)
+
+    def _action_failed(self, subject: str, text: str) -> None:
+        self._append(Entry(layout.KIND_SYSTEM, events.ACTION_FAILED, payload=system_payload(text, {"subject": subject})))
+        self.log.error("a safety action failed", subject=subject, reason=text)
 
     def _disagreed(self, call: Call, violation: ContractViolation) -> None:
         self._append(

@@ -28,6 +28,7 @@ __all__ = ["Safety", "table_parameters"]
 _UNREADABLE = "safety/sidecar"
 """Subject that is stopped when what was kept cannot be read."""
 _HISTORY_MAX = 1000
+_RETRY_S = 1.0
 _TEXT_MAX = 512
 
 
@@ -48,8 +49,14 @@ def _finite_inputs(job: Job) -> bool:
 class Safety:
     """Machines of the sidecar's subjects. Any thread may call."""
 
-    def __init__(self, settings: Settings, registry: Registry, told: Callable[[Change], None], expired: Callable[[str, str], None]) -> None:
-        """``told`` hears of each change, in order; ``expired(what, reason)`` of what supervision finds."""
+    def __init__(
+        self, settings: Settings, registry: Registry, told: Callable[[Change], None], expired: Callable[[str, str], None],
+        failed: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
+        """``told`` hears of each change, in order; ``expired(what, reason)`` of what supervision finds.
+
+        ``failed(subject, text)`` hears of actions that could not be carried out.
+        """
         self._settings, self._registry = settings, registry
         self._latch = LatchFile(Path(settings.data_dir) / "safety" / "sidecar.json")
         actions = {
@@ -57,17 +64,18 @@ class Safety:
         }  # fmt: skip
         table = load_table(machine_source(), table_parameters(settings))
         self.monitor = Monitor(
-            table, lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, told, actions, self._latch.stops
+            table, lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1000, told, actions, self._latch.stops, failed
         )
         self.supervision = Supervision(self.monitor, settings.supervisor_restart_after_ms, expired)
         self.history: deque[Change] = deque(maxlen=_HISTORY_MAX)
         self._prober: Prober | None = None
+        self._stops: dict[str, str] = {}
+        self._retry_s = 0.0
         if self._latch.unreadable:
             self._latch.stops[_UNREADABLE] = Stop(self._latch.unreadable, time.time_ns() // 1000)
         for subject, stop in self._latch.stops.items():
             self._stop(subject, stop.reason)
-            if not subject.startswith(PREFIX):  # a model's machine starts when its folder is seen
-                self.monitor.add(subject)
+            self.monitor.add(subject)
 
     def start(self, reconciler: Reconciler) -> None:
         """Start probing."""
@@ -75,6 +83,7 @@ class Safety:
         self._prober = Prober(
             self._registry, self.monitor, lambda name: self.supervision.hung.get(name) or reconciler.problems.get(name),
             parameters["lease_ms"], self._settings.safety_probe_interval_s, lambda: self.supervision.indicate("prober"),
+            self.begin, self.supervision.run_ends,
         )  # fmt: skip
         reconciler.passed = lambda checkpoint: self.supervision.indicate("registry", checkpoint)
         self.supervision.activate("registry")
@@ -96,13 +105,6 @@ class Safety:
             self.monitor.event(one, "reset", reason, by)
         return latched
 
-    def supervise(self, part: str, active: bool | None) -> None:
-        """A part begins (True) or ends (False) to be supervised, or is alive (None)."""
-        if active is None:
-            self.supervision.indicate(part)
-        else:
-            self.supervision.activate(part, active)
-
     def _limit_ms(self, version: LoadedVersion) -> float:
         return version.options.run_ms_max or self._settings.safety_run_ms_max
 
@@ -117,18 +119,19 @@ class Safety:
         subject = PREFIX + version.model
         limit_ms = self._limit_ms(version)
         if ran_ns > limit_ms * 1e6:
-            self.monitor.event(subject, "call_timeout", f"a run took {ran_ns / 1e6:.0f} ms, the limit is {limit_ms:g} ms")
-            return
-        failed = False
+            self.monitor.event(subject, "call_timeout", f"a run took {ran_ns / 1e6:.0f} ms, the limit is {limit_ms:g} ms", known=True)
+            failed = True
+        else:
+            failed = False
         for job in jobs:
             result = job.result
             if type(result) is JobResult:
                 continue
             failed = True
             if not isinstance(result, OutputViolation):
-                self.monitor.event(subject, "call_error", str(result or "no result")[:_TEXT_MAX])
+                self.monitor.event(subject, "call_error", str(result or "no result")[:_TEXT_MAX], known=True)
             elif _finite_inputs(job):  # else the output is the caller's own
-                self.monitor.event(subject, "implausible", str(result)[:_TEXT_MAX])
+                self.monitor.event(subject, "implausible", str(result)[:_TEXT_MAX], known=True)
         if not failed:
             self.monitor.call_good(subject)
 
@@ -139,15 +142,32 @@ class Safety:
     def _keep(self, change: Change) -> None:
         self._latch.keep(change.subject, Stop(change.reason, change.time_us))
 
+    def retry(self) -> None:
+        """Keep on disk what could not be kept before; whoever calls this calls it now and then."""
+        now_s = time.monotonic()
+        if now_s >= self._retry_s:
+            self._retry_s = now_s + _RETRY_S
+            try:
+                self._latch.retry()
+            except OSError:
+                pass  # it was told when it failed first
+
     def _drop(self, change: Change) -> None:
-        if change.subject.startswith(PREFIX):
-            self._registry.stopped.pop(change.subject.removeprefix(PREFIX), None)
-        else:
-            self._registry.stopped.pop("", None)
+        self._stops.pop(change.subject, None)
+        self._tell_registry()
+        model = change.subject.removeprefix(PREFIX) if change.subject.startswith(PREFIX) else ""
+        if change.subject == _UNREADABLE or (model and model not in self._registry.models):  # there is nothing left to judge
+            self.monitor.remove(change.subject, latched=True)
         self._latch.drop(change.subject)
 
     def _refuse(self, change: Change) -> None:
         self._stop(change.subject, change.reason)
 
     def _stop(self, subject: str, reason: str) -> None:
-        self._registry.stopped[subject.removeprefix(PREFIX) if subject.startswith(PREFIX) else ""] = reason
+        self._stops[subject] = reason
+        self._tell_registry()
+
+    def _tell_registry(self) -> None:
+        """What calls are refused: those of a stopped model; all while anything else is stopped."""
+        stopped = {s.removeprefix(PREFIX) if s.startswith(PREFIX) else "": r for s, r in self._stops.items()}
+        self._registry.stopped = stopped

@@ -122,7 +122,7 @@ class Supervision:
         fresh = [m for m in late if m not in self.hung]
         self.hung = late
         for model in fresh:
-            self._monitor.event(_PREFIX + model, "fault", "supervision: a run's " + late[model])
+            self._monitor.event(_PREFIX + model, "fault", "supervision: a run's " + late[model], known=True)
             self._told("run/" + model, late[model])
         return {"run/" + m: r for m, r in late.items()}
 

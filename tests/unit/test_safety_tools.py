@@ -164,7 +164,9 @@ def test_kept_stops(tmp_path: Path) -> None:
     latch.keep("model/b", Stop("why not", 8))
     latch.drop("model/a")
     assert LatchFile(path).stops == {"model/b": Stop("why not", 8)}
-    for broken in (b"", b"{", b"[]", b'{"version": 2, "stops": {}}', b'{"version": 1}', b'{"version": 1, "stops": {"a": {}}}', b"\xff"):
+    for broken in (b"", b"{", b"[]", b'{"version": 2, "stops": {}}', b'{"version": 1}', b'{"version": 1, "stops": {"a": {}}}', b"\xff",
+                   b'{"version": 1, "stops": {"a": {"reason": "x", "since_us": 1e999}}}', b"[" * 100000,
+                   b'{"version": 1, "stops": {"a": {"reason": "x", "since_us": 99999999999999999999}}}'):  # fmt: skip
         path.write_bytes(broken)
         assert "cannot be read" in LatchFile(path).unreadable
     if os.geteuid():
@@ -224,5 +226,7 @@ def test_a_golden_run_notices_drift() -> None:
     assert golden.check(Graph([1, 2])) == golden.check(Graph([1.0005, 2])) == ""
     assert "drifted" in golden.check(Graph([1.1, 2])) and "drifted" in golden.check(Graph([1, float("nan")]))
     assert "shape" in golden.check(Graph([1, 2, 3]))
+    never = make_golden(Graph([1, float("nan")], [3, float("inf")]), {})
+    assert never.check(Graph([5, float("nan")])) == ""  # it was not finite when it was loaded either
     unsteady = make_golden(Graph([1, 2], [3, 4]), {})
     assert unsteady.check(Graph([5, 6])) == "" and "not finite" in unsteady.check(Graph([5, float("inf")]))

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "29056795d63ac8bacc295111f36f4654cd3e675c88d28228353509e97d09dcd2"
+const CatalogueDigest = "2258ac4837e55137e7c7c7a6d7f60fd161a73624f84cfa1785c539f5f0925867"
 
 // Ids of events.
 const (
@@ -78,6 +78,8 @@ const (
 	SidecarKilled uint32 = 4007
 	// SupervisionExpired: A part of the sidecar, or a run of a model, did not do in time what it has to (safety/supervision.yaml).
 	SupervisionExpired uint32 = 4008
+	// ActionFailed: What the safety table requests could not be carried out; a stop that could not be kept on disk is tried again.
+	ActionFailed uint32 = 4009
 	// LogOpened: The log was opened by a new run of its writer.
 	LogOpened uint32 = 5001
 	// LogRecovered: The log's end was found after a crash; a torn tail was cut.
@@ -141,6 +143,7 @@ var Names = map[uint32]string{
 	4006: "link_corruption",
 	4007: "sidecar_killed",
 	4008: "supervision_expired",
+	4009: "action_failed",
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
@@ -192,6 +195,7 @@ var Classes = map[uint32]string{
 	4006: "safety",
 	4007: "safety",
 	4008: "safety",
+	4009: "safety",
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",

@@ -154,6 +154,7 @@ func (s *Service) WatchLog(ctx context.Context) {
 		case state == "RECOVERING":
 			s.monitor.Event(logSubject, "probe_good", "the log is written")
 		}
+		_ = s.latch.Retry() // that it failed was told
 		select {
 		case <-ctx.Done():
 			return

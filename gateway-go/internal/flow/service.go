@@ -100,7 +100,7 @@ func New(
 			return latch.Keep(c.Subject, safety.Stop{Reason: c.Reason, SinceUs: c.TimeUs})
 		},
 		"unlatch": func(c safety.Change) error { return latch.Drop(c.Subject) },
-	})
+	}, s.actionFailed)
 	s.restoreStops()
 	s.subjects.Store(&subjects{})
 	return s, nil

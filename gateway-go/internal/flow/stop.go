@@ -22,8 +22,17 @@ func (s *Service) restoreStops() {
 		s.monitor.Restore(subject, stop)
 	}
 	if s.latch.Unreadable != "" {
-		s.monitor.Restore(sidecarSubject, safety.Stop{Reason: s.latch.Unreadable, SinceUs: time.Now().UnixMicro()})
+		stop := safety.Stop{Reason: s.latch.Unreadable, SinceUs: time.Now().UnixMicro()}
+		s.latch.Assume(sidecarSubject, stop)
+		s.monitor.Restore(sidecarSubject, stop)
 	}
+}
+
+// actionFailed tells what the table requested and could not be done. A stop that
+// was not kept on disk is tried again.
+func (s *Service) actionFailed(subject, text string) {
+	s.systemEvent(events.ActionFailed, subject+": "+text)
+	s.log.Error("a safety action failed", "subject", subject, "reason", text)
 }
 
 // stopped says why no call is answered while the sidecar, or the own log, is

@@ -12,6 +12,7 @@ import (
 type supervised struct {
 	cycles   uint64
 	advanced time.Time
+	looked   time.Time
 	boot     string
 }
 
@@ -23,6 +24,10 @@ func (s *Service) supervise(report *linkv1.Supervision) string {
 	if s.seen.boot != s.boot {
 		s.seen = supervised{advanced: now, boot: s.boot}
 	}
+	if now.Sub(s.seen.looked) > s.limits.SupervisionTimeout/2 { // we stood still ourselves, or nothing came: that is for others to judge
+		s.seen.advanced = now
+	}
+	s.seen.looked = now
 	if report.GetCycles() > s.seen.cycles {
 		s.seen.cycles, s.seen.advanced = report.GetCycles(), now
 	}

@@ -26,7 +26,13 @@ func TestSupervisionOfTheSidecar(t *testing.T) {
 	if text := say(3, linkv1.Supervision_STATUS_EXPIRED, "registry: gone"); !strings.Contains(text, "registry: gone") {
 		t.Fatal(text)
 	}
-	time.Sleep(60 * time.Millisecond)
+	wait := func() { // heartbeats go on coming, with nothing new in them
+		for range 8 {
+			time.Sleep(8 * time.Millisecond)
+			say(3, linkv1.Supervision_STATUS_OK)
+		}
+	}
+	wait()
 	for name, report := range map[string]*linkv1.Supervision{"missing": nil, "the same again": {Cycles: 3, Status: linkv1.Supervision_STATUS_OK}} {
 		if text := s.supervise(report); !strings.Contains(text, "stands still") {
 			t.Errorf("%s: %q", name, text)
@@ -35,9 +41,13 @@ func TestSupervisionOfTheSidecar(t *testing.T) {
 	if s.link.Condemned() != "" {
 		t.Fatal("condemned too early")
 	}
-	time.Sleep(60 * time.Millisecond)
+	wait()
 	if s.supervise(nil); !strings.Contains(s.link.Condemned(), "stands still") {
 		t.Fatal("not condemned")
+	}
+	time.Sleep(100 * time.Millisecond)
+	if text := say(3, linkv1.Supervision_STATUS_OK); text != "" {
+		t.Fatal("the gateway's own pause was called the sidecar's: ", text)
 	}
 	s.boot = "b" // another run has its own count
 	if text := say(1, linkv1.Supervision_STATUS_OK); text != "" {

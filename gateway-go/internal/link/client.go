@@ -204,12 +204,21 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 // lookGap lies between two looks at how long the sidecar is silent, and at its process.
 const lookGap = 20 * time.Millisecond
 
+const (
+	// ownPause between two looks means that this process, or the machine, stood still.
+	ownPause = 250 * time.Millisecond
+	// stoppedFor is how long a process has to stand still to be called stopped: tools
+	// that look into one stop it for a moment.
+	stoppedFor = 45 * time.Millisecond
+)
+
 // beat sends heartbeats and watches for the sidecar's. A silent sidecar may only be
 // busy, so calls under way get CallGrace more; one whose process is stopped is not.
 func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 	tick := time.NewTicker(min(lookGap, c.config.HeartbeatInterval))
 	defer tick.Stop()
-	var since, next time.Time // since when it is silent, or stopped; zero while it is heard
+	var since, next, stands time.Time // since when it is silent; when to send; since when its process stands still
+	last := time.Now()
 	failed, killed, sent := false, false, ""
 	for {
 		select {
@@ -218,11 +227,21 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 		case <-tick.C:
 		}
 		now := time.Now()
+		if now.Sub(last) > ownPause { // we stood still ourselves: what we did not hear meanwhile says nothing
+			cn.alive()
+			since, stands, failed = time.Time{}, time.Time{}, false
+		}
+		last = now
 		if !now.Before(next) {
 			next = now.Add(c.config.HeartbeatInterval)
 			sent = c.sendBeat(cn, sent)
 		}
-		silence, stopped := cn.silence(), other.stopped()
+		if !other.stopped() {
+			stands = time.Time{}
+		} else if stands.IsZero() {
+			stands = now
+		}
+		silence, stopped := cn.silence(), !stands.IsZero() && now.Sub(stands) >= stoppedFor
 		if silence <= c.config.HeartbeatTimeout && !stopped {
 			since, failed = time.Time{}, false
 		} else {

@@ -176,7 +176,7 @@ func TestBrokenTables(t *testing.T) {
 // Listeners hear of changes with their cause, not of events that change nothing.
 func TestMonitor(t *testing.T) {
 	var heard []string
-	m := NewMonitor(table(t, nil), func(c Change) { heard = append(heard, c.Subject+" "+c.From+">"+c.To+" "+c.Event) }, nil)
+	m := NewMonitor(table(t, nil), func(c Change) { heard = append(heard, c.Subject+" "+c.From+">"+c.To+" "+c.Event) }, nil, nil)
 	m.Event("sidecar", "ready", "")
 	m.Event("sidecar", "ready", "")
 	m.Event("sidecar", "fault", "gone")

@@ -33,6 +33,8 @@ type LatchFile struct {
 	path string
 	mu   sync.Mutex
 	form latchForm
+	// dirty: the file does not say what form says.
+	dirty bool
 }
 
 // OpenLatch reads what was kept; a file that is not there means no stop.
@@ -74,6 +76,23 @@ func (l *LatchFile) Stops() map[string]Stop {
 	return out
 }
 
+// Assume takes a stop for kept, without writing it.
+func (l *LatchFile) Assume(subject string, stop Stop) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.form.Stops[subject] = stop
+}
+
+// Retry writes what could not be written before.
+func (l *LatchFile) Retry() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.dirty {
+		return nil
+	}
+	return l.write()
+}
+
 // Keep remembers a stop. On error it is not sure to outlive a restart.
 func (l *LatchFile) Keep(subject string, stop Stop) error {
 	l.mu.Lock()
@@ -92,6 +111,7 @@ func (l *LatchFile) Drop(subject string) error {
 }
 
 func (l *LatchFile) write() error {
+	l.dirty = true
 	data, err := json.MarshalIndent(l.form, "", " ")
 	if err != nil {
 		return err
@@ -116,5 +136,7 @@ func (l *LatchFile) write() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = errors.Join(d.Sync(), d.Close())
+	l.dirty = err != nil
+	return err
 }

@@ -55,6 +55,7 @@ type Monitor struct {
 	table    *Table
 	listener func(Change)
 	actions  map[string]func(Change) error
+	failed   func(subject, text string)
 	start    time.Time
 
 	order    sync.Mutex // held while a change is made, told and followed
@@ -63,10 +64,13 @@ type Monitor struct {
 	status   map[string]Status
 }
 
-// NewMonitor makes a monitor without subjects. Actions may be nil.
-func NewMonitor(table *Table, listener func(Change), actions map[string]func(Change) error) *Monitor {
+// NewMonitor makes a monitor without subjects. Actions may be nil; failed hears of
+// those that could not be carried out.
+func NewMonitor(
+	table *Table, listener func(Change), actions map[string]func(Change) error, failed func(subject, text string),
+) *Monitor {
 	return &Monitor{
-		table: table, listener: listener, actions: actions, start: time.Now(),
+		table: table, listener: listener, actions: actions, failed: failed, start: time.Now(),
 		machines: map[string]MachineState{}, status: map[string]Status{},
 	}
 }
@@ -108,6 +112,9 @@ func (m *Monitor) feed(subject, event, reason, by string) string {
 		failed := m.follow(change)
 		if failed == "" {
 			return state
+		}
+		if m.failed != nil {
+			m.failed(subject, failed)
 		}
 		event, reason, by = "action_failed", failed, ""
 	}

@@ -63,13 +63,19 @@ class OuterWatch:
             self._notify("WATCHDOG=1")
         if self._device >= 0 and now_s - self._fed_s >= _DEVICE_GAP_S:
             self._fed_s = now_s
-            os.write(self._device, b"1")
+            self._feed(b"1")
+
+    def _feed(self, sign: bytes) -> None:
+        try:
+            os.write(self._device, sign)
+        except OSError as error:  # it bites soon: that is what it is for
+            self._say(f"supervisor.watchdog_device: {error.strerror}")
 
     def close(self, orderly: bool) -> None:
         """Let go of the device: after an orderly end it is told to stop (magic close), else it bites."""
         if self._device >= 0:
             if orderly:
-                os.write(self._device, b"V")
+                self._feed(b"V")
             os.close(self._device)
             self._device = -1
         if self._socket is not None:

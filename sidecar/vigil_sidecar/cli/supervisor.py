@@ -202,7 +202,10 @@ class Supervisor:
             answer = connection.getresponse()
             self._heard_s = time.monotonic()
             return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
+        except TimeoutError:
+            return False
         except (OSError, http.client.HTTPException, ValueError):
+            self._heard_s = time.monotonic()  # whoever refuses a connection, or ends it, does not hang
             return False
         finally:
             connection.close()

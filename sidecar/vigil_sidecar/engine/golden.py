@@ -13,7 +13,7 @@ __all__ = ["Golden", "make_golden"]
 Array = npt.NDArray[Any]
 _RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
 _BYTES_MAX = 16 << 20
-"""Expected outputs that are larger are not kept: then only their being finite is asked."""
+"""Expected outputs that are larger are not kept: then only that what was finite still is."""
 
 
 class _Runs(Protocol):
@@ -24,8 +24,9 @@ class _Runs(Protocol):
 class Golden:
     """Inputs by name, and what is expected of their outputs. Immutable; any thread may check."""
 
-    def __init__(self, feeds: Mapping[str, Array], expected: Sequence[Array] | None) -> None:
-        self._feeds, self._expected = feeds, expected
+    def __init__(self, feeds: Mapping[str, Array], expected: Sequence[Array] | None, finite: Sequence[bool] = ()) -> None:
+        """``finite`` says which outputs were: all that is asked where ``expected`` is None."""
+        self._feeds, self._expected, self._finite = feeds, expected, finite
 
     def check(self, session: _Runs) -> str:
         """Run the golden inputs; empty when the outputs are the expected ones, else what is wrong.
@@ -35,7 +36,7 @@ class Golden:
         """
         found = session.run(self._feeds)
         if self._expected is None:
-            broken = [i for i, a in enumerate(found) if a.dtype.kind == "f" and not np.isfinite(a).all()]
+            broken = [i for i, (a, was) in enumerate(zip(found, self._finite, strict=False)) if was and not _finite(a)]
             return f"output {broken[0]} of the golden run is not finite" if broken else ""
         for i, (now, then) in enumerate(zip(found, self._expected, strict=True)):
             if now.shape != then.shape:
@@ -43,6 +44,10 @@ class Golden:
             if not _same(now, then):
                 return f"output {i} of the golden run drifted from what it was when the version was loaded"
         return ""
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _same(now: Array, then: Array) -> bool:
@@ -56,4 +61,6 @@ def make_golden(session: _Runs, feeds: Mapping[str, Array]) -> Golden:
     first, second = session.run(feeds), session.run(feeds)
     steady = all(a.shape == b.shape and _same(a, b) for a, b in zip(first, second, strict=True))
     keep = steady and sum(a.nbytes for a in first) <= _BYTES_MAX
-    return Golden(feeds, [a.copy() for a in first] if keep else None)
+    return Golden(
+        feeds, [a.copy() for a in first] if keep else None, [_finite(a) and _finite(b) for a, b in zip(first, second, strict=True)]
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from vigil_safety.monitor import Change, Monitor
 from vigil_sidecar.errors import CallError
 from vigil_sidecar.registry.registry import Registry
+from vigil_sidecar.registry.version import LoadedVersion
 
 __all__ = ["PREFIX", "Prober"]
 
@@ -37,13 +38,15 @@ class Prober:
 
     def __init__(
         self, registry: Registry, monitor: Monitor, problem: Callable[[str], str | None], lease_ms: int, interval_s: float,
-        alive: Callable[[], None],
+        alive: Callable[[], None], begin: Callable[[LoadedVersion], None], ended: Callable[[], None],
     ) -> None:  # fmt: skip
         """``problem`` says what still keeps a model from recovering, empty when nothing does, None when that is not known yet.
 
-        ``interval_s`` is between probes in Normal, 0 for none; ``alive`` hears of each turn.
+        ``interval_s`` is between probes in Normal, 0 for none; ``alive`` hears of each turn,
+        ``begin`` and ``ended`` of each golden run, on its thread.
         """
         self._registry, self._monitor, self._problem, self._alive = registry, monitor, problem, alive
+        self._begin, self._ended = begin, ended
         self._lease_s, self._interval_s = lease_ms / 1000, interval_s
         self._lock = threading.Lock()
         self._leases: dict[str, _Lease] = {}
@@ -83,12 +86,12 @@ class Prober:
         name, monitor = subject.removeprefix(PREFIX), self._monitor
         if state == "DEGRADED":
             if self._problem(name) == "":
-                monitor.event(subject, "ready", "nothing keeps it from serving")
+                monitor.event(subject, "ready", "nothing keeps it from serving", known=True)
         elif state == "RECOVERING":
             with self._lock:
                 lease = self._leases.get(subject)
             if lease is None or time.monotonic() >= lease.ends_s:
-                monitor.event(subject, "lease_expired", f"no {self._lease_s:g} s were enough for the probes (safety.lease_ms)")
+                monitor.event(subject, "lease_expired", f"{self._lease_s:g} s were not enough for the probes (safety.lease_ms)", known=True)
             else:
                 self._launch(subject, lease)
         elif state == "NORMAL" and self._interval_s:
@@ -111,7 +114,8 @@ class Prober:
                     current = lease is None or (self._leases.get(subject) is lease and time.monotonic() < lease.ends_s)
                 if wrong is None or not current:
                     return
-                state = self._monitor.event(subject, "probe_bad" if wrong else "probe_good", wrong or "a golden run gave what it should")
+                event, reason = ("probe_bad", wrong) if wrong else ("probe_good", "a golden run gave what it should")
+                state = self._monitor.event(subject, event, reason, known=True)
                 if state != "RECOVERING":
                     return
         finally:
@@ -124,9 +128,11 @@ class Prober:
             version = self._registry.lease(name, "")
         except CallError:
             return None
+        self._begin(version)
         try:
             return version.golden.check(version.session)
         except Exception as error:  # a native failure is a bad probe
             return f"the golden run failed: {str(error).splitlines()[0][:300] if str(error) else type(error).__name__}"
         finally:
+            self._ended()
             version.release()

@@ -125,11 +125,13 @@ class Reconciler:
                 for name in ready:
                     del self._due[name]
             for name in ready:
+                self.passed("load")  # it may copy, hash and load, each for as long as the file is large
                 try:
                     self._look(name)
                 except Exception as error:  # one model's trouble must not stop the others
                     self._failed(name, error)
                     self.mark(name, delay_s=1.0)
+                self.passed("loaded")
             with self._wake:
                 self._looks += bool(ready)
             if now >= rescan:
@@ -294,11 +296,7 @@ class Reconciler:
                     memory.refused[number] = known._replace(signature=signature)
                     memory.pending.discard(number)
                     return None
-                self.passed("load")
-                try:
-                    version = self._loader.load(model.name, number, staged, model.options, model.serving)
-                finally:
-                    self.passed("loaded")
+                version = self._loader.load(model.name, number, staged, model.options, model.serving)
             finally:
                 staged.close()
         except StillWritten:

@@ -131,14 +131,11 @@ class LinkServer:
 
     def __init__(
         self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
-        notice: Callable[[str, str], None], anchor: Callable[[bytes], None], supervise: Callable[[str, bool | None], None],
+        notice: Callable[[str, str], None], anchor: Callable[[bytes], None],
     ) -> None:  # fmt: skip
-        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints.
-
-        ``supervise("link_reader", active)`` hears when a gateway is there, when it is gone, and of each of its heartbeats (None).
-        """
+        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints."""
         self._config, self._dispatcher = config, dispatcher
-        self._heartbeat, self._notice, self._anchor, self._supervise = heartbeat, notice, anchor, supervise
+        self._heartbeat, self._notice, self._anchor = heartbeat, notice, anchor
         self._methods = dispatcher.methods
         self._connection: _Connection | None = None
         self._claims = threading.Lock()
@@ -218,7 +215,6 @@ class LinkServer:
                 return
             sock.settimeout(None)
             self._connection = connection
-            self._supervise("link_reader", True)
             self._notice("up", "gateway connected")
             self._read_loop(reader, connection)
             self._notice("lost", "the gateway closed the link")
@@ -231,7 +227,6 @@ class LinkServer:
             connection.cancel_all()
             sock.close()
             if self._connection is connection:
-                self._supervise("link_reader", False)
                 self._connection = None
 
     def _greet(self, reader: FrameReader, connection: _Connection) -> str:
@@ -278,7 +273,6 @@ class LinkServer:
                 connection.drained.set()
             elif body == "heartbeat":
                 connection.beat(frame.heartbeat)
-                self._supervise("link_reader", None)
                 if frame.heartbeat.checkpoint:
                     self._anchor(frame.heartbeat.checkpoint)
             else:
