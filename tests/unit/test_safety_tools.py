@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from vigil_safety.monitor import Change, Monitor
 from vigil_safety.replay import Gap, Recorded, replay
 from vigil_safety.simulate import SimulationError, simulate
 from vigil_safety.table import machine_source, machine_table
+from vigil_sidecar.cli.supervisor import Supervisor
 from vigil_sidecar.engine.golden import make_golden
+from vigil_sidecar.settings import load as load_settings
 
 EVENTS = sorted(machine_source()["events"])
 GATEWAY = str(ROOT / "bin" / "vigil-gateway")
@@ -230,3 +234,24 @@ def test_a_golden_run_notices_drift() -> None:
     assert never.check(Graph([5, float("nan")])) == ""  # it was not finite when it was loaded either
     unsteady = make_golden(Graph([1, 2], [3, 4]), {})
     assert unsteady.check(Graph([5, 6])) == "" and "not finite" in unsteady.check(Graph([5, float("inf")]))
+
+
+def test_only_silence_is_a_hang() -> None:
+    """A gateway that refuses a health check, or ends its connection, is not taken for one that hangs; one that says nothing is."""
+    loaded, _ = load_settings(None, {}, {"listen.host": "127.0.0.1"})
+    supervisor = Supervisor(loaded, {}, None, None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        supervisor._heard_s = 0.0
+        assert not supervisor._health(port) and supervisor._heard_s == 0.0  # connected by the kernel, never answered
+
+        def hang_up() -> None:
+            for _ in range(2):  # the one before waits still
+                server.accept()[0].close()
+
+        ending = threading.Thread(target=hang_up)
+        ending.start()
+        assert not supervisor._health(port) and supervisor._heard_s > 0.0
+        ending.join(5)
+    supervisor._heard_s = 0.0
+    assert not supervisor._health(port) and supervisor._heard_s > 0.0
