@@ -309,3 +309,34 @@ def test_a_run_that_hangs_for_good_has_the_sidecar_replaced(tmp_path: Path) -> N
         spin(stub, 1)
     [killed] = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == 4007]
     assert b"its supervision stopped: run/spin" in killed.payload
+
+
+def test_a_watcher_goes_on_where_it_was(tmp_path: Path) -> None:
+    """What changed while nobody watched comes first; a token of another run, or none at all, is refused in words."""
+    product = Product(tmp_path, QUICK)
+    graphs.with_nan(product.models / "log" / "1" / "model.onnx")
+
+    def watch(resume: str, count: int) -> list[safety.WatchResponse]:
+        request = safety.WatchRequest(subjects=["model/log"], resume=resume)
+        stream = product.channel().unary_stream(
+            "/vigil.safety.v1.SafetyService/Watch", request_serializer=safety.WatchRequest.SerializeToString,
+            response_deserializer=safety.WatchResponse.FromString,
+        )(request, timeout=20)  # fmt: skip
+        found = [next(stream) for _ in range(count)]
+        stream.cancel()
+        return found
+
+    with product:
+        stub = Stub(product.channel())
+        lines = [json.loads(x) for x in product.vigil("safety", "history", "--subject", "model/log", "--json").stdout.splitlines()]
+        seen = lines[-1]["resume"]
+        refused(stub, "log", {"x": -X})
+        wait_for(lambda: history(product, "model/log")[2:] == RECOVERED, what="degraded and back")
+        first, *missed = watch(seen, 4)
+        assert not first.HasField("transition")
+        assert [m.transition.event for m in missed] == ["implausible", "ready", "probe_good"]
+        assert [m.transition.event for m in watch(missed[0].transition.resume, 3)[1:]] == ["ready", "probe_good"]
+        for token in ("x", "other/1", seen.split("/")[0] + "/99999", seen.split("/")[0] + "/-1"):
+            with pytest.raises(grpc.RpcError) as error:
+                watch(token, 1)
+            assert error.value.code() == grpc.StatusCode.OUT_OF_RANGE and "watch anew" in error.value.details()

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "dd16f25822b49209e44653f4ee7d4fbb73e7dd456bed063d7ac4cb6a9da5442f"
+const Digest = "f8a4f6eab35432e232514352646afde563471e1a496df20ca68ebc92e56bb9b0"

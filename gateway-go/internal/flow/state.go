@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -27,7 +25,6 @@ const (
 	sidecarSubject = "sidecar"
 	// logSubject is the gateway's own log.
 	logSubject = "log/gateway"
-	historyMax = 1000
 	logGap     = 200 * time.Millisecond
 )
 
@@ -88,88 +85,6 @@ func (s *Service) ownLog(log auditv1.Log) error {
 var localStreams = map[string]func(*Service, *streamCall) error{
 	"/vigil.safety.v1.SafetyService/Watch": (*Service).watchState,
 	auditService + "VerifyRange":           (*Service).verifyRange,
-}
-
-// hub gives changes to watchers; one that falls behind is told to start anew.
-type hub struct {
-	mu       sync.Mutex
-	past     []*safetyv1.Transition
-	watchers map[chan *safetyv1.Transition]bool
-}
-
-func (h *hub) subscribe(queueMax int64) chan *safetyv1.Transition {
-	ch := make(chan *safetyv1.Transition, queueMax)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.watchers == nil {
-		h.watchers = map[chan *safetyv1.Transition]bool{}
-	}
-	h.watchers[ch] = true
-	return ch
-}
-
-func (h *hub) unsubscribe(ch chan *safetyv1.Transition) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.watchers, ch)
-}
-
-func (h *hub) publish(t *safetyv1.Transition) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.past) == historyMax {
-		h.past = h.past[1:]
-	}
-	h.past = append(h.past, t)
-	for ch := range h.watchers {
-		select {
-		case ch <- t:
-		default:
-			close(ch)
-			delete(h.watchers, ch)
-		}
-	}
-}
-
-// latest gives what was published, oldest first.
-func (h *hub) latest() []*safetyv1.Transition {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.past)
-}
-
-func (s *Service) watchState(c *streamCall) error {
-	wanted := c.request.(*safetyv1.WatchRequest).Subjects
-	changes := s.hub.subscribe(s.limits.WatchQueueMax)
-	defer s.hub.unsubscribe(changes)
-	emit := func(t *safetyv1.Transition) error {
-		data, err := proto.Marshal(&safetyv1.WatchResponse{State: s.system(), Transition: t})
-		if err != nil {
-			return err
-		}
-		return c.send(data)
-	}
-	if err := emit(nil); err != nil {
-		return err
-	}
-	for {
-		select {
-		case <-c.ctx.Done():
-			return c.ctx.Err()
-		case <-s.drained.Done():
-			return errDraining
-		case t, open := <-changes:
-			if !open {
-				return limitError("watch_queue", "the reader of the stream is too slow")
-			}
-			if len(wanted) > 0 && !slices.Contains(wanted, t.Subject) {
-				continue
-			}
-			if err := emit(t); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 func stateValue(name string) safetyv1.State {

@@ -222,6 +222,7 @@ def _safety(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     history.add_argument("--limit", type=int, default=100, metavar="N", help="at most this many (1000)")
     for parser in (watch, history):
         parser.add_argument("--subject", action="append", default=[], help="sidecar, model/NAME, log/gateway, log/sidecar; may be repeated")
+    watch.add_argument("--resume", default="", metavar="TOKEN", help="go on after the change that has this resume token (--json shows it)")
     reset = safety.add_parser("reset", help="end a latched Safe stop; who and why go into the audit log")
     reset.add_argument("--subject", help="one subject (default: all that are latched)")
     reset.add_argument("--reason", required=True, metavar="TEXT", help="why it may end")

@@ -44,7 +44,7 @@ def _subjects(state: safety.SystemState) -> list[dict[str, str]]:
 def _transition(t: safety.Transition) -> dict[str, str]:
     return {
         "time": when(t.time_us), "subject": t.subject, "from": _state(getattr(t, "from")), "to": _state(t.to),
-        "event": t.event, "reason": t.reason,
+        "event": t.event, "reason": t.reason, "resume": t.resume,
     }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def safety_status(args: argparse.Namespace) -> int:
 
 def safety_watch(args: argparse.Namespace) -> int:
     """vigil safety watch: the present states, then each change, until it is stopped"""
-    request = safety.WatchRequest(subjects=args.subject)
+    request = safety.WatchRequest(subjects=args.subject, resume=args.resume)
     try:
         for news in connect(args).stream(_SERVICE + "Watch", request, safety.WatchResponse):
             if news.HasField("transition"):

@@ -237,7 +237,9 @@ class SafetyReports:
         return safety.ResetResponse(subjects=subjects, state=system_state(self._monitor))
 
     def watch(self, call: Call, request: safety.WatchRequest) -> None:
-        """The present state, then each change."""
+        """The present state, then each change; only the gateway can go on where a watcher was."""
+        if request.resume:
+            raise SemanticViolation("resume is answered by the gateway only", [("resume", "not known here")])
         subscription = self._hub.subscribe("safety")
         call.on_cancel = subscription.close
         try:

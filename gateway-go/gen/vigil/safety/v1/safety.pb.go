@@ -379,7 +379,10 @@ func (x *GetResponse) GetState() *SystemState {
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Subjects to report; empty means all.
-	Subjects      []string `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	Subjects []string `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// Transition.resume of the last change that was seen: those after it come first. Empty:
+	// only what changes from now on. OUT_OF_RANGE when it is of another run, or too long ago.
+	Resume        string `protobuf:"bytes,2,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -419,6 +422,13 @@ func (x *WatchRequest) GetSubjects() []string {
 		return x.Subjects
 	}
 	return nil
+}
+
+func (x *WatchRequest) GetResume() string {
+	if x != nil {
+		return x.Resume
+	}
+	return ""
 }
 
 type WatchResponse struct {
@@ -483,7 +493,9 @@ type Transition struct {
 	Event   string                 `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
 	Reason  string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Microseconds since 1970-01-01 UTC.
-	TimeUs        int64 `protobuf:"varint,6,opt,name=time_us,json=timeUs,proto3" json:"time_us,omitempty"`
+	TimeUs int64 `protobuf:"varint,6,opt,name=time_us,json=timeUs,proto3" json:"time_us,omitempty"`
+	// Where a watcher can go on; set by the gateway.
+	Resume        string `protobuf:"bytes,7,opt,name=resume,proto3" json:"resume,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -558,6 +570,13 @@ func (x *Transition) GetTimeUs() int64 {
 		return x.TimeUs
 	}
 	return 0
+}
+
+func (x *Transition) GetResume() string {
+	if x != nil {
+		return x.Resume
+	}
+	return ""
 }
 
 // SubjectState is the state of one supervised subject.
@@ -716,15 +735,16 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\n" +
 	"GetRequest\"A\n" +
 	"\vGetResponse\x122\n" +
-	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"<\n" +
+	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"]\n" +
 	"\fWatchRequest\x12,\n" +
 	"\bsubjects\x18\x01 \x03(\tB\x10\xfaB\r\x92\x01\n" +
-	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\"\x80\x01\n" +
+	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\x12\x1f\n" +
+	"\x06resume\x18\x02 \x01(\tB\a\xfaB\x04r\x02\x18@R\x06resume\"\x80\x01\n" +
 	"\rWatchResponse\x122\n" +
 	"\x05state\x18\x01 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n" +
 	"\n" +
 	"transition\x18\x02 \x01(\v2\x1b.vigil.safety.v1.TransitionR\n" +
-	"transition\"\xc1\x01\n" +
+	"transition\"\xd9\x01\n" +
 	"\n" +
 	"Transition\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12*\n" +
@@ -732,7 +752,8 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\x02to\x18\x03 \x01(\x0e2\x16.vigil.safety.v1.StateR\x02to\x12\x14\n" +
 	"\x05event\x18\x04 \x01(\tR\x05event\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
-	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\"\x89\x01\n" +
+	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n" +
+	"\x06resume\x18\a \x01(\tR\x06resume\"\x89\x01\n" +
 	"\fSubjectState\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x12\x16\n" +

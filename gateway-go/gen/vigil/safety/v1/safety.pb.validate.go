@@ -844,6 +844,17 @@ func (m *WatchRequest) validate(all bool) error {
 
 	}
 
+	if utf8.RuneCountInString(m.GetResume()) > 64 {
+		err := WatchRequestValidationError{
+			field:  "Resume",
+			reason: "value length must be at most 64 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
 	if len(errors) > 0 {
 		return WatchRequestMultiError(errors)
 	}
@@ -1112,6 +1123,8 @@ func (m *Transition) validate(all bool) error {
 	// no validation rules for Reason
 
 	// no validation rules for TimeUs
+
+	// no validation rules for Resume
 
 	if len(errors) > 0 {
 		return TransitionMultiError(errors)

@@ -66,10 +66,12 @@ class GetResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[SystemState, _Mapping]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("subjects",)
+    __slots__ = ("subjects", "resume")
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     subjects: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, subjects: _Optional[_Iterable[str]] = ...) -> None: ...
+    resume: str
+    def __init__(self, subjects: _Optional[_Iterable[str]] = ..., resume: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("state", "transition")
@@ -80,19 +82,21 @@ class WatchResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[SystemState, _Mapping]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ...) -> None: ...
 
 class Transition(_message.Message):
-    __slots__ = ("subject", "to", "event", "reason", "time_us")
+    __slots__ = ("subject", "to", "event", "reason", "time_us", "resume")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TIME_US_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     subject: str
     to: State
     event: str
     reason: str
     time_us: int
-    def __init__(self, subject: _Optional[str] = ..., to: _Optional[_Union[State, str]] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., **kwargs) -> None: ...
+    resume: str
+    def __init__(self, subject: _Optional[str] = ..., to: _Optional[_Union[State, str]] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., resume: _Optional[str] = ..., **kwargs) -> None: ...
 
 class SubjectState(_message.Message):
     __slots__ = ("subject", "state", "reason", "since_us")
