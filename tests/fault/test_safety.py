@@ -64,7 +64,7 @@ def test_implausible_output_degrades_until_golden_runs_prove_it(tmp_path: Path) 
         assert stub.unary(INFER, infer_request("m", {"x": X}), oip.ModelInferResponse)[1]["vigil-safety-state"] == "NORMAL"
         expected = [("NORMAL", "implausible", "DEGRADED"), *RECOVERED]
         wait_for(lambda: history(product, "model/log")[1:] == expected, what="normal again")
-        assert time.monotonic() - degraded_s > 0.6
+        assert time.monotonic() - degraded_s > 0.3
     assert product.replayed() >= 8
 
 
@@ -168,7 +168,7 @@ def test_a_hung_sidecar_is_killed_and_replaced(tmp_path: Path) -> None:
         degraded_s = time.monotonic()
         assert Path(f"/proc/{before}").exists()
         wait_for(lambda: product.pids()["sidecar_pid"] != before, 60, "another one")
-        assert time.monotonic() - degraded_s > 1.4
+        assert time.monotonic() - degraded_s > 0.7
         wait_for(lambda: states(stub)["sidecar"] == "NORMAL", 30, "normal again")
         assert np.array_equal(output(stub.infer(infer_request("m", {"x": X}))), X * 2)
     [killed] = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == 4007]
@@ -282,7 +282,7 @@ def test_a_run_that_does_not_end_is_noticed_while_it_runs(tmp_path: Path) -> Non
         spin(stub, 20)
         each_s = (time.monotonic() - start) / 20
         with ThreadPoolExecutor(1) as pool:
-            call = pool.submit(spin, stub, int(2.5 / each_s))
+            call = pool.submit(spin, stub, int(4 / each_s))
             wait_for(lambda: states(stub)["model/spin"] == "DEGRADED", 20, "degraded")
             assert not call.done()
             time.sleep(0.3)

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Golden", "make_golden"]
+__all__ = ["ABSOLUTE_TOLERANCE", "RELATIVE_TOLERANCE", "Golden", "make_golden"]
 
 Array = npt.NDArray[Any]
-_RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-3, 1e-4
+"""Between two results of the same inputs: of a golden run, and of rows alone and together (engine/warmup.py)."""
 _BYTES_MAX = 16 << 20
 """Expected outputs that are larger are not kept: then only that what was finite still is."""
 
@@ -53,7 +54,7 @@ def _finite(array: Array) -> bool:
 def _same(now: Array, then: Array) -> bool:
     if then.dtype.kind != "f":
         return np.array_equal(now, then)
-    return bool(np.allclose(now, then, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE, equal_nan=True))
+    return bool(np.allclose(now, then, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True))
 
 
 def make_golden(session: _Runs, feeds: Mapping[str, Array]) -> Golden:

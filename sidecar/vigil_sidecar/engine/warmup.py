@@ -10,7 +10,7 @@ import numpy as np
 
 from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.datatypes import NUMPY
-from vigil_sidecar.engine.golden import Golden, make_golden
+from vigil_sidecar.engine.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, Golden, make_golden
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.errors import CandidateRefused
 
@@ -18,7 +18,6 @@ __all__ = ["Warmth", "warm_up"]
 
 Array = np.ndarray[Any, Any]
 _FREE_DIMENSION_TRIES = (1, 32, 64, 16, 128)
-_RELATIVE_TOLERANCE, _ABSOLUTE_TOLERANCE = 1e-3, 1e-4
 _GOLDEN_SEED = 11
 
 
@@ -59,7 +58,7 @@ def _difference(whole: Array, alone: Array) -> float | None:
     """Largest relative difference of two results; None when it is beyond tolerance."""
     if whole.dtype.kind != "f":
         return 0.0 if np.array_equal(whole, alone) else None
-    if whole.shape != alone.shape or not np.allclose(whole, alone, rtol=_RELATIVE_TOLERANCE, atol=_ABSOLUTE_TOLERANCE, equal_nan=True):
+    if whole.shape != alone.shape or not np.allclose(whole, alone, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True):
         return None
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(alone), 1.0)
