@@ -5,10 +5,11 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "2258ac4837e55137e7c7c7a6d7f60fd161a73624f84cfa1785c539f5f0925867"
+CATALOGUE_DIGEST = "c82c92d090b764ce0267ca28e641788dd47f9ed424f741cbbc90e98b2e7db9de"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
+STAND_IN_ANSWER = 1003
 SEMANTIC_VIOLATION = 2041
 UNKNOWN_MODEL = 2042
 LIMIT_HIT = 2043
@@ -59,6 +60,7 @@ CLOCK_STATUS_CHANGED = 6002
 NAMES: dict[int, str] = {
     1001: "answer",
     1002: "control_answer",
+    1003: "stand_in_answer",
     2041: "semantic_violation",
     2042: "unknown_model",
     2043: "limit_hit",
@@ -110,6 +112,7 @@ NAMES: dict[int, str] = {
 CLASSES: dict[int, str] = {
     1001: "call",
     1002: "call",
+    1003: "call",
     2041: "call",
     2042: "call",
     2043: "call",

@@ -23,7 +23,7 @@ from vigil_sidecar.audit.prune import Retention
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
-from vigil_sidecar.errors import AuditError, CallError, ContractViolation
+from vigil_sidecar.errors import AuditError, CallError, ContractViolation, Resting
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.reconciler import Reconciler
@@ -34,6 +34,7 @@ from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.server.direct import DirectServer
 from vigil_sidecar.server.dispatch import Dispatcher
+from vigil_sidecar.server.ladder import Ladders, check_ladder
 from vigil_sidecar.server.link import LinkConfig, LinkServer
 from vigil_sidecar.server.methods import Parts, batch_methods, missing_methods, stream_methods, unary_methods
 from vigil_sidecar.server.model_config import read_options
@@ -93,6 +94,7 @@ class Sidecar:
         self._stopping = threading.Event()
         self._pending: list[Change] = []
         self._pending_lock = threading.Lock()
+        self._news, self._ladders = threading.Event(), Ladders()
         self.registry = Registry()
         self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired, self._action_failed)
         self.monitor = self.safety.monitor
@@ -112,7 +114,7 @@ class Sidecar:
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
             settings.link_spin_us_max * 1000,
         )  # fmt: skip
-        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor)
+        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self._all_ladders, self._news)
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
@@ -131,7 +133,7 @@ class Sidecar:
             AuditReports(self.audit.log),
         )
         batch = batch_methods(parts)
-        processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state)
+        processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state, self._rests)
         return Dispatcher(
             self.registry, self.audit, processor, batch, unary_methods(parts), stream_methods(parts), missing_methods(),
             revalidation, self, s.models_inline_run_us_max / 1e6, _WORKER_QUEUE_MAX, s.limits_watchers_max,
@@ -221,6 +223,19 @@ class Sidecar:
 
             make_pipeline(version.options.pipeline, version.options.pipeline_options).check(version.session.contract)
 
+        check_ladder(version, self.registry.models)
+
+    def _all_ladders(self) -> link.Ladders | None:
+        return self._ladders.message(self.registry.models.copy().values()) if self.reconciler.first_pass.is_set() else None
+
+    def _rests(self, model: str) -> Resting | None:
+        status = self.monitor.status(f"model/{model}")
+        if status.state in ("STARTING", "NORMAL"):
+            return None
+        error = Resting(f"model '{model}' is {status.state} ({status.reason}); its ladder answers until it is NORMAL")
+        error.stand_in = status.state != self.monitor.table.latched  # a stop is for a person to end
+        return error
+
     def _model_state(self, model: str) -> str:
         state = self.monitor.status(f"model/{model}").state
         return worst([state, self.monitor.status(_LOG).state]) if self.audit.failure is not None else state
@@ -270,6 +285,7 @@ class Sidecar:
             if len(self._pending) < _TRANSITIONS_MAX:
                 self._pending.append(change)
         self.safety.history.append(change)
+        self._news.set()
         self._hub.publish("safety", change)
         self.log.warning(
             "safety state changed", subject=change.subject, before=change.before, after=change.after,

@@ -21,8 +21,10 @@ __all__ = [
     "NotStopped",
     "OrderViolation",
     "OutputViolation",
+    "Resting",
     "SemanticViolation",
     "SettingsError",
+    "Starting",
     "Unavailable",
     "Unimplemented",
     "UnknownModel",
@@ -69,6 +71,8 @@ class CallError(VigilError):
     code = INTERNAL
     event = events.INTERNAL_ERROR
     reason = "INTERNAL"
+    stand_in = False
+    """The service failed, not the caller: what stands in for the model may answer."""
 
     def __init__(self, text: str, violations: Sequence[tuple[str, str]] = (), metadata: dict[str, str] | None = None):
         super().__init__(text)
@@ -143,6 +147,18 @@ class Unavailable(CallError):
     code, event, reason = UNAVAILABLE, events.UNAVAILABLE, "UNAVAILABLE"
 
 
+class Starting(Unavailable):
+    """The sidecar has not looked at every model yet."""
+
+    stand_in = True
+
+
+class Resting(Unavailable):
+    """The model has a ladder, and does not answer until it is Normal again."""
+
+    reason, stand_in = "MODEL_DEGRADED", True
+
+
 class NotStopped(CallError):
     """A reset, but nothing is stopped safely."""
 
@@ -163,3 +179,5 @@ class Forbidden(CallError):
 
 class InternalFault(CallError):
     """A fault of Vigil itself. The log has the detail under the trace id."""
+
+    stand_in = True

@@ -15,7 +15,7 @@ from vigil_safety.latch import LatchFile, Stop
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_source
 from vigil_sidecar.batching.job import Job, JobResult
-from vigil_sidecar.errors import OutputViolation
+from vigil_sidecar.errors import CallError, OutputViolation
 from vigil_sidecar.registry.prober import PREFIX, Prober
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
@@ -129,8 +129,11 @@ class Safety:
                 continue
             failed = True
             if not isinstance(result, OutputViolation):
+                if isinstance(result, CallError):
+                    result.stand_in = True
                 self.monitor.event(subject, "call_error", str(result or "no result")[:_TEXT_MAX], known=True)
             elif _finite_inputs(job):  # else the output is the caller's own
+                result.stand_in = True
                 self.monitor.event(subject, "implausible", str(result)[:_TEXT_MAX], known=True)
         if not failed:
             self.monitor.call_good(subject)

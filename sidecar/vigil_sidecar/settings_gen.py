@@ -92,6 +92,8 @@ class Settings:
     audit_refusals_per_s: int = 1000
     safety_probe_interval_s: float = 60
     safety_run_ms_max: int = 10000
+    ladder_answers_max: int = 1024
+    ladder_bytes_max: int = 67108864
     supervisor_restart_after_ms: int = 2000
     supervisor_gateway_timeout_s: float = 10
     supervisor_watchdog_device: str = ''
@@ -327,6 +329,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('safety.run_ms_max', 'safety_run_ms_max', 'int', 10000, 1, 3600000,
          (), None,
          'A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.'),
+    Spec('ladder.answers_max', 'ladder_answers_max', 'int', 1024, 1, 1000000,
+         (), None,
+         'Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.'),
+    Spec('ladder.bytes_max', 'ladder_bytes_max', 'int', 67108864, 1024, 17179869184,
+         (), None,
+         'Bytes of all of them.'),
     Spec('supervisor.restart_after_ms', 'supervisor_restart_after_ms', 'int', 2000, 0, 3600000,
          (), None,
          'A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.'),

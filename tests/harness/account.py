@@ -58,10 +58,11 @@ def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
             position = f"{log}/{h.boot_id.hex()}/{h.sequence}"
             if h.kind in _FINAL:
                 final[position] = r
+                span = by_span.setdefault((h.trace_id, h.span_id), [])
+                if (log == "gateway" or h.event_id == events.STAND_IN_ANSWER) and CallPayload.FromString(r.payload).handed_over:
+                    superseded.update(span)
                 if log == "sidecar":
-                    by_span.setdefault((h.trace_id, h.span_id), []).append(position)
-                elif h.kind == layout.KIND_REFUSAL and CallPayload.FromString(r.payload).handed_over:
-                    superseded.update(by_span.get((h.trace_id, h.span_id), ()))
+                    span.append(position)
             elif h.event_id == events.UNLOGGED:
                 fields = _fields(r)
                 found.stated[log] += h.batch_size

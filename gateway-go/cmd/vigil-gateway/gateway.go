@@ -93,7 +93,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
-		RestartAfter:       time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
+		LadderAnswersMax:   s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
+		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")), g.audit, metrics, g.tracer, g.log)
 	if err != nil {
 		return nil, err
@@ -113,7 +114,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		"limits.bytes_in_flight_max": float64(s.LimitsBytesInFlightMax), "limits.watchers_max": float64(s.LimitsWatchersMax),
 		"limits.streams_per_connection_max": float64(s.LimitsStreamsPerConnectionMax), "limits.header_bytes_max": float64(s.LimitsHeaderBytesMax),
 		"limits.keepalive_min_s": float64(s.LimitsKeepaliveMinS), "limits.connection_idle_s": float64(s.LimitsConnectionIdleS),
-		"limits.connections_max": float64(s.LimitsConnectionsMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
+		"limits.connections_max": float64(s.LimitsConnectionsMax),
+		"ladder.answers_max":     float64(s.LadderAnswersMax), "ladder.bytes_max": float64(s.LadderBytesMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
 	})
 	g.listenWith(metrics)
 	return g, nil

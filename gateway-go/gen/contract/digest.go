@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "f8a4f6eab35432e232514352646afde563471e1a496df20ca68ebc92e56bb9b0"
+const Digest = "f756f2262debe4b6b4640c6e2f8d287b5cd8c97cb3af605e7107cd5a6d84b9e6"

@@ -35,6 +35,10 @@ type Entry struct {
 	BatchSize     uint32
 	RequestIDHash [32]byte
 	TenantHash    [32]byte
+	ModelDigest   [32]byte
+	ModelVersion  uint64
+	InputHash     [32]byte
+	OutputHash    [32]byte
 	Payload       []byte
 }
 
@@ -101,6 +105,10 @@ func encode(dst []byte, e *Entry, s *stamp, sequence uint64, previous *[32]byte)
 	le.PutUint32(r[layout.OffBatchSize:], e.BatchSize)
 	copy(r[layout.OffRequestIDHash:], s.keyed(&e.RequestIDHash))
 	copy(r[layout.OffTenantHash:], s.keyed(&e.TenantHash))
+	copy(r[layout.OffModelDigest:], e.ModelDigest[:])
+	le.PutUint64(r[layout.OffModelVersion:], e.ModelVersion)
+	copy(r[layout.OffInputHash:], s.keyed(&e.InputHash))
+	copy(r[layout.OffOutputHash:], s.keyed(&e.OutputHash))
 	if s.hashKey != nil {
 		le.PutUint16(r[layout.OffFlags:], layout.FlagKeyed)
 	}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,11 @@ const (
 	TenantHeader   = "vigil-tenant"
 	PositionHeader = "vigil-audit-position"
 	StateHeader    = "vigil-safety-state"
+	// QualityHeader, AgeHeader and StandInHeader stand only where something answered in
+	// place of the model.
+	QualityHeader = "vigil-quality"
+	AgeHeader     = "vigil-age-ms"
+	StandInHeader = "vigil-stand-in"
 )
 
 // streamWorkers is how many goroutines are kept for calls: their stacks have
@@ -143,6 +149,9 @@ func trailer(a *flow.Answer) metadata.MD {
 	md := metadata.MD{StateHeader: {a.SafetyState}}
 	if a.AuditPosition != "" {
 		md[PositionHeader] = []string{a.AuditPosition}
+	}
+	if a.Quality != "" {
+		md[QualityHeader], md[AgeHeader], md[StandInHeader] = []string{a.Quality}, []string{strconv.FormatInt(a.AgeMs, 10)}, []string{a.Source}
 	}
 	return md
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -151,8 +152,9 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
 		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate", TenantHeader),
-		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader,
-			"Trailer-"+PositionHeader, "Trailer-"+StateHeader), MaxAge: 600, // Connect's unary answers have trailers as headers
+		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader, QualityHeader, AgeHeader, StandInHeader,
+			"Trailer-"+PositionHeader, "Trailer-"+StateHeader, "Trailer-"+QualityHeader, "Trailer-"+AgeHeader,
+			"Trailer-"+StandInHeader), MaxAge: 600, // Connect's unary answers have trailers as headers
 	})
 	var handler http.Handler = mux
 	if len(config.AllowedOrigins) > 0 {
@@ -292,6 +294,11 @@ func setMeta(h http.Header, a *flow.Answer) {
 	h.Set(StateHeader, a.SafetyState)
 	if a.AuditPosition != "" {
 		h.Set(PositionHeader, a.AuditPosition)
+	}
+	if a.Quality != "" {
+		h.Set(QualityHeader, a.Quality)
+		h.Set(AgeHeader, strconv.FormatInt(a.AgeMs, 10))
+		h.Set(StandInHeader, a.Source)
 	}
 }
 

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "2258ac4837e55137e7c7c7a6d7f60fd161a73624f84cfa1785c539f5f0925867"
+const CatalogueDigest = "c82c92d090b764ce0267ca28e641788dd47f9ed424f741cbbc90e98b2e7db9de"
 
 // Ids of events.
 const (
@@ -12,6 +12,8 @@ const (
 	Answer uint32 = 1001
 	// ControlAnswer: A control call was carried out.
 	ControlAnswer uint32 = 1002
+	// StandInAnswer: A call was answered by what stands in for its model: last good answer, fallback model, or constants.
+	StandInAnswer uint32 = 1003
 	// SemanticViolation: A request contradicts itself or the model's contract.
 	SemanticViolation uint32 = 2041
 	// UnknownModel: The model or version asked for is not loaded.
@@ -110,6 +112,7 @@ const (
 var Names = map[uint32]string{
 	1001: "answer",
 	1002: "control_answer",
+	1003: "stand_in_answer",
 	2041: "semantic_violation",
 	2042: "unknown_model",
 	2043: "limit_hit",
@@ -162,6 +165,7 @@ var Names = map[uint32]string{
 var Classes = map[uint32]string{
 	1001: "call",
 	1002: "call",
+	1003: "call",
 	2041: "call",
 	2042: "call",
 	2043: "call",

@@ -40,6 +40,8 @@ type CallError struct {
 	// FromSidecar: the sidecar has made the record and the details already.
 	FromSidecar bool
 	status      *statuspb.Status
+	// standIn: the service failed, not the caller, so that a stand-in may answer.
+	standIn bool
 }
 
 func (e *CallError) Error() string { return e.Text }

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -39,6 +40,8 @@ type Limits struct {
 	// SupervisionTimeout is how long the sidecar's supervision may stand still,
 	// RestartAfter how much longer until the sidecar is replaced; 0: never.
 	SupervisionTimeout, RestartAfter time.Duration
+	// LadderAnswersMax and LadderBytesMax bound the last good answers that are kept.
+	LadderAnswersMax, LadderBytesMax int64
 }
 
 // Caller is what an edge knows of who calls.
@@ -55,6 +58,10 @@ type Answer struct {
 	Message       []byte
 	AuditPosition string
 	SafetyState   string
+	// Quality is empty for the model's own answer, else "cache" or "rule"; then Source
+	// says what stood in, and AgeMs how old a last good answer is.
+	Quality, Source string
+	AgeMs           int64
 }
 
 // Service is the one service layer under both edges. All methods may be called
@@ -75,6 +82,7 @@ type Service struct {
 
 	calls, bytes, watchers atomic.Int64
 	unread                 atomic.Int64
+	standIns               *standIns
 	draining               atomic.Bool
 	drained                context.Context // done once draining begins
 	drain                  context.CancelFunc
@@ -93,7 +101,7 @@ func New(
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{limits: limits, latch: latch, audit: audit, metrics: metrics, tracer: tracer, log: log}
+	s := &Service{limits: limits, latch: latch, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits)}
 	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
 		"latch": func(c safety.Change) error {
@@ -180,6 +188,9 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 			return nil, err
 		}
 	}
+	if l, ok := (*s.standIns.ladders.Load())[c.model]; ok && c.method.model != nil {
+		return s.withLadder(ctx, c, l, request, message)
+	}
 	reply, err := s.link.Call(ctx, c.model, c.method.Name, message, c.context(ctx))
 	if err != nil {
 		c.handedOver = !errors.Is(err, link.ErrNotSent)
@@ -249,13 +260,13 @@ func (s *Service) fromReply(r *linkv1.Reply) (*Answer, error) {
 	if len(r.Status) == 0 || proto.Unmarshal(r.Status, detailed) != nil {
 		detailed = &statuspb.Status{Code: int32(r.Code), Message: r.Text}
 	}
-	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: detailed}
+	return answer, &CallError{Code: codes.Code(r.Code), Text: r.Text, FromSidecar: true, status: detailed, standIn: r.StandIn}
 }
 
 func (s *Service) finish(c *call, code codes.Code, answer *Answer) {
 	quality := ""
 	if code == codes.OK {
-		quality = "normal"
+		quality = cmp.Or(answer.Quality, "normal")
 	}
 	model, version := c.model, c.version
 	if code != codes.OK && !s.known(model) {

@@ -183,6 +183,7 @@ func (s *Service) LinkDown(reason string, damage bool) {
 		event = events.LinkCorruption
 	}
 	s.subjects.Store(&subjects{models: s.subjects.Load().models})
+	s.onlyStops()
 	if s.monitor.Status(sidecarSubject).State == "STARTING" && !damage {
 		s.log.Info("waiting for the sidecar", "reason", reason)
 		return
@@ -228,6 +229,7 @@ func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
 		models[m] = true
 	}
 	s.subjects.Store(&subjects{states: h.Subjects, models: models, ready: h.Ready})
+	s.rest(h.Subjects)
 	for _, t := range h.Transitions {
 		s.hub.publish(t)
 	}

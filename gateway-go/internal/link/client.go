@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +43,8 @@ type Observer interface {
 	LinkSilent(silence time.Duration, stopped bool)
 	// LinkHung: the sidecar, silent or condemned, is killed now.
 	LinkHung(pid int, why string)
+	// LinkLadders: what stands in for models.
+	LinkLadders(l *linkv1.Ladders)
 	// LinkHeartbeat: a sound heartbeat came.
 	LinkHeartbeat(h *linkv1.Heartbeat)
 	// Checkpoint gives our own log's latest checkpoint, for the sidecar.
@@ -191,6 +192,8 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 				return err
 			}
 			c.observer.LinkHeartbeat(body.Heartbeat)
+		case *linkv1.Frame_Ladders:
+			c.observer.LinkLadders(body.Ladders)
 		case *linkv1.Frame_Drain:
 			cn.drain()
 		case *linkv1.Frame_Reject:
@@ -248,6 +251,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			cn.setSilent()
 			if since.IsZero() {
 				since = now
+				cn.failThose(ErrSilent, func(p *pending) bool { return p.standIn }) // they have something better to do than wait
 				c.observer.LinkSilent(silence, stopped)
 			}
 		}
@@ -307,6 +311,14 @@ func (c *Client) Connected() bool {
 	return cn.closed == nil && !cn.silent
 }
 
+// Rest ends the calls under way of a model that stopped answering, those that
+// something stands in for.
+func (c *Client) Rest(model string, why error) {
+	if cn := c.conn.Load(); cn != nil {
+		cn.failThose(why, func(p *pending) bool { return p.standIn && p.model == model })
+	}
+}
+
 // HoldCalls ends the calls under way and refuses new ones for a reason that the
 // sidecar told, until it is empty.
 func (c *Client) HoldCalls(reason string) {
@@ -323,72 +335,4 @@ func (c *Client) Serves(method string) bool {
 	}
 	_, known := cn.methods[method]
 	return known
-}
-
-func (c *Client) start(model, method string, message []byte, call *linkv1.Context, stream bool) (*conn, uint64, *pending, error) {
-	cn := c.conn.Load()
-	if cn == nil {
-		return nil, 0, nil, ErrDown
-	}
-	index, known := cn.methods[method]
-	if !known {
-		return nil, 0, nil, fmt.Errorf("%w for %s", ErrDown, method)
-	}
-	if !utf8.ValidString(model) || !utf8.ValidString(call.GetTenant()) { // a frame that cannot be encoded would end the link for all
-		return nil, 0, nil, errors.New("model or tenant is not UTF-8")
-	}
-	p := &pending{}
-	if stream {
-		p.results, p.failed = make(chan result, streamQueueMax), make(chan error, 1)
-	} else {
-		p.results = make(chan result, 1)
-	}
-	id, err := cn.submit(model, &linkv1.Call{Method: index, Message: message, Context: call}, p)
-	return cn, id, p, err
-}
-
-// Call carries one unary call. When ctx ends first, the sidecar is told and
-// ctx's error returned; ErrDown and ErrSilent come at once when the sidecar goes.
-func (c *Client) Call(ctx context.Context, model, method string, message []byte, call *linkv1.Context) (*linkv1.Reply, error) {
-	cn, id, p, err := c.start(model, method, message, call, false)
-	if err != nil {
-		return nil, errors.Join(err, ErrNotSent)
-	}
-	select {
-	case r := <-p.results:
-		return r.reply, r.err
-	case <-ctx.Done():
-		cn.forget(id)
-		return nil, ctx.Err()
-	}
-}
-
-// Stream carries a server stream: each reply is given to send, the final one
-// is returned.
-func (c *Client) Stream(ctx context.Context, method string, message []byte, call *linkv1.Context, send func(*linkv1.Reply) error) (*linkv1.Reply, error) {
-	cn, id, p, err := c.start("", method, message, call, true)
-	if err != nil {
-		return nil, err
-	}
-	for taken := uint32(0); ; {
-		select {
-		case r := <-p.results:
-			if !r.reply.More {
-				return r.reply, nil
-			}
-			if err := send(r.reply); err != nil {
-				cn.forget(id)
-				return nil, err
-			}
-			if taken++; taken == streamCredit/2 { // a slow reader gives none: the sidecar then drops what is old, and says so
-				_ = cn.w.send(&linkv1.Frame{Body: &linkv1.Frame_StreamCredit{StreamCredit: &linkv1.StreamCredit{Id: id, Count: taken}}}, true)
-				taken = 0
-			}
-		case err := <-p.failed:
-			return nil, err
-		case <-ctx.Done():
-			cn.forget(id)
-			return nil, ctx.Err()
-		}
-	}
 }

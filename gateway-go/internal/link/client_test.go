@@ -47,6 +47,7 @@ func (h *heard) LinkDown(reason string, damage bool) {
 }
 func (h *heard) LinkSilent(time.Duration, bool)  { h.mu.Lock(); h.silent++; h.mu.Unlock() }
 func (h *heard) LinkHung(int, string)            {}
+func (h *heard) LinkLadders(*linkv1.Ladders)     {}
 func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) { h.mu.Lock(); h.beats++; h.mu.Unlock() }
 func (h *heard) get(f func(*heard) bool) bool    { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }
 func (s *sidecar) send(frame *linkv1.Frame)      { s.sendRaw(must(appendFrame(nil, frame))) }
@@ -236,31 +237,6 @@ func TestClosedLinkFailsCallsAtOnce(t *testing.T) {
 	wait(t, func() bool { return h.get(func(h *heard) bool { return len(h.down) == 1 }) })
 	s.accept(&linkv1.Welcome{ProtocolVersion: ProtocolVersion, Methods: []string{method}})
 	wait(t, c.Connected)
-}
-
-// A silent sidecar: new calls are refused at once, those under way after the grace; a heartbeat brings it back, late replies are dropped.
-func TestSilence(t *testing.T) {
-	c, s, h := start(t, Config{HeartbeatInterval: 5 * time.Millisecond, HeartbeatTimeout: 50 * time.Millisecond, CallGrace: 50 * time.Millisecond})
-	failed := make(chan error, 1)
-	go func() {
-		_, err := c.Call(context.Background(), "", method, []byte("x"), &linkv1.Context{})
-		failed <- err
-	}()
-	late := s.next().GetCalls()
-	wait(t, func() bool { return h.get(func(h *heard) bool { return h.silent == 1 }) })
-	if _, err := c.Call(context.Background(), "", method, nil, &linkv1.Context{}); !errors.Is(err, ErrSilent) {
-		t.Fatal(err)
-	}
-	if err := <-failed; !errors.Is(err, ErrSilent) {
-		t.Fatal(err)
-	}
-	s.answer(late, true)
-	s.beat()
-	wait(t, c.Connected)
-	go func() { s.answer(s.next().GetCalls(), true) }()
-	if _, err := c.Call(context.Background(), "", method, []byte("y"), &linkv1.Context{}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // A caller that goes away withdraws its call: the sidecar is told, and a call still queued is never sent.

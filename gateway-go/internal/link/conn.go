@@ -46,6 +46,8 @@ type result struct {
 type pending struct {
 	results chan result
 	failed  chan error // of a stream, which may have a full queue of replies
+	model   string
+	standIn bool // something stands in for the model
 }
 
 func (p *pending) fail(err error) {
@@ -140,14 +142,27 @@ func (c *conn) setSilent() {
 // failCalls ends every call but keeps the connection: a silent sidecar may
 // come back, its late replies are dropped.
 func (c *conn) failCalls(err error) {
+	c.failThose(err, func(*pending) bool { return true })
+}
+
+// failThose ends the calls that are chosen; those that wait in a lane are left out
+// when its next frame is formed.
+func (c *conn) failThose(err error, chosen func(*pending) bool) {
+	var failed []*pending
 	c.mu.Lock()
-	waiting := c.pending
-	c.pending = map[uint64]*pending{}
-	for _, l := range c.byID {
-		l.queue = nil
+	for id, p := range c.pending {
+		if chosen(p) {
+			failed = append(failed, p)
+			delete(c.pending, id)
+		}
+	}
+	if len(c.pending) == 0 {
+		for _, l := range c.byID {
+			l.queue = nil
+		}
 	}
 	c.mu.Unlock()
-	for _, p := range waiting {
+	for _, p := range failed {
 		p.fail(err)
 	}
 	c.settle()

@@ -18,7 +18,7 @@ import (
 
 // Limits of the wire format.
 const (
-	ProtocolVersion = 2
+	ProtocolVersion = 3
 	ChunkBytes      = 256 << 10
 	headerBytes     = 12
 	chunkStreamsMax = 4096

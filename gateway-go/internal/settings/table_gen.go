@@ -136,6 +136,10 @@ type Settings struct {
 	SafetyProbeIntervalS float64
 	// SafetyRunMsMax is safety.run_ms_max. A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.
 	SafetyRunMsMax int64
+	// LadderAnswersMax is ladder.answers_max. Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.
+	LadderAnswersMax int64
+	// LadderBytesMax is ladder.bytes_max. Bytes of all of them.
+	LadderBytesMax int64
 	// SupervisorRestartAfterMs is supervisor.restart_after_ms. A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.
 	SupervisorRestartAfterMs int64
 	// SupervisorGatewayTimeoutS is supervisor.gateway_timeout_s. A gateway that answers no health check for so long is killed and started again.
@@ -258,6 +262,8 @@ var table = []Spec{
 	{Key: "audit.refusals_per_s", Type: "int", Default: "1000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Refusals of one log that get a record of their own; more are recorded once a second as a count by event and status.", field: func(s *Settings) any { return &s.AuditRefusalsPerS }},
 	{Key: "safety.probe_interval_s", Type: "float", Default: "60", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.", field: func(s *Settings) any { return &s.SafetyProbeIntervalS }},
 	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
+	{Key: "ladder.answers_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.", field: func(s *Settings) any { return &s.LadderAnswersMax }},
+	{Key: "ladder.bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 17179869184, Allowed: []string{}, Flag: "", Doc: "Bytes of all of them.", field: func(s *Settings) any { return &s.LadderBytesMax }},
 	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
 	{Key: "supervisor.gateway_timeout_s", Type: "float", Default: "10", Min: 0.5, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A gateway that answers no health check for so long is killed and started again.", field: func(s *Settings) any { return &s.SupervisorGatewayTimeoutS }},
 	{Key: "supervisor.watchdog_device", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Watchdog device that `vigil up` feeds each second while everything is supervised (/dev/watchdog); it bites when that ends other than in order. Empty: none. systemd's WatchdogSec needs no setting.", field: func(s *Settings) any { return &s.SupervisorWatchdogDevice }},

@@ -9,7 +9,7 @@ from typing import Any
 
 from vigil_sidecar.engine.contract import Contract, TensorSpec
 
-__all__ = ["ModelOptions", "VersionPolicy"]
+__all__ = ["Constant", "LadderOptions", "ModelOptions", "VersionPolicy"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,28 @@ class VersionPolicy:
         if self.kind == "specific":
             return set(self.versions) & set(present)
         return set(sorted(present)[-self.count :])
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant output: values in row-major order, or one that fills it. ``shape`` is None where the graph gives it."""
+
+    values: tuple[float | int | bool | str, ...]
+    fill: bool = False
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LadderOptions:
+    """What answers while the model does not. Empty fields are rungs left out; then calls are refused.
+
+    ``boxes`` are corners as fractions of the frame, confidence and label; None leaves Detect without.
+    """
+
+    last_good_ms: int = 0
+    fallback_model: str = ""
+    outputs: Mapping[str, Constant] = field(default_factory=lambda: MappingProxyType({}))
+    boxes: tuple[tuple[float, float, float, float, float, str], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class ModelOptions:
     allow_contract_change: bool = False
     warmup_budget_s: float | None = None
     run_ms_max: float | None = None
+    ladder: LadderOptions | None = None
     batch_difference_max: float | None = None
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     tensors: tuple[TensorSpec, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from vigil_sidecar.errors import SemanticViolation, Unavailable, UnknownModel
+from vigil_sidecar.errors import SemanticViolation, Starting, Unavailable, UnknownModel
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.version import LoadedVersion, ModelView, VersionView
 
@@ -80,7 +80,7 @@ class Registry:
 
     def _refuse_while_starting(self, name: str) -> None:
         if self.starting:
-            raise Unavailable(f"the sidecar is starting; model '{name}' may still be loading, try again")
+            raise Starting(f"the sidecar is starting; model '{name}' may still be loading, try again")
 
     def get(self, name: str) -> ModelView:
         """A model's snapshot; raises ``UnknownModel``."""

@@ -26,6 +26,8 @@ class CallContext:
     arrival_ns: int = field(default_factory=time.monotonic_ns)
     validated: bool = False
     """Whether rules of the same contract were already run by the gateway."""
+    stands_for: str = ""
+    """The model that the caller asked for, when the one called stands in for it."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,8 @@ class Reply:
     model_version: str = ""
     batch_size: int = 0
     safety_state: str = ""
+    stand_in: bool = False
+    """Of an error: the service failed, not the caller, so a stand-in may answer."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ _TAIL = struct.Struct("<QI")
 HEADER_BYTES = 12
 _COPY_BYTES_MAX = 4096
 _RESTS_MAX = 4096
-_rests: dict[tuple[str, int, str], bytes] = {}
+_rests: dict[tuple[str, int, str, bool], bytes] = {}
 
 
 def _tag(field: int, wire: int) -> int:
@@ -76,12 +76,14 @@ def encode_frame(frame: Frame) -> bytes:
 
 def _rest(r: Answer) -> bytes:
     """The encoded fields that many replies share."""
-    key = (r.model_version, r.batch_size, r.safety_state)
+    key = (r.model_version, r.batch_size, r.safety_state, r.stand_in)
     found = _rests.get(key)
     if found is None:
         if len(_rests) >= _RESTS_MAX:
             _rests.clear()
-        found = Reply(model_version=r.model_version, batch_size=r.batch_size, safety_state=r.safety_state).SerializeToString()
+        found = Reply(
+            model_version=r.model_version, batch_size=r.batch_size, safety_state=r.safety_state, stand_in=r.stand_in
+        ).SerializeToString()  # fmt: skip
         _rests[key] = found
     return found
 

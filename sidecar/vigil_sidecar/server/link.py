@@ -24,7 +24,7 @@ from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encod
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 STREAM_CREDIT = 64
 """Messages of a stream that may be under way to the gateway unread (docs/link.md)."""
 _CREDIT_WAIT_S = 0.25
@@ -64,6 +64,7 @@ class _Connection:
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self.checkpoint_sent = b""
+        self.ladders_sent: link.Ladders | None = None
         self._stream = self._beats = 0
         self.drained = threading.Event()
         """The gateway said that no unary call waits for this sidecar."""
@@ -131,11 +132,17 @@ class LinkServer:
 
     def __init__(
         self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
-        notice: Callable[[str, str], None], anchor: Callable[[bytes], None],
+        notice: Callable[[str, str], None], anchor: Callable[[bytes], None], ladders: Callable[[], link.Ladders | None],
+        news: threading.Event,
     ) -> None:  # fmt: skip
-        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints."""
+        """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints.
+
+        ``ladders`` gives the same object until they change, and None as long as not all are known. The next
+        heartbeat is sent at once when ``news`` is set.
+        """
         self._config, self._dispatcher = config, dispatcher
-        self._heartbeat, self._notice, self._anchor = heartbeat, notice, anchor
+        self._heartbeat, self._notice, self._anchor, self._ladders = heartbeat, notice, anchor, ladders
+        self._news = news
         self._methods = dispatcher.methods
         self._connection: _Connection | None = None
         self._claims = threading.Lock()
@@ -182,6 +189,7 @@ class LinkServer:
     def stop(self) -> None:
         """End the link."""
         self._stopping.set()
+        self._news.set()
         self._listener.close()
         if self._connection is not None:
             self._connection.close()
@@ -307,7 +315,7 @@ class LinkServer:
             timeout_us = x.timeout_us
             context = CallContext(
                 x.trace_id or ZERO16, x.span_id or ZERO8, x.sampled,
-                now_ns + timeout_us * 1000 if timeout_us else 0, x.tenant, x.control, now_ns, validated,
+                now_ns + timeout_us * 1000 if timeout_us else 0, x.tenant, x.control, now_ns, validated, x.stands_for,
             )  # fmt: skip
             call = under_way[call_id] = Call(call_id, methods[method], message, context, reply)
             if not model and self._dispatcher.is_stream(call.method):
@@ -341,7 +349,9 @@ class LinkServer:
             done()
 
     def _beat(self) -> None:
-        while not self._stopping.wait(self._config.heartbeat_interval_s):
+        while not self._stopping.is_set():
+            self._news.wait(self._config.heartbeat_interval_s)
+            self._news.clear()
             connection = self._connection
             if connection is None or not connection.open:
                 continue
@@ -350,6 +360,10 @@ class LinkServer:
                 connection.last_heard = time.monotonic()
             beat = link.Heartbeat(count=self._beats + 1, monotonic_ns=time.monotonic_ns())
             try:
+                ladders = self._ladders()
+                if ladders is not None and ladders is not connection.ladders_sent:
+                    connection.send(link.Frame(ladders=ladders).SerializeToString())
+                    connection.ladders_sent = ladders
                 self._heartbeat(beat)
             except Exception as error:  # a beat that cannot be made must not end the heart
                 self._notice("damage", f"heartbeat: {error}")

@@ -17,6 +17,7 @@ from vigil_sidecar.engine.session import PROVIDER_NAMES
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.catalogue import make_pipeline
 from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
+from vigil_sidecar.server.ladder_config import read_ladder
 
 __all__ = ["read_options"]
 
@@ -35,7 +36,7 @@ _SUPPORTED: dict[str, frozenset[str]] = {
 """Fields that count, by the path of their message; version_policy and parameters count whole."""
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
     "pipeline": dict, "finite_inputs": bool, "output_min": (int, float), "output_max": (int, float),
-    "gates": dict, "providers": list, "intra_op_threads": int,
+    "gates": dict, "ladder": dict, "providers": list, "intra_op_threads": int,
 }  # fmt: skip
 _GATES: dict[str, tuple[type | tuple[type, ...], float]] = {
     "allow_contract_change": (bool, 1), "warmup_budget_s": ((int, float), 3600),
@@ -158,8 +159,10 @@ def _toml(text: str) -> dict[str, Any]:
             raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
         if not isinstance(value, _TOML_KEYS[key]) or (isinstance(value, bool) and key != "finite_inputs"):
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
-    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates")}
+    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates", "ladder")}
     out |= _gates(content.get("gates", {}))
+    if "ladder" in content:
+        out["ladder"] = read_ladder(content["ladder"])
     if "providers" in content:
         unknown = [p for p in content["providers"] if not isinstance(p, str) or p not in PROVIDER_NAMES]
         if unknown:

@@ -6,10 +6,12 @@ from vigil.audit.v1.audit_pb2 import CallPayload, ModelPayload, StatePayload, Sy
 
 from vigil_safety.core import Table
 from vigil_safety.monitor import Change
+from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import CallError
 from vigil_sidecar.registry.version import ModelEvent
+from vigil_sidecar.server.call import Call
 
-__all__ = ["call_payload", "model_payload", "state_payload", "system_payload"]
+__all__ = ["call_payload", "model_payload", "stand_in_payload", "state_payload", "system_payload"]
 
 _TEXT_MAX = 1024
 _VIOLATIONS_MAX = 32
@@ -27,6 +29,14 @@ def call_payload(
         for field, text in error.violations[:_VIOLATIONS_MAX]:
             payload.violations.add(field=field[:256], description=text[:256])
     return payload.SerializeToString()
+
+
+def stand_in_payload(call: Call, job: Job, model: str) -> bytes:
+    """Payload of an answer that a model gave in place of another."""
+    return CallPayload(
+        method=call.method[:256], model=call.context.stands_for[:256], request_id=job.request_id[:256], source_id=job.source_id[:128],
+        stand_in=f"model {model}"[:256], handed_over=True,
+    ).SerializeToString()  # fmt: skip
 
 
 def model_payload(event: ModelEvent) -> bytes:

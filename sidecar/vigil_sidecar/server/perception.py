@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from vigil.perception.v1.perception_pb2 import (
     QUALITY_KIND_NORMAL,
+    QUALITY_KIND_RULE,
     Box,
     DetectRequest,
     DetectResponse,
@@ -80,6 +81,8 @@ class _Finish:
         output.frame_width, output.frame_height = self.width, self.height
         output.model, output.model_version, output.model_digest = version.model, version.text, version.digest
         output.quality.kind = QUALITY_KIND_NORMAL
+        if self.call.context.stands_for:
+            output.quality.kind, output.quality.source = QUALITY_KIND_RULE, f"model {version.model}"
         output.trace_id = self.call.context.trace_id.hex()
         if position:
             log, boot, sequence = position.split("/")
@@ -122,7 +125,9 @@ class Perception:
         else:
             data = frame.encoded
             image = self._decoder.decode(data)
-        self._order.accept(call.context.tenant, request.source_id, request.capture_time_us, request.request_id)
+        self._order.accept(
+            call.context.tenant, request.source_id, request.capture_time_us, request.request_id, bool(call.context.stands_for)
+        )
         feeds = pipeline.prepare(image)
         height, width = image.shape[:2]
         names = tuple(version.outputs)

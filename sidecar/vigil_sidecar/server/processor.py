@@ -10,24 +10,27 @@ from typing import Any, NamedTuple, Protocol
 from google.protobuf.message import DecodeError, Message
 
 from vigil_safety import events_gen as events
+from vigil_safety.table import worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, ZERO32, Entry
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.batching.batcher import form_batches, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
-from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Unavailable
+from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Resting, Unavailable
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call, Reply, check_alive
 from vigil_sidecar.server.forms import Recognised
 from vigil_sidecar.server.measure import measure
-from vigil_sidecar.server.payloads import call_payload
+from vigil_sidecar.server.payloads import call_payload, stand_in_payload
 from vigil_sidecar.server.revalidation import Revalidation
 from vigil_sidecar.server.status import error_reply
 
 __all__ = ["BatchMethod", "BatchObserver", "Processor"]
 
 _PAYLOADS_MAX = 4096
+_RULE = 3
+"""Quality "rule" in a record."""
 
 
 class BatchMethod(NamedTuple):
@@ -94,9 +97,12 @@ class Processor:
     def __init__(
         self, registry: Registry, audit: Recorder, methods: dict[str, BatchMethod], revalidation: Revalidation,
         observer: BatchObserver, model_state: Callable[[str], str],
+        rests: Callable[[str], Resting | None],
     ) -> None:  # fmt: skip
+        """``rests`` is the error of a model that has a ladder and must not answer; None when it may."""
         self._registry, self._audit, self._methods = registry, audit, methods
         self._revalidation, self._observer, self._model_state = revalidation, observer, model_state
+        self._rests = rests
         self._payloads: dict[tuple[str, str], bytes] = {}
 
     def process(self, calls: Sequence[Call]) -> None:
@@ -162,6 +168,9 @@ class Processor:
 
     def _lease(self, name: str, number: str, leased: dict[tuple[str, str], LoadedVersion]) -> LoadedVersion:
         version = self._registry.lease(name, number)
+        if version.options.ladder is not None and (why := self._rests(name)):
+            version.release()
+            raise why
         leased[name, number] = version
         return version
 
@@ -201,7 +210,10 @@ class Processor:
         context = call.context
         if isinstance(result, JobResult):
             kind, event, quality, code, output_hash = layout.KIND_ANSWER, events.ANSWER, 1, 0, result.output_hash
-            payload = b"" if job.source_id else self._payload(call.method, version.model)
+            if context.stands_for:
+                event, quality, payload = events.STAND_IN_ANSWER, _RULE, stand_in_payload(call, job, version.model)
+            else:
+                payload = b"" if job.source_id else self._payload(call.method, version.model)
         else:
             error = result if result is not None else InternalFault(_INTERNAL)
             kind, event, quality, code, output_hash = layout.KIND_REFUSAL, error.event, 0, error.code, ZERO32
@@ -242,14 +254,20 @@ class Processor:
         if not done and not refused:
             return
         states = {name: self._model_state(name) for name in {j.version.model for j in done} | {r.model for r in refused}}
+        asked = {j.call.context.stands_for for j in done} - {""}
+        states |= {name: worst(["DEGRADED", self._model_state(name)]) for name in asked}
+        for job in done:  # with a ladder nothing of a model leaves that stopped being Normal while it ran
+            if job.version.options.ladder is not None and isinstance(job.result, JobResult) and (why := self._rests(job.version.model)):
+                job.result = why
         codes = {name: SAFETY_CODES.get(state, 0) for name, state in states.items()}
         now_ns = time.monotonic_ns()
         entries = [self._refused_entry(r, codes[r.model], now_ns) for r in refused]
-        entries += [self._entry(j, codes[j.version.model], now_ns) for j in done]
+        entries += [self._entry(j, codes[j.call.context.stands_for or j.version.model], now_ns) for j in done]
         try:
             sequences = self._audit.append(entries)
         except AuditError:
             gone = Unavailable("the audit log cannot be written; no answer leaves without its record")
+            gone.stand_in = True  # the gateway may have a record of what stands in
             for call in [r.call for r in refused] + [j.call for j in done]:
                 answered.add(call.id)
                 reply = error_reply(gone, call.context)
@@ -263,7 +281,7 @@ class Processor:
                 reply.model_version, reply.safety_state = r.version.text, states[r.model]
             self._send(r.call, r.error, reply, position(sequence), answered)
         for job, sequence in zip(done, sequences[len(refused) :], strict=True):
-            self._answer(job, states[job.version.model], position(sequence), answered)
+            self._answer(job, states[job.call.context.stands_for or job.version.model], position(sequence), answered)
 
     def _answer(self, job: Job, state: str, position: str, answered: set[int]) -> None:
         call, result = job.call, job.result

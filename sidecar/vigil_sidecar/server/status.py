@@ -41,4 +41,4 @@ def error_reply(error: CallError, context: CallContext) -> Reply:
     if error.code in (RESOURCE_EXHAUSTED, UNAVAILABLE):
         details.append(_any(RetryInfo(retry_delay=Duration(nanos=_RETRY_MS * 1_000_000))))
     status = Status(code=error.code, message=error.text, details=details)
-    return Reply(code=error.code, text=error.text, status=status.SerializeToString())
+    return Reply(code=error.code, text=error.text, status=status.SerializeToString(), stand_in=error.stand_in)

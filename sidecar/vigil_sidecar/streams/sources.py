@@ -39,8 +39,11 @@ class SourceOrder:
     def __len__(self) -> int:
         return len(self._last)
 
-    def accept(self, tenant: str, source: str, capture_time_us: int, request_id: str) -> None:
-        """Accept a frame's time, or raise ``OrderViolation`` or ``LimitHit``; nothing changes then."""
+    def accept(self, tenant: str, source: str, capture_time_us: int, request_id: str, again: bool = False) -> None:
+        """Accept a frame's time, or raise ``OrderViolation`` or ``LimitHit``; nothing changes then.
+
+        ``again``: the model asked first may have accepted the same frame.
+        """
         ahead_s = capture_time_us / 1e6 - self._utc_s()
         if ahead_s > self._skew_s:
             raise OrderViolation(
@@ -55,7 +58,7 @@ class SourceOrder:
             last = self._last.get(key)
             if last is not None:
                 retry = request_id != "" and (capture_time_us, request_id) in last.accepted
-                if retry:
+                if retry or (again and capture_time_us == last.capture_time_us):
                     self._last[key] = last._replace(seen_s=now_s)
                     self._last.move_to_end(key)
                     return

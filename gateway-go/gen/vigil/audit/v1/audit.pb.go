@@ -40,7 +40,15 @@ type CallPayload struct {
 	Reason string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The sidecar had been given the call: whatever its log says of it did not reach
 	// the caller, this record does.
-	HandedOver    bool `protobuf:"varint,8,opt,name=handed_over,json=handedOver,proto3" json:"handed_over,omitempty"`
+	HandedOver bool `protobuf:"varint,8,opt,name=handed_over,json=handedOver,proto3" json:"handed_over,omitempty"`
+	// What answered in place of the model: "last_good", "constants", or "model NAME".
+	StandIn string `protobuf:"bytes,9,opt,name=stand_in,json=standIn,proto3" json:"stand_in,omitempty"`
+	// Age of a last good answer.
+	AgeMs int64 `protobuf:"varint,10,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	// Why the model itself did not answer.
+	Cause string `protobuf:"bytes,11,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The record of the answer that was given again, LOG/BOOT/SEQ.
+	FirstGiven    string `protobuf:"bytes,12,opt,name=first_given,json=firstGiven,proto3" json:"first_given,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -129,6 +137,34 @@ func (x *CallPayload) GetHandedOver() bool {
 		return x.HandedOver
 	}
 	return false
+}
+
+func (x *CallPayload) GetStandIn() string {
+	if x != nil {
+		return x.StandIn
+	}
+	return ""
+}
+
+func (x *CallPayload) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *CallPayload) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *CallPayload) GetFirstGiven() string {
+	if x != nil {
+		return x.FirstGiven
+	}
+	return ""
 }
 
 // FieldViolation names one violated field.
@@ -508,7 +544,7 @@ var File_vigil_audit_v1_audit_proto protoreflect.FileDescriptor
 
 const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\x8a\x02\n" +
+	"\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\xf3\x02\n" +
 	"\vCallPayload\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n" +
@@ -521,7 +557,13 @@ const file_vigil_audit_v1_audit_proto_rawDesc = "" +
 	"violations\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1f\n" +
 	"\vhanded_over\x18\b \x01(\bR\n" +
-	"handedOver\"H\n" +
+	"handedOver\x12\x19\n" +
+	"\bstand_in\x18\t \x01(\tR\astandIn\x12\x15\n" +
+	"\x06age_ms\x18\n" +
+	" \x01(\x03R\x05ageMs\x12\x14\n" +
+	"\x05cause\x18\v \x01(\tR\x05cause\x12\x1f\n" +
+	"\vfirst_given\x18\f \x01(\tR\n" +
+	"firstGiven\"H\n" +
 	"\x0eFieldViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"\xe2\x01\n" +

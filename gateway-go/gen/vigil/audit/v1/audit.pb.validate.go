@@ -105,6 +105,14 @@ func (m *CallPayload) validate(all bool) error {
 
 	// no validation rules for HandedOver
 
+	// no validation rules for StandIn
+
+	// no validation rules for AgeMs
+
+	// no validation rules for Cause
+
+	// no validation rules for FirstGiven
+
 	if len(errors) > 0 {
 		return CallPayloadMultiError(errors)
 	}

@@ -16,6 +16,7 @@ import (
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
+	v11 "vigil/gateway/gen/vigil/perception/v1"
 	v1 "vigil/gateway/gen/vigil/safety/v1"
 )
 
@@ -102,6 +103,7 @@ type Frame struct {
 	//	*Frame_StreamCredit
 	//	*Frame_Drain
 	//	*Frame_Drained
+	//	*Frame_Ladders
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -250,6 +252,15 @@ func (x *Frame) GetDrained() *Drained {
 	return nil
 }
 
+func (x *Frame) GetLadders() *Ladders {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Ladders); ok {
+			return x.Ladders
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -298,6 +309,10 @@ type Frame_Drained struct {
 	Drained *Drained `protobuf:"bytes,12,opt,name=drained,proto3,oneof"`
 }
 
+type Frame_Ladders struct {
+	Ladders *Ladders `protobuf:"bytes,13,opt,name=ladders,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Body() {}
 
 func (*Frame_Welcome) isFrame_Body() {}
@@ -319,6 +334,8 @@ func (*Frame_StreamCredit) isFrame_Body() {}
 func (*Frame_Drain) isFrame_Body() {}
 
 func (*Frame_Drained) isFrame_Body() {}
+
+func (*Frame_Ladders) isFrame_Body() {}
 
 // Hello is the gateway's first frame.
 type Hello struct {
@@ -737,7 +754,9 @@ type Context struct {
 	TimeoutUs uint64 `protobuf:"varint,4,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
 	Tenant    string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Whether the caller may make control calls.
-	Control       bool `protobuf:"varint,6,opt,name=control,proto3" json:"control,omitempty"`
+	Control bool `protobuf:"varint,6,opt,name=control,proto3" json:"control,omitempty"`
+	// The model that the caller asked for, when the one called stands in for it.
+	StandsFor     string `protobuf:"bytes,7,opt,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -812,6 +831,13 @@ func (x *Context) GetControl() bool {
 		return x.Control
 	}
 	return false
+}
+
+func (x *Context) GetStandsFor() string {
+	if x != nil {
+		return x.StandsFor
+	}
+	return ""
 }
 
 // Call is one client message, as received.
@@ -973,8 +999,10 @@ type Reply struct {
 	ModelVersion string `protobuf:"bytes,8,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
 	BatchSize    uint32 `protobuf:"varint,9,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
 	// CRC-32C over message, then id (8 bytes) and code (4 bytes), little-endian.
-	Crc           uint32 `protobuf:"fixed32,10,opt,name=crc,proto3" json:"crc,omitempty"`
-	SafetyState   string `protobuf:"bytes,11,opt,name=safety_state,json=safetyState,proto3" json:"safety_state,omitempty"`
+	Crc         uint32 `protobuf:"fixed32,10,opt,name=crc,proto3" json:"crc,omitempty"`
+	SafetyState string `protobuf:"bytes,11,opt,name=safety_state,json=safetyState,proto3" json:"safety_state,omitempty"`
+	// Of an error: the service failed, not the caller, so a stand-in may answer.
+	StandIn       bool `protobuf:"varint,12,opt,name=stand_in,json=standIn,proto3" json:"stand_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1084,6 +1112,13 @@ func (x *Reply) GetSafetyState() string {
 		return x.SafetyState
 	}
 	return ""
+}
+
+func (x *Reply) GetStandIn() bool {
+	if x != nil {
+		return x.StandIn
+	}
+	return false
 }
 
 // Replies returns answers and credit.
@@ -1238,7 +1273,6 @@ func (x *StreamCredit) GetCount() uint32 {
 	return 0
 }
 
-// Chunk is a part of a frame that is larger than 256 KiB.
 // The sidecar is about to stop: no new calls.
 type Drain struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1313,6 +1347,7 @@ func (*Drained) Descriptor() ([]byte, []int) {
 	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{14}
 }
 
+// Chunk is a part of a frame that is larger than 256 KiB.
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1373,11 +1408,304 @@ func (x *Chunk) GetLast() bool {
 	return false
 }
 
+// Ladders are all models that have one. The sidecar sends them when it has
+// looked at every model, and again when they change.
+type Ladders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ladders       []*Ladder              `protobuf:"bytes,1,rep,name=ladders,proto3" json:"ladders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ladders) Reset() {
+	*x = Ladders{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ladders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ladders) ProtoMessage() {}
+
+func (x *Ladders) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ladders.ProtoReflect.Descriptor instead.
+func (*Ladders) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Ladders) GetLadders() []*Ladder {
+	if x != nil {
+		return x.Ladders
+	}
+	return nil
+}
+
+// Ladder says what answers a call while its model does not ([ladder] in vigil.toml).
+type Ladder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Model string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// How old a last good answer may be; 0: none stands in.
+	LastGoodMs uint32 `protobuf:"varint,2,opt,name=last_good_ms,json=lastGoodMs,proto3" json:"last_good_ms,omitempty"`
+	// The model that stands in; empty for none.
+	FallbackModel string `protobuf:"bytes,3,opt,name=fallback_model,json=fallbackModel,proto3" json:"fallback_model,omitempty"`
+	// Constant outputs of ModelInfer, all of the model's or none.
+	Outputs []*ConstantOutput `protobuf:"bytes,4,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// Whether boxes answer Detect; there may be none of them.
+	ConstantBoxes bool `protobuf:"varint,5,opt,name=constant_boxes,json=constantBoxes,proto3" json:"constant_boxes,omitempty"`
+	// Corners as fractions of the frame, 0..1.
+	Boxes []*v11.Box `protobuf:"bytes,6,rep,name=boxes,proto3" json:"boxes,omitempty"`
+	// What the model's requests must be like.
+	Inputs []*TensorForm `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// Rows that a request may have; 0: the model does not batch.
+	MaxBatchSize uint32 `protobuf:"varint,8,opt,name=max_batch_size,json=maxBatchSize,proto3" json:"max_batch_size,omitempty"`
+	// Whether inputs must be finite.
+	FiniteInputs  bool `protobuf:"varint,9,opt,name=finite_inputs,json=finiteInputs,proto3" json:"finite_inputs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ladder) Reset() {
+	*x = Ladder{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ladder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ladder) ProtoMessage() {}
+
+func (x *Ladder) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ladder.ProtoReflect.Descriptor instead.
+func (*Ladder) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Ladder) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Ladder) GetLastGoodMs() uint32 {
+	if x != nil {
+		return x.LastGoodMs
+	}
+	return 0
+}
+
+func (x *Ladder) GetFallbackModel() string {
+	if x != nil {
+		return x.FallbackModel
+	}
+	return ""
+}
+
+func (x *Ladder) GetOutputs() []*ConstantOutput {
+	if x != nil {
+		return x.Outputs
+	}
+	return nil
+}
+
+func (x *Ladder) GetConstantBoxes() bool {
+	if x != nil {
+		return x.ConstantBoxes
+	}
+	return false
+}
+
+func (x *Ladder) GetBoxes() []*v11.Box {
+	if x != nil {
+		return x.Boxes
+	}
+	return nil
+}
+
+func (x *Ladder) GetInputs() []*TensorForm {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *Ladder) GetMaxBatchSize() uint32 {
+	if x != nil {
+		return x.MaxBatchSize
+	}
+	return 0
+}
+
+func (x *Ladder) GetFiniteInputs() bool {
+	if x != nil {
+		return x.FiniteInputs
+	}
+	return false
+}
+
+// TensorForm is a tensor of the graph; -1 stands for any size.
+type TensorForm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Datatype      string                 `protobuf:"bytes,2,opt,name=datatype,proto3" json:"datatype,omitempty"`
+	Shape         []int64                `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TensorForm) Reset() {
+	*x = TensorForm{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TensorForm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TensorForm) ProtoMessage() {}
+
+func (x *TensorForm) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TensorForm.ProtoReflect.Descriptor instead.
+func (*TensorForm) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TensorForm) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TensorForm) GetDatatype() string {
+	if x != nil {
+		return x.Datatype
+	}
+	return ""
+}
+
+func (x *TensorForm) GetShape() []int64 {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+// ConstantOutput is one output, of one row where the model batches.
+type ConstantOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Datatype      string                 `protobuf:"bytes,2,opt,name=datatype,proto3" json:"datatype,omitempty"`
+	Shape         []int64                `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	Raw           []byte                 `protobuf:"bytes,4,opt,name=raw,proto3" json:"raw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConstantOutput) Reset() {
+	*x = ConstantOutput{}
+	mi := &file_vigil_link_v1_link_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConstantOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConstantOutput) ProtoMessage() {}
+
+func (x *ConstantOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_link_v1_link_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConstantOutput.ProtoReflect.Descriptor instead.
+func (*ConstantOutput) Descriptor() ([]byte, []int) {
+	return file_vigil_link_v1_link_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ConstantOutput) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConstantOutput) GetDatatype() string {
+	if x != nil {
+		return x.Datatype
+	}
+	return ""
+}
+
+func (x *ConstantOutput) GetShape() []int64 {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *ConstantOutput) GetRaw() []byte {
+	if x != nil {
+		return x.Raw
+	}
+	return nil
+}
+
 var File_vigil_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/safety/v1/safety.proto\"\xdf\x04\n" +
+	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a$vigil/perception/v1/perception.proto\x1a\x1cvigil/safety/v1/safety.proto\"\x93\x05\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05hello\x18\x02 \x01(\v2\x14.vigil.link.v1.HelloH\x00R\x05hello\x122\n" +
@@ -1391,7 +1719,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\rstream_credit\x18\n" +
 	" \x01(\v2\x1b.vigil.link.v1.StreamCreditH\x00R\fstreamCredit\x12,\n" +
 	"\x05drain\x18\v \x01(\v2\x14.vigil.link.v1.DrainH\x00R\x05drain\x122\n" +
-	"\adrained\x18\f \x01(\v2\x16.vigil.link.v1.DrainedH\x00R\adrainedB\x06\n" +
+	"\adrained\x18\f \x01(\v2\x16.vigil.link.v1.DrainedH\x00R\adrained\x122\n" +
+	"\aladders\x18\r \x01(\v2\x16.vigil.link.v1.LaddersH\x00R\aladdersB\x06\n" +
 	"\x04body\"\xe5\x01\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x120\n" +
@@ -1433,7 +1762,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\tSTATUS_OK\x10\x01\x12\x11\n" +
 	"\rSTATUS_FAILED\x10\x02\x12\x12\n" +
 	"\x0eSTATUS_EXPIRED\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_STOPPED\x10\x04\"\xa8\x01\n" +
+	"\x0eSTATUS_STOPPED\x10\x04\"\xc7\x01\n" +
 	"\aContext\x12\x19\n" +
 	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
 	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x18\n" +
@@ -1441,7 +1770,9 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\n" +
 	"timeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x16\n" +
 	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x18\n" +
-	"\acontrol\x18\x06 \x01(\bR\acontrol\"\x8c\x01\n" +
+	"\acontrol\x18\x06 \x01(\bR\acontrol\x12\x1d\n" +
+	"\n" +
+	"stands_for\x18\a \x01(\tR\tstandsFor\"\x8c\x01\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
@@ -1451,7 +1782,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05Calls\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12)\n" +
 	"\x05calls\x18\x02 \x03(\v2\x13.vigil.link.v1.CallR\x05calls\x12\x14\n" +
-	"\x05model\x18\x03 \x01(\tR\x05model\"\xa5\x02\n" +
+	"\x05model\x18\x03 \x01(\tR\x05model\"\xc0\x02\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\rR\x04code\x12\x12\n" +
@@ -1465,7 +1796,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"batch_size\x18\t \x01(\rR\tbatchSize\x12\x10\n" +
 	"\x03crc\x18\n" +
 	" \x01(\aR\x03crc\x12!\n" +
-	"\fsafety_state\x18\v \x01(\tR\vsafetyState\"S\n" +
+	"\fsafety_state\x18\v \x01(\tR\vsafetyState\x12\x19\n" +
+	"\bstand_in\x18\f \x01(\bR\astandIn\"S\n" +
 	"\aReplies\x12.\n" +
 	"\areplies\x18\x01 \x03(\v2\x14.vigil.link.v1.ReplyR\areplies\x12\x18\n" +
 	"\acredits\x18\x02 \x03(\rR\acredits\"\x1a\n" +
@@ -1479,7 +1811,30 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04lastB(Z&vigil/gateway/gen/vigil/link/v1;linkv1b\x06proto3"
+	"\x04last\x18\x03 \x01(\bR\x04last\":\n" +
+	"\aLadders\x12/\n" +
+	"\aladders\x18\x01 \x03(\v2\x15.vigil.link.v1.LadderR\aladders\"\xf5\x02\n" +
+	"\x06Ladder\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12 \n" +
+	"\flast_good_ms\x18\x02 \x01(\rR\n" +
+	"lastGoodMs\x12%\n" +
+	"\x0efallback_model\x18\x03 \x01(\tR\rfallbackModel\x127\n" +
+	"\aoutputs\x18\x04 \x03(\v2\x1d.vigil.link.v1.ConstantOutputR\aoutputs\x12%\n" +
+	"\x0econstant_boxes\x18\x05 \x01(\bR\rconstantBoxes\x12.\n" +
+	"\x05boxes\x18\x06 \x03(\v2\x18.vigil.perception.v1.BoxR\x05boxes\x121\n" +
+	"\x06inputs\x18\a \x03(\v2\x19.vigil.link.v1.TensorFormR\x06inputs\x12$\n" +
+	"\x0emax_batch_size\x18\b \x01(\rR\fmaxBatchSize\x12#\n" +
+	"\rfinite_inputs\x18\t \x01(\bR\ffiniteInputs\"R\n" +
+	"\n" +
+	"TensorForm\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bdatatype\x18\x02 \x01(\tR\bdatatype\x12\x14\n" +
+	"\x05shape\x18\x03 \x03(\x03R\x05shape\"h\n" +
+	"\x0eConstantOutput\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bdatatype\x18\x02 \x01(\tR\bdatatype\x12\x14\n" +
+	"\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x10\n" +
+	"\x03raw\x18\x04 \x01(\fR\x03rawB(Z&vigil/gateway/gen/vigil/link/v1;linkv1b\x06proto3"
 
 var (
 	file_vigil_link_v1_link_proto_rawDescOnce sync.Once
@@ -1494,7 +1849,7 @@ func file_vigil_link_v1_link_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_link_v1_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_vigil_link_v1_link_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_vigil_link_v1_link_proto_goTypes = []any{
 	(Supervision_Status)(0), // 0: vigil.link.v1.Supervision.Status
 	(*Frame)(nil),           // 1: vigil.link.v1.Frame
@@ -1513,8 +1868,13 @@ var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*Drain)(nil),           // 14: vigil.link.v1.Drain
 	(*Drained)(nil),         // 15: vigil.link.v1.Drained
 	(*Chunk)(nil),           // 16: vigil.link.v1.Chunk
-	(*v1.SubjectState)(nil), // 17: vigil.safety.v1.SubjectState
-	(*v1.Transition)(nil),   // 18: vigil.safety.v1.Transition
+	(*Ladders)(nil),         // 17: vigil.link.v1.Ladders
+	(*Ladder)(nil),          // 18: vigil.link.v1.Ladder
+	(*TensorForm)(nil),      // 19: vigil.link.v1.TensorForm
+	(*ConstantOutput)(nil),  // 20: vigil.link.v1.ConstantOutput
+	(*v1.SubjectState)(nil), // 21: vigil.safety.v1.SubjectState
+	(*v1.Transition)(nil),   // 22: vigil.safety.v1.Transition
+	(*v11.Box)(nil),         // 23: vigil.perception.v1.Box
 }
 var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	2,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
@@ -1528,18 +1888,23 @@ var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	13, // 8: vigil.link.v1.Frame.stream_credit:type_name -> vigil.link.v1.StreamCredit
 	14, // 9: vigil.link.v1.Frame.drain:type_name -> vigil.link.v1.Drain
 	15, // 10: vigil.link.v1.Frame.drained:type_name -> vigil.link.v1.Drained
-	17, // 11: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
-	18, // 12: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
-	6,  // 13: vigil.link.v1.Heartbeat.supervision:type_name -> vigil.link.v1.Supervision
-	0,  // 14: vigil.link.v1.Supervision.status:type_name -> vigil.link.v1.Supervision.Status
-	7,  // 15: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
-	8,  // 16: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
-	10, // 17: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 11: vigil.link.v1.Frame.ladders:type_name -> vigil.link.v1.Ladders
+	21, // 12: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
+	22, // 13: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
+	6,  // 14: vigil.link.v1.Heartbeat.supervision:type_name -> vigil.link.v1.Supervision
+	0,  // 15: vigil.link.v1.Supervision.status:type_name -> vigil.link.v1.Supervision.Status
+	7,  // 16: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
+	8,  // 17: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
+	10, // 18: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
+	18, // 19: vigil.link.v1.Ladders.ladders:type_name -> vigil.link.v1.Ladder
+	20, // 20: vigil.link.v1.Ladder.outputs:type_name -> vigil.link.v1.ConstantOutput
+	23, // 21: vigil.link.v1.Ladder.boxes:type_name -> vigil.perception.v1.Box
+	19, // 22: vigil.link.v1.Ladder.inputs:type_name -> vigil.link.v1.TensorForm
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_vigil_link_v1_link_proto_init() }
@@ -1559,6 +1924,7 @@ func file_vigil_link_v1_link_proto_init() {
 		(*Frame_StreamCredit)(nil),
 		(*Frame_Drain)(nil),
 		(*Frame_Drained)(nil),
+		(*Frame_Ladders)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1566,7 +1932,7 @@ func file_vigil_link_v1_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_link_v1_link_proto_rawDesc), len(file_vigil_link_v1_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -510,6 +510,47 @@ func (m *Frame) validate(all bool) error {
 			}
 		}
 
+	case *Frame_Ladders:
+		if v == nil {
+			err := FrameValidationError{
+				field:  "Body",
+				reason: "oneof value cannot be a typed-nil",
+			}
+			if !all {
+				return err
+			}
+			errors = append(errors, err)
+		}
+
+		if all {
+			switch v := interface{}(m.GetLadders()).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Ladders",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, FrameValidationError{
+						field:  "Ladders",
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(m.GetLadders()).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return FrameValidationError{
+					field:  "Ladders",
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
 	default:
 		_ = v // ensures v is used
 	}
@@ -1289,6 +1330,8 @@ func (m *Context) validate(all bool) error {
 
 	// no validation rules for Control
 
+	// no validation rules for StandsFor
+
 	if len(errors) > 0 {
 		return ContextMultiError(errors)
 	}
@@ -1679,6 +1722,8 @@ func (m *Reply) validate(all bool) error {
 	// no validation rules for Crc
 
 	// no validation rules for SafetyState
+
+	// no validation rules for StandIn
 
 	if len(errors) > 0 {
 		return ReplyMultiError(errors)
@@ -2389,3 +2434,556 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = ChunkValidationError{}
+
+// Validate checks the field values on Ladders with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Ladders) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Ladders with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in LaddersMultiError, or nil if none found.
+func (m *Ladders) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Ladders) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	for idx, item := range m.GetLadders() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LaddersValidationError{
+						field:  fmt.Sprintf("Ladders[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LaddersValidationError{
+						field:  fmt.Sprintf("Ladders[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LaddersValidationError{
+					field:  fmt.Sprintf("Ladders[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	if len(errors) > 0 {
+		return LaddersMultiError(errors)
+	}
+
+	return nil
+}
+
+// LaddersMultiError is an error wrapping multiple validation errors returned
+// by Ladders.ValidateAll() if the designated constraints aren't met.
+type LaddersMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m LaddersMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m LaddersMultiError) AllErrors() []error { return m }
+
+// LaddersValidationError is the validation error returned by Ladders.Validate
+// if the designated constraints aren't met.
+type LaddersValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e LaddersValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e LaddersValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e LaddersValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e LaddersValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e LaddersValidationError) ErrorName() string { return "LaddersValidationError" }
+
+// Error satisfies the builtin error interface
+func (e LaddersValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sLadders.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = LaddersValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = LaddersValidationError{}
+
+// Validate checks the field values on Ladder with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Ladder) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Ladder with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in LadderMultiError, or nil if none found.
+func (m *Ladder) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Ladder) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Model
+
+	// no validation rules for LastGoodMs
+
+	// no validation rules for FallbackModel
+
+	for idx, item := range m.GetOutputs() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Outputs[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Outputs[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LadderValidationError{
+					field:  fmt.Sprintf("Outputs[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	// no validation rules for ConstantBoxes
+
+	for idx, item := range m.GetBoxes() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Boxes[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Boxes[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LadderValidationError{
+					field:  fmt.Sprintf("Boxes[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	for idx, item := range m.GetInputs() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Inputs[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, LadderValidationError{
+						field:  fmt.Sprintf("Inputs[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return LadderValidationError{
+					field:  fmt.Sprintf("Inputs[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	// no validation rules for MaxBatchSize
+
+	// no validation rules for FiniteInputs
+
+	if len(errors) > 0 {
+		return LadderMultiError(errors)
+	}
+
+	return nil
+}
+
+// LadderMultiError is an error wrapping multiple validation errors returned by
+// Ladder.ValidateAll() if the designated constraints aren't met.
+type LadderMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m LadderMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m LadderMultiError) AllErrors() []error { return m }
+
+// LadderValidationError is the validation error returned by Ladder.Validate if
+// the designated constraints aren't met.
+type LadderValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e LadderValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e LadderValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e LadderValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e LadderValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e LadderValidationError) ErrorName() string { return "LadderValidationError" }
+
+// Error satisfies the builtin error interface
+func (e LadderValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sLadder.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = LadderValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = LadderValidationError{}
+
+// Validate checks the field values on TensorForm with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *TensorForm) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on TensorForm with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in TensorFormMultiError, or
+// nil if none found.
+func (m *TensorForm) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *TensorForm) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Name
+
+	// no validation rules for Datatype
+
+	if len(errors) > 0 {
+		return TensorFormMultiError(errors)
+	}
+
+	return nil
+}
+
+// TensorFormMultiError is an error wrapping multiple validation errors
+// returned by TensorForm.ValidateAll() if the designated constraints aren't met.
+type TensorFormMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m TensorFormMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m TensorFormMultiError) AllErrors() []error { return m }
+
+// TensorFormValidationError is the validation error returned by
+// TensorForm.Validate if the designated constraints aren't met.
+type TensorFormValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e TensorFormValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e TensorFormValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e TensorFormValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e TensorFormValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e TensorFormValidationError) ErrorName() string { return "TensorFormValidationError" }
+
+// Error satisfies the builtin error interface
+func (e TensorFormValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sTensorForm.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = TensorFormValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = TensorFormValidationError{}
+
+// Validate checks the field values on ConstantOutput with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ConstantOutput) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ConstantOutput with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ConstantOutputMultiError,
+// or nil if none found.
+func (m *ConstantOutput) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ConstantOutput) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Name
+
+	// no validation rules for Datatype
+
+	// no validation rules for Raw
+
+	if len(errors) > 0 {
+		return ConstantOutputMultiError(errors)
+	}
+
+	return nil
+}
+
+// ConstantOutputMultiError is an error wrapping multiple validation errors
+// returned by ConstantOutput.ValidateAll() if the designated constraints
+// aren't met.
+type ConstantOutputMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ConstantOutputMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ConstantOutputMultiError) AllErrors() []error { return m }
+
+// ConstantOutputValidationError is the validation error returned by
+// ConstantOutput.Validate if the designated constraints aren't met.
+type ConstantOutputValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ConstantOutputValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ConstantOutputValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ConstantOutputValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ConstantOutputValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ConstantOutputValidationError) ErrorName() string { return "ConstantOutputValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ConstantOutputValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sConstantOutput.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ConstantOutputValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ConstantOutputValidationError{}

@@ -624,7 +624,7 @@ func (x *Box) GetLandmarks() []*Point {
 type Quality struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  QualityKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=vigil.perception.v1.QualityKind" json:"kind,omitempty"`
-	// What stood in for the model; empty when normal.
+	// What stood in for the model: "last_good", "constants", or "model NAME"; empty when normal.
 	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
 	// Age of the answer in milliseconds; 0 when normal.
 	AgeMs         int64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`

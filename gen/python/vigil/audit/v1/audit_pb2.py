@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\x8a\x02\n\x0b\x43\x61llPayload\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12\x1b\n\tsource_id\x18\x04 \x01(\tR\x08sourceId\x12\x18\n\x07message\x18\x05 \x01(\tR\x07message\x12>\n\nviolations\x18\x06 \x03(\x0b\x32\x1e.vigil.audit.v1.FieldViolationR\nviolations\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reason\x12\x1f\n\x0bhanded_over\x18\x08 \x01(\x08R\nhandedOver\"H\n\x0e\x46ieldViolation\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\"\xe2\x01\n\x0cModelPayload\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x04R\x07version\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12)\n\x10replaced_version\x18\x05 \x01(\x04R\x0freplacedVersion\x12\'\n\x0freplaced_digest\x18\x06 \x01(\tR\x0ereplacedDigest\x12\x1e\n\ngeneration\x18\x07 \x01(\x04R\ngeneration\"\x8e\x04\n\x0cStatePayload\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12\x12\n\x04\x66rom\x18\x02 \x01(\tR\x04\x66rom\x12\x0e\n\x02to\x18\x03 \x01(\tR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12!\n\x0ctable_digest\x18\x06 \x01(\tR\x0btableDigest\x12\x15\n\x06now_ms\x18\x07 \x01(\x03R\x05nowMs\x12\x46\n\x08\x63ounters\x18\x08 \x03(\x0b\x32*.vigil.audit.v1.StatePayload.CountersEntryR\x08\x63ounters\x12L\n\nparameters\x18\t \x03(\x0b\x32,.vigil.audit.v1.StatePayload.ParametersEntryR\nparameters\x12\x18\n\x07\x61\x63tions\x18\n \x03(\tR\x07\x61\x63tions\x12\x0e\n\x02\x62y\x18\x0b \x01(\tR\x02\x62y\x1aY\n\rCountersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32\x1c.vigil.audit.v1.CountedTimesR\x05value:\x02\x38\x01\x1a=\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\")\n\x0c\x43ountedTimes\x12\x19\n\x08times_ms\x18\x01 \x03(\x03R\x07timesMs\"\xa1\x01\n\rSystemPayload\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x41\n\x06\x66ields\x18\x02 \x03(\x0b\x32).vigil.audit.v1.SystemPayload.FieldsEntryR\x06\x66ields\x1a\x39\n\x0b\x46ieldsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avigil/audit/v1/audit.proto\x12\x0evigil.audit.v1\"\xf3\x02\n\x0b\x43\x61llPayload\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12\x1b\n\tsource_id\x18\x04 \x01(\tR\x08sourceId\x12\x18\n\x07message\x18\x05 \x01(\tR\x07message\x12>\n\nviolations\x18\x06 \x03(\x0b\x32\x1e.vigil.audit.v1.FieldViolationR\nviolations\x12\x16\n\x06reason\x18\x07 \x01(\tR\x06reason\x12\x1f\n\x0bhanded_over\x18\x08 \x01(\x08R\nhandedOver\x12\x19\n\x08stand_in\x18\t \x01(\tR\x07standIn\x12\x15\n\x06\x61ge_ms\x18\n \x01(\x03R\x05\x61geMs\x12\x14\n\x05\x63\x61use\x18\x0b \x01(\tR\x05\x63\x61use\x12\x1f\n\x0b\x66irst_given\x18\x0c \x01(\tR\nfirstGiven\"H\n\x0e\x46ieldViolation\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\"\xe2\x01\n\x0cModelPayload\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x04R\x07version\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12)\n\x10replaced_version\x18\x05 \x01(\x04R\x0freplacedVersion\x12\'\n\x0freplaced_digest\x18\x06 \x01(\tR\x0ereplacedDigest\x12\x1e\n\ngeneration\x18\x07 \x01(\x04R\ngeneration\"\x8e\x04\n\x0cStatePayload\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12\x12\n\x04\x66rom\x18\x02 \x01(\tR\x04\x66rom\x12\x0e\n\x02to\x18\x03 \x01(\tR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12!\n\x0ctable_digest\x18\x06 \x01(\tR\x0btableDigest\x12\x15\n\x06now_ms\x18\x07 \x01(\x03R\x05nowMs\x12\x46\n\x08\x63ounters\x18\x08 \x03(\x0b\x32*.vigil.audit.v1.StatePayload.CountersEntryR\x08\x63ounters\x12L\n\nparameters\x18\t \x03(\x0b\x32,.vigil.audit.v1.StatePayload.ParametersEntryR\nparameters\x12\x18\n\x07\x61\x63tions\x18\n \x03(\tR\x07\x61\x63tions\x12\x0e\n\x02\x62y\x18\x0b \x01(\tR\x02\x62y\x1aY\n\rCountersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32\x1c.vigil.audit.v1.CountedTimesR\x05value:\x02\x38\x01\x1a=\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\")\n\x0c\x43ountedTimes\x12\x19\n\x08times_ms\x18\x01 \x03(\x03R\x07timesMs\"\xa1\x01\n\rSystemPayload\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x41\n\x06\x66ields\x18\x02 \x03(\x0b\x32).vigil.audit.v1.SystemPayload.FieldsEntryR\x06\x66ields\x1a\x39\n\x0b\x46ieldsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42*Z(vigil/gateway/gen/vigil/audit/v1;auditv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,21 +39,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._loaded_options = None
   _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._serialized_options = b'8\001'
   _globals['_CALLPAYLOAD']._serialized_start=47
-  _globals['_CALLPAYLOAD']._serialized_end=313
-  _globals['_FIELDVIOLATION']._serialized_start=315
-  _globals['_FIELDVIOLATION']._serialized_end=387
-  _globals['_MODELPAYLOAD']._serialized_start=390
-  _globals['_MODELPAYLOAD']._serialized_end=616
-  _globals['_STATEPAYLOAD']._serialized_start=619
-  _globals['_STATEPAYLOAD']._serialized_end=1145
-  _globals['_STATEPAYLOAD_COUNTERSENTRY']._serialized_start=993
-  _globals['_STATEPAYLOAD_COUNTERSENTRY']._serialized_end=1082
-  _globals['_STATEPAYLOAD_PARAMETERSENTRY']._serialized_start=1084
-  _globals['_STATEPAYLOAD_PARAMETERSENTRY']._serialized_end=1145
-  _globals['_COUNTEDTIMES']._serialized_start=1147
-  _globals['_COUNTEDTIMES']._serialized_end=1188
-  _globals['_SYSTEMPAYLOAD']._serialized_start=1191
-  _globals['_SYSTEMPAYLOAD']._serialized_end=1352
-  _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._serialized_start=1295
-  _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._serialized_end=1352
+  _globals['_CALLPAYLOAD']._serialized_end=418
+  _globals['_FIELDVIOLATION']._serialized_start=420
+  _globals['_FIELDVIOLATION']._serialized_end=492
+  _globals['_MODELPAYLOAD']._serialized_start=495
+  _globals['_MODELPAYLOAD']._serialized_end=721
+  _globals['_STATEPAYLOAD']._serialized_start=724
+  _globals['_STATEPAYLOAD']._serialized_end=1250
+  _globals['_STATEPAYLOAD_COUNTERSENTRY']._serialized_start=1098
+  _globals['_STATEPAYLOAD_COUNTERSENTRY']._serialized_end=1187
+  _globals['_STATEPAYLOAD_PARAMETERSENTRY']._serialized_start=1189
+  _globals['_STATEPAYLOAD_PARAMETERSENTRY']._serialized_end=1250
+  _globals['_COUNTEDTIMES']._serialized_start=1252
+  _globals['_COUNTEDTIMES']._serialized_end=1293
+  _globals['_SYSTEMPAYLOAD']._serialized_start=1296
+  _globals['_SYSTEMPAYLOAD']._serialized_end=1457
+  _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._serialized_start=1400
+  _globals['_SYSTEMPAYLOAD_FIELDSENTRY']._serialized_end=1457
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CallPayload(_message.Message):
-    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations", "reason", "handed_over")
+    __slots__ = ("method", "model", "request_id", "source_id", "message", "violations", "reason", "handed_over", "stand_in", "age_ms", "cause", "first_given")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,10 @@ class CallPayload(_message.Message):
     VIOLATIONS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    STAND_IN_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_GIVEN_FIELD_NUMBER: _ClassVar[int]
     method: str
     model: str
     request_id: str
@@ -24,7 +28,11 @@ class CallPayload(_message.Message):
     violations: _containers.RepeatedCompositeFieldContainer[FieldViolation]
     reason: str
     handed_over: bool
-    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ..., reason: _Optional[str] = ..., handed_over: _Optional[bool] = ...) -> None: ...
+    stand_in: str
+    age_ms: int
+    cause: str
+    first_given: str
+    def __init__(self, method: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[str] = ..., source_id: _Optional[str] = ..., message: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[FieldViolation, _Mapping]]] = ..., reason: _Optional[str] = ..., handed_over: _Optional[bool] = ..., stand_in: _Optional[str] = ..., age_ms: _Optional[int] = ..., cause: _Optional[str] = ..., first_given: _Optional[str] = ...) -> None: ...
 
 class FieldViolation(_message.Message):
     __slots__ = ("field", "description")

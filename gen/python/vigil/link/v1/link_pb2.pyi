@@ -1,4 +1,5 @@
 from validate import validate_pb2 as _validate_pb2
+from vigil.perception.v1 import perception_pb2 as _perception_pb2
 from vigil.safety.v1 import safety_pb2 as _safety_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -10,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("sequence", "hello", "welcome", "reject", "heartbeat", "calls", "replies", "cancel", "chunk", "stream_credit", "drain", "drained")
+    __slots__ = ("sequence", "hello", "welcome", "reject", "heartbeat", "calls", "replies", "cancel", "chunk", "stream_credit", "drain", "drained", "ladders")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +24,7 @@ class Frame(_message.Message):
     STREAM_CREDIT_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    LADDERS_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     hello: Hello
     welcome: Welcome
@@ -35,7 +37,8 @@ class Frame(_message.Message):
     stream_credit: StreamCredit
     drain: Drain
     drained: Drained
-    def __init__(self, sequence: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., calls: _Optional[_Union[Calls, _Mapping]] = ..., replies: _Optional[_Union[Replies, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., stream_credit: _Optional[_Union[StreamCredit, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., drained: _Optional[_Union[Drained, _Mapping]] = ...) -> None: ...
+    ladders: Ladders
+    def __init__(self, sequence: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., calls: _Optional[_Union[Calls, _Mapping]] = ..., replies: _Optional[_Union[Replies, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., stream_credit: _Optional[_Union[StreamCredit, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., drained: _Optional[_Union[Drained, _Mapping]] = ..., ladders: _Optional[_Union[Ladders, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol_version", "contract_digest", "instance", "frame_bytes_max", "heartbeat_interval_ms")
@@ -122,20 +125,22 @@ class Supervision(_message.Message):
     def __init__(self, cycles: _Optional[int] = ..., status: _Optional[_Union[Supervision.Status, str]] = ..., expired: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Context(_message.Message):
-    __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control")
+    __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control", "stands_for")
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_US_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CONTROL_FIELD_NUMBER: _ClassVar[int]
+    STANDS_FOR_FIELD_NUMBER: _ClassVar[int]
     trace_id: bytes
     span_id: bytes
     sampled: bool
     timeout_us: int
     tenant: str
     control: bool
-    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., sampled: _Optional[bool] = ..., timeout_us: _Optional[int] = ..., tenant: _Optional[str] = ..., control: _Optional[bool] = ...) -> None: ...
+    stands_for: str
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., sampled: _Optional[bool] = ..., timeout_us: _Optional[int] = ..., tenant: _Optional[str] = ..., control: _Optional[bool] = ..., stands_for: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("id", "method", "message", "context", "crc")
@@ -162,7 +167,7 @@ class Calls(_message.Message):
     def __init__(self, lane: _Optional[int] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("id", "code", "text", "message", "status", "more", "audit_position", "model_version", "batch_size", "crc", "safety_state")
+    __slots__ = ("id", "code", "text", "message", "status", "more", "audit_position", "model_version", "batch_size", "crc", "safety_state", "stand_in")
     ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +179,7 @@ class Reply(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     CRC_FIELD_NUMBER: _ClassVar[int]
     SAFETY_STATE_FIELD_NUMBER: _ClassVar[int]
+    STAND_IN_FIELD_NUMBER: _ClassVar[int]
     id: int
     code: int
     text: str
@@ -185,7 +191,8 @@ class Reply(_message.Message):
     batch_size: int
     crc: int
     safety_state: str
-    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., message: _Optional[bytes] = ..., status: _Optional[bytes] = ..., more: _Optional[bool] = ..., audit_position: _Optional[str] = ..., model_version: _Optional[str] = ..., batch_size: _Optional[int] = ..., crc: _Optional[int] = ..., safety_state: _Optional[str] = ...) -> None: ...
+    stand_in: bool
+    def __init__(self, id: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., message: _Optional[bytes] = ..., status: _Optional[bytes] = ..., more: _Optional[bool] = ..., audit_position: _Optional[str] = ..., model_version: _Optional[str] = ..., batch_size: _Optional[int] = ..., crc: _Optional[int] = ..., safety_state: _Optional[str] = ..., stand_in: _Optional[bool] = ...) -> None: ...
 
 class Replies(_message.Message):
     __slots__ = ("replies", "credits")
@@ -226,3 +233,53 @@ class Chunk(_message.Message):
     data: bytes
     last: bool
     def __init__(self, stream: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+
+class Ladders(_message.Message):
+    __slots__ = ("ladders",)
+    LADDERS_FIELD_NUMBER: _ClassVar[int]
+    ladders: _containers.RepeatedCompositeFieldContainer[Ladder]
+    def __init__(self, ladders: _Optional[_Iterable[_Union[Ladder, _Mapping]]] = ...) -> None: ...
+
+class Ladder(_message.Message):
+    __slots__ = ("model", "last_good_ms", "fallback_model", "outputs", "constant_boxes", "boxes", "inputs", "max_batch_size", "finite_inputs")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LAST_GOOD_MS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_MODEL_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    CONSTANT_BOXES_FIELD_NUMBER: _ClassVar[int]
+    BOXES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FINITE_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    last_good_ms: int
+    fallback_model: str
+    outputs: _containers.RepeatedCompositeFieldContainer[ConstantOutput]
+    constant_boxes: bool
+    boxes: _containers.RepeatedCompositeFieldContainer[_perception_pb2.Box]
+    inputs: _containers.RepeatedCompositeFieldContainer[TensorForm]
+    max_batch_size: int
+    finite_inputs: bool
+    def __init__(self, model: _Optional[str] = ..., last_good_ms: _Optional[int] = ..., fallback_model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[ConstantOutput, _Mapping]]] = ..., constant_boxes: _Optional[bool] = ..., boxes: _Optional[_Iterable[_Union[_perception_pb2.Box, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[TensorForm, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., finite_inputs: _Optional[bool] = ...) -> None: ...
+
+class TensorForm(_message.Message):
+    __slots__ = ("name", "datatype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ConstantOutput(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "raw")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    raw: bytes
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., raw: _Optional[bytes] = ...) -> None: ...

@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/audit/v1/audit.proto.
  */
 export const file_vigil_audit_v1_audit: GenFile = /*@__PURE__*/
-  fileDesc("Chp2aWdpbC9hdWRpdC92MS9hdWRpdC5wcm90bxIOdmlnaWwuYXVkaXQudjEivQEKC0NhbGxQYXlsb2FkEg4KBm1ldGhvZBgBIAEoCRINCgVtb2RlbBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhEKCXNvdXJjZV9pZBgEIAEoCRIPCgdtZXNzYWdlGAUgASgJEjIKCnZpb2xhdGlvbnMYBiADKAsyHi52aWdpbC5hdWRpdC52MS5GaWVsZFZpb2xhdGlvbhIOCgZyZWFzb24YByABKAkSEwoLaGFuZGVkX292ZXIYCCABKAgiNAoORmllbGRWaW9sYXRpb24SDQoFZmllbGQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkilQEKDE1vZGVsUGF5bG9hZBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgEEg4KBmRpZ2VzdBgDIAEoCRIOCgZyZWFzb24YBCABKAkSGAoQcmVwbGFjZWRfdmVyc2lvbhgFIAEoBBIXCg9yZXBsYWNlZF9kaWdlc3QYBiABKAkSEgoKZ2VuZXJhdGlvbhgHIAEoBCKdAwoMU3RhdGVQYXlsb2FkEg8KB3N1YmplY3QYASABKAkSDAoEZnJvbRgCIAEoCRIKCgJ0bxgDIAEoCRINCgVldmVudBgEIAEoCRIOCgZyZWFzb24YBSABKAkSFAoMdGFibGVfZGlnZXN0GAYgASgJEg4KBm5vd19tcxgHIAEoAxI8Cghjb3VudGVycxgIIAMoCzIqLnZpZ2lsLmF1ZGl0LnYxLlN0YXRlUGF5bG9hZC5Db3VudGVyc0VudHJ5EkAKCnBhcmFtZXRlcnMYCSADKAsyLC52aWdpbC5hdWRpdC52MS5TdGF0ZVBheWxvYWQuUGFyYW1ldGVyc0VudHJ5Eg8KB2FjdGlvbnMYCiADKAkSCgoCYnkYCyABKAkaTQoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSKwoFdmFsdWUYAiABKAsyHC52aWdpbC5hdWRpdC52MS5Db3VudGVkVGltZXM6AjgBGjEKD1BhcmFtZXRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAM6AjgBIiAKDENvdW50ZWRUaW1lcxIQCgh0aW1lc19tcxgBIAMoAyKHAQoNU3lzdGVtUGF5bG9hZBIMCgR0ZXh0GAEgASgJEjkKBmZpZWxkcxgCIAMoCzIpLnZpZ2lsLmF1ZGl0LnYxLlN5c3RlbVBheWxvYWQuRmllbGRzRW50cnkaLQoLRmllbGRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIqWih2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9hdWRpdC92MTthdWRpdHYxYgZwcm90bzM");
+  fileDesc("Chp2aWdpbC9hdWRpdC92MS9hdWRpdC5wcm90bxIOdmlnaWwuYXVkaXQudjEigwIKC0NhbGxQYXlsb2FkEg4KBm1ldGhvZBgBIAEoCRINCgVtb2RlbBgCIAEoCRISCgpyZXF1ZXN0X2lkGAMgASgJEhEKCXNvdXJjZV9pZBgEIAEoCRIPCgdtZXNzYWdlGAUgASgJEjIKCnZpb2xhdGlvbnMYBiADKAsyHi52aWdpbC5hdWRpdC52MS5GaWVsZFZpb2xhdGlvbhIOCgZyZWFzb24YByABKAkSEwoLaGFuZGVkX292ZXIYCCABKAgSEAoIc3RhbmRfaW4YCSABKAkSDgoGYWdlX21zGAogASgDEg0KBWNhdXNlGAsgASgJEhMKC2ZpcnN0X2dpdmVuGAwgASgJIjQKDkZpZWxkVmlvbGF0aW9uEg0KBWZpZWxkGAEgASgJEhMKC2Rlc2NyaXB0aW9uGAIgASgJIpUBCgxNb2RlbFBheWxvYWQSDQoFbW9kZWwYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIOCgZkaWdlc3QYAyABKAkSDgoGcmVhc29uGAQgASgJEhgKEHJlcGxhY2VkX3ZlcnNpb24YBSABKAQSFwoPcmVwbGFjZWRfZGlnZXN0GAYgASgJEhIKCmdlbmVyYXRpb24YByABKAQinQMKDFN0YXRlUGF5bG9hZBIPCgdzdWJqZWN0GAEgASgJEgwKBGZyb20YAiABKAkSCgoCdG8YAyABKAkSDQoFZXZlbnQYBCABKAkSDgoGcmVhc29uGAUgASgJEhQKDHRhYmxlX2RpZ2VzdBgGIAEoCRIOCgZub3dfbXMYByABKAMSPAoIY291bnRlcnMYCCADKAsyKi52aWdpbC5hdWRpdC52MS5TdGF0ZVBheWxvYWQuQ291bnRlcnNFbnRyeRJACgpwYXJhbWV0ZXJzGAkgAygLMiwudmlnaWwuYXVkaXQudjEuU3RhdGVQYXlsb2FkLlBhcmFtZXRlcnNFbnRyeRIPCgdhY3Rpb25zGAogAygJEgoKAmJ5GAsgASgJGk0KDUNvdW50ZXJzRW50cnkSCwoDa2V5GAEgASgJEisKBXZhbHVlGAIgASgLMhwudmlnaWwuYXVkaXQudjEuQ291bnRlZFRpbWVzOgI4ARoxCg9QYXJhbWV0ZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgDOgI4ASIgCgxDb3VudGVkVGltZXMSEAoIdGltZXNfbXMYASADKAMihwEKDVN5c3RlbVBheWxvYWQSDAoEdGV4dBgBIAEoCRI5CgZmaWVsZHMYAiADKAsyKS52aWdpbC5hdWRpdC52MS5TeXN0ZW1QYXlsb2FkLkZpZWxkc0VudHJ5Gi0KC0ZpZWxkc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCKloodmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvYXVkaXQvdjE7YXVkaXR2MWIGcHJvdG8z");
 
 /**
  * CallPayload explains an answer or a refusal.
@@ -71,6 +71,34 @@ export type CallPayload = Message<"vigil.audit.v1.CallPayload"> & {
    * @generated from field: bool handed_over = 8;
    */
   handedOver: boolean;
+
+  /**
+   * What answered in place of the model: "last_good", "constants", or "model NAME".
+   *
+   * @generated from field: string stand_in = 9;
+   */
+  standIn: string;
+
+  /**
+   * Age of a last good answer.
+   *
+   * @generated from field: int64 age_ms = 10;
+   */
+  ageMs: bigint;
+
+  /**
+   * Why the model itself did not answer.
+   *
+   * @generated from field: string cause = 11;
+   */
+  cause: string;
+
+  /**
+   * The record of the answer that was given again, LOG/BOOT/SEQ.
+   *
+   * @generated from field: string first_given = 12;
+   */
+  firstGiven: string;
 };
 
 /**

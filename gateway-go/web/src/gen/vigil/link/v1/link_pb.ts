@@ -8,6 +8,8 @@
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_validate_validate } from "../../../validate/validate_pb";
+import type { Box } from "../../perception/v1/perception_pb";
+import { file_vigil_perception_v1_perception } from "../../perception/v1/perception_pb";
 import type { SubjectState, Transition } from "../../safety/v1/safety_pb";
 import { file_vigil_safety_v1_safety } from "../../safety/v1/safety_pb";
 import type { Message } from "@bufbuild/protobuf";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/link/v1/link.proto.
  */
 export const file_vigil_link_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEi9QMKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SAASJQoFZHJhaW4YCyABKAsyFC52aWdpbC5saW5rLnYxLkRyYWluSAASKQoHZHJhaW5lZBgMIAEoCzIWLnZpZ2lsLmxpbmsudjEuRHJhaW5lZEgAQgYKBGJvZHkilgEKBUhlbGxvEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SIAoPY29udHJhY3RfZGlnZXN0GAIgASgJQgf6QgRyAhhAEhkKCGluc3RhbmNlGAMgASgJQgf6QgRyAhhAEhcKD2ZyYW1lX2J5dGVzX21heBgEIAEoDRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYBSABKA0ilgEKB1dlbGNvbWUSGAoQcHJvdG9jb2xfdmVyc2lvbhgBIAEoDRIXCg9jb250cmFjdF9kaWdlc3QYAiABKAkSEAoIaW5zdGFuY2UYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIXCg9mcmFtZV9ieXRlc19tYXgYBSABKA0SCwoDcGlkGAYgASgNEg8KB21ldGhvZHMYByADKAkiGAoGUmVqZWN0Eg4KBnJlYXNvbhgBIAEoCSKtAgoJSGVhcnRiZWF0Eg0KBWNvdW50GAEgASgEEhQKDG1vbm90b25pY19ucxgCIAEoBBINCgVyZWFkeRgDIAEoCBIvCghzdWJqZWN0cxgEIAMoCzIdLnZpZ2lsLnNhZmV0eS52MS5TdWJqZWN0U3RhdGUSDgoGbW9kZWxzGAUgAygJEjAKC3RyYW5zaXRpb25zGAYgAygLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24SCwoDY3JjGAcgASgHEhwKCmNoZWNrcG9pbnQYCCABKAxCCPpCBXoDGIBAEh0KC2xvZ19mYWlsdXJlGAkgASgJQgj6QgVyAxiACBIvCgtzdXBlcnZpc2lvbhgKIAEoCzIaLnZpZ2lsLmxpbmsudjEuU3VwZXJ2aXNpb24izQEKC1N1cGVydmlzaW9uEg4KBmN5Y2xlcxgBIAEoBBIxCgZzdGF0dXMYAiABKA4yIS52aWdpbC5saW5rLnYxLlN1cGVydmlzaW9uLlN0YXR1cxIPCgdleHBpcmVkGAMgAygJImoKBlN0YXR1cxIWChJTVEFUVVNfVU5TUEVDSUZJRUQQABINCglTVEFUVVNfT0sQARIRCg1TVEFUVVNfRkFJTEVEEAISEgoOU1RBVFVTX0VYUElSRUQQAxISCg5TVEFUVVNfU1RPUFBFRBAEInIKB0NvbnRleHQSEAoIdHJhY2VfaWQYASABKAwSDwoHc3Bhbl9pZBgCIAEoDBIPCgdzYW1wbGVkGAMgASgIEhIKCnRpbWVvdXRfdXMYBCABKAQSDgoGdGVuYW50GAUgASgJEg8KB2NvbnRyb2wYBiABKAgiaQoEQ2FsbBIKCgJpZBgBIAEoBhIOCgZtZXRob2QYAiABKA0SDwoHbWVzc2FnZRgDIAEoDBInCgdjb250ZXh0GAQgASgLMhYudmlnaWwubGluay52MS5Db250ZXh0EgsKA2NyYxgFIAEoByJICgVDYWxscxIMCgRsYW5lGAEgASgNEiIKBWNhbGxzGAIgAygLMhMudmlnaWwubGluay52MS5DYWxsEg0KBW1vZGVsGAMgASgJIsQBCgVSZXBseRIKCgJpZBgBIAEoBhIMCgRjb2RlGAIgASgNEgwKBHRleHQYAyABKAkSDwoHbWVzc2FnZRgEIAEoDBIOCgZzdGF0dXMYBSABKAwSDAoEbW9yZRgGIAEoCBIWCg5hdWRpdF9wb3NpdGlvbhgHIAEoCRIVCg1tb2RlbF92ZXJzaW9uGAggASgJEhIKCmJhdGNoX3NpemUYCSABKA0SCwoDY3JjGAogASgHEhQKDHNhZmV0eV9zdGF0ZRgLIAEoCSJBCgdSZXBsaWVzEiUKB3JlcGxpZXMYASADKAsyFC52aWdpbC5saW5rLnYxLlJlcGx5Eg8KB2NyZWRpdHMYAiADKA0iFQoGQ2FuY2VsEgsKA2lkcxgBIAMoBCIpCgxTdHJlYW1DcmVkaXQSCgoCaWQYASABKAYSDQoFY291bnQYAiABKA0iBwoFRHJhaW4iCQoHRHJhaW5lZCIzCgVDaHVuaxIOCgZzdHJlYW0YASABKAQSDAoEZGF0YRgCIAEoDBIMCgRsYXN0GAMgASgIQihaJnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL2xpbmsvdjE7bGlua3YxYgZwcm90bzM", [file_validate_validate, file_vigil_safety_v1_safety]);
+  fileDesc("Chh2aWdpbC9saW5rL3YxL2xpbmsucHJvdG8SDXZpZ2lsLmxpbmsudjEioAQKBUZyYW1lEhAKCHNlcXVlbmNlGAEgASgEEiUKBWhlbGxvGAIgASgLMhQudmlnaWwubGluay52MS5IZWxsb0gAEikKB3dlbGNvbWUYAyABKAsyFi52aWdpbC5saW5rLnYxLldlbGNvbWVIABInCgZyZWplY3QYBCABKAsyFS52aWdpbC5saW5rLnYxLlJlamVjdEgAEi0KCWhlYXJ0YmVhdBgFIAEoCzIYLnZpZ2lsLmxpbmsudjEuSGVhcnRiZWF0SAASJQoFY2FsbHMYBiABKAsyFC52aWdpbC5saW5rLnYxLkNhbGxzSAASKQoHcmVwbGllcxgHIAEoCzIWLnZpZ2lsLmxpbmsudjEuUmVwbGllc0gAEicKBmNhbmNlbBgIIAEoCzIVLnZpZ2lsLmxpbmsudjEuQ2FuY2VsSAASJQoFY2h1bmsYCSABKAsyFC52aWdpbC5saW5rLnYxLkNodW5rSAASNAoNc3RyZWFtX2NyZWRpdBgKIAEoCzIbLnZpZ2lsLmxpbmsudjEuU3RyZWFtQ3JlZGl0SAASJQoFZHJhaW4YCyABKAsyFC52aWdpbC5saW5rLnYxLkRyYWluSAASKQoHZHJhaW5lZBgMIAEoCzIWLnZpZ2lsLmxpbmsudjEuRHJhaW5lZEgAEikKB2xhZGRlcnMYDSABKAsyFi52aWdpbC5saW5rLnYxLkxhZGRlcnNIAEIGCgRib2R5IpYBCgVIZWxsbxIYChBwcm90b2NvbF92ZXJzaW9uGAEgASgNEiAKD2NvbnRyYWN0X2RpZ2VzdBgCIAEoCUIH+kIEcgIYQBIZCghpbnN0YW5jZRgDIAEoCUIH+kIEcgIYQBIXCg9mcmFtZV9ieXRlc19tYXgYBCABKA0SHQoVaGVhcnRiZWF0X2ludGVydmFsX21zGAUgASgNIpYBCgdXZWxjb21lEhgKEHByb3RvY29sX3ZlcnNpb24YASABKA0SFwoPY29udHJhY3RfZGlnZXN0GAIgASgJEhAKCGluc3RhbmNlGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSFwoPZnJhbWVfYnl0ZXNfbWF4GAUgASgNEgsKA3BpZBgGIAEoDRIPCgdtZXRob2RzGAcgAygJIhgKBlJlamVjdBIOCgZyZWFzb24YASABKAkirQIKCUhlYXJ0YmVhdBINCgVjb3VudBgBIAEoBBIUCgxtb25vdG9uaWNfbnMYAiABKAQSDQoFcmVhZHkYAyABKAgSLwoIc3ViamVjdHMYBCADKAsyHS52aWdpbC5zYWZldHkudjEuU3ViamVjdFN0YXRlEg4KBm1vZGVscxgFIAMoCRIwCgt0cmFuc2l0aW9ucxgGIAMoCzIbLnZpZ2lsLnNhZmV0eS52MS5UcmFuc2l0aW9uEgsKA2NyYxgHIAEoBxIcCgpjaGVja3BvaW50GAggASgMQgj6QgV6AxiAQBIdCgtsb2dfZmFpbHVyZRgJIAEoCUII+kIFcgMYgAgSLwoLc3VwZXJ2aXNpb24YCiABKAsyGi52aWdpbC5saW5rLnYxLlN1cGVydmlzaW9uIs0BCgtTdXBlcnZpc2lvbhIOCgZjeWNsZXMYASABKAQSMQoGc3RhdHVzGAIgASgOMiEudmlnaWwubGluay52MS5TdXBlcnZpc2lvbi5TdGF0dXMSDwoHZXhwaXJlZBgDIAMoCSJqCgZTdGF0dXMSFgoSU1RBVFVTX1VOU1BFQ0lGSUVEEAASDQoJU1RBVFVTX09LEAESEQoNU1RBVFVTX0ZBSUxFRBACEhIKDlNUQVRVU19FWFBJUkVEEAMSEgoOU1RBVFVTX1NUT1BQRUQQBCKGAQoHQ29udGV4dBIQCgh0cmFjZV9pZBgBIAEoDBIPCgdzcGFuX2lkGAIgASgMEg8KB3NhbXBsZWQYAyABKAgSEgoKdGltZW91dF91cxgEIAEoBBIOCgZ0ZW5hbnQYBSABKAkSDwoHY29udHJvbBgGIAEoCBISCgpzdGFuZHNfZm9yGAcgASgJImkKBENhbGwSCgoCaWQYASABKAYSDgoGbWV0aG9kGAIgASgNEg8KB21lc3NhZ2UYAyABKAwSJwoHY29udGV4dBgEIAEoCzIWLnZpZ2lsLmxpbmsudjEuQ29udGV4dBILCgNjcmMYBSABKAciSAoFQ2FsbHMSDAoEbGFuZRgBIAEoDRIiCgVjYWxscxgCIAMoCzITLnZpZ2lsLmxpbmsudjEuQ2FsbBINCgVtb2RlbBgDIAEoCSLWAQoFUmVwbHkSCgoCaWQYASABKAYSDAoEY29kZRgCIAEoDRIMCgR0ZXh0GAMgASgJEg8KB21lc3NhZ2UYBCABKAwSDgoGc3RhdHVzGAUgASgMEgwKBG1vcmUYBiABKAgSFgoOYXVkaXRfcG9zaXRpb24YByABKAkSFQoNbW9kZWxfdmVyc2lvbhgIIAEoCRISCgpiYXRjaF9zaXplGAkgASgNEgsKA2NyYxgKIAEoBxIUCgxzYWZldHlfc3RhdGUYCyABKAkSEAoIc3RhbmRfaW4YDCABKAgiQQoHUmVwbGllcxIlCgdyZXBsaWVzGAEgAygLMhQudmlnaWwubGluay52MS5SZXBseRIPCgdjcmVkaXRzGAIgAygNIhUKBkNhbmNlbBILCgNpZHMYASADKAQiKQoMU3RyZWFtQ3JlZGl0EgoKAmlkGAEgASgGEg0KBWNvdW50GAIgASgNIgcKBURyYWluIgkKB0RyYWluZWQiMwoFQ2h1bmsSDgoGc3RyZWFtGAEgASgEEgwKBGRhdGEYAiABKAwSDAoEbGFzdBgDIAEoCCIxCgdMYWRkZXJzEiYKB2xhZGRlcnMYASADKAsyFS52aWdpbC5saW5rLnYxLkxhZGRlciKQAgoGTGFkZGVyEg0KBW1vZGVsGAEgASgJEhQKDGxhc3RfZ29vZF9tcxgCIAEoDRIWCg5mYWxsYmFja19tb2RlbBgDIAEoCRIuCgdvdXRwdXRzGAQgAygLMh0udmlnaWwubGluay52MS5Db25zdGFudE91dHB1dBIWCg5jb25zdGFudF9ib3hlcxgFIAEoCBInCgVib3hlcxgGIAMoCzIYLnZpZ2lsLnBlcmNlcHRpb24udjEuQm94EikKBmlucHV0cxgHIAMoCzIZLnZpZ2lsLmxpbmsudjEuVGVuc29yRm9ybRIWCg5tYXhfYmF0Y2hfc2l6ZRgIIAEoDRIVCg1maW5pdGVfaW5wdXRzGAkgASgIIjsKClRlbnNvckZvcm0SDAoEbmFtZRgBIAEoCRIQCghkYXRhdHlwZRgCIAEoCRINCgVzaGFwZRgDIAMoAyJMCg5Db25zdGFudE91dHB1dBIMCgRuYW1lGAEgASgJEhAKCGRhdGF0eXBlGAIgASgJEg0KBXNoYXBlGAMgAygDEgsKA3JhdxgEIAEoDEIoWiZ2aWdpbC9nYXRld2F5L2dlbi92aWdpbC9saW5rL3YxO2xpbmt2MWIGcHJvdG8z", [file_validate_validate, file_vigil_perception_v1_perception, file_vigil_safety_v1_safety]);
 
 /**
  * Frame is one message on the link.
@@ -100,6 +102,12 @@ export type Frame = Message<"vigil.link.v1.Frame"> & {
      */
     value: Drained;
     case: "drained";
+  } | {
+    /**
+     * @generated from field: vigil.link.v1.Ladders ladders = 13;
+     */
+    value: Ladders;
+    case: "ladders";
   } | { case: undefined; value?: undefined };
 };
 
@@ -419,6 +427,13 @@ export type Context = Message<"vigil.link.v1.Context"> & {
    * @generated from field: bool control = 6;
    */
   control: boolean;
+
+  /**
+   * The model that the caller asked for, when the one called stands in for it.
+   *
+   * @generated from field: string stands_for = 7;
+   */
+  standsFor: string;
 };
 
 /**
@@ -574,6 +589,13 @@ export type Reply = Message<"vigil.link.v1.Reply"> & {
    * @generated from field: string safety_state = 11;
    */
   safetyState: string;
+
+  /**
+   * Of an error: the service failed, not the caller, so a stand-in may answer.
+   *
+   * @generated from field: bool stand_in = 12;
+   */
+  standIn: boolean;
 };
 
 /**
@@ -653,7 +675,6 @@ export const StreamCreditSchema: GenMessage<StreamCredit> = /*@__PURE__*/
   messageDesc(file_vigil_link_v1_link, 12);
 
 /**
- * Chunk is a part of a frame that is larger than 256 KiB.
  * The sidecar is about to stop: no new calls.
  *
  * @generated from message vigil.link.v1.Drain
@@ -684,6 +705,8 @@ export const DrainedSchema: GenMessage<Drained> = /*@__PURE__*/
   messageDesc(file_vigil_link_v1_link, 14);
 
 /**
+ * Chunk is a part of a frame that is larger than 256 KiB.
+ *
  * @generated from message vigil.link.v1.Chunk
  */
 export type Chunk = Message<"vigil.link.v1.Chunk"> & {
@@ -709,4 +732,162 @@ export type Chunk = Message<"vigil.link.v1.Chunk"> & {
  */
 export const ChunkSchema: GenMessage<Chunk> = /*@__PURE__*/
   messageDesc(file_vigil_link_v1_link, 15);
+
+/**
+ * Ladders are all models that have one. The sidecar sends them when it has
+ * looked at every model, and again when they change.
+ *
+ * @generated from message vigil.link.v1.Ladders
+ */
+export type Ladders = Message<"vigil.link.v1.Ladders"> & {
+  /**
+   * @generated from field: repeated vigil.link.v1.Ladder ladders = 1;
+   */
+  ladders: Ladder[];
+};
+
+/**
+ * Describes the message vigil.link.v1.Ladders.
+ * Use `create(LaddersSchema)` to create a new message.
+ */
+export const LaddersSchema: GenMessage<Ladders> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 16);
+
+/**
+ * Ladder says what answers a call while its model does not ([ladder] in vigil.toml).
+ *
+ * @generated from message vigil.link.v1.Ladder
+ */
+export type Ladder = Message<"vigil.link.v1.Ladder"> & {
+  /**
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * How old a last good answer may be; 0: none stands in.
+   *
+   * @generated from field: uint32 last_good_ms = 2;
+   */
+  lastGoodMs: number;
+
+  /**
+   * The model that stands in; empty for none.
+   *
+   * @generated from field: string fallback_model = 3;
+   */
+  fallbackModel: string;
+
+  /**
+   * Constant outputs of ModelInfer, all of the model's or none.
+   *
+   * @generated from field: repeated vigil.link.v1.ConstantOutput outputs = 4;
+   */
+  outputs: ConstantOutput[];
+
+  /**
+   * Whether boxes answer Detect; there may be none of them.
+   *
+   * @generated from field: bool constant_boxes = 5;
+   */
+  constantBoxes: boolean;
+
+  /**
+   * Corners as fractions of the frame, 0..1.
+   *
+   * @generated from field: repeated vigil.perception.v1.Box boxes = 6;
+   */
+  boxes: Box[];
+
+  /**
+   * What the model's requests must be like.
+   *
+   * @generated from field: repeated vigil.link.v1.TensorForm inputs = 7;
+   */
+  inputs: TensorForm[];
+
+  /**
+   * Rows that a request may have; 0: the model does not batch.
+   *
+   * @generated from field: uint32 max_batch_size = 8;
+   */
+  maxBatchSize: number;
+
+  /**
+   * Whether inputs must be finite.
+   *
+   * @generated from field: bool finite_inputs = 9;
+   */
+  finiteInputs: boolean;
+};
+
+/**
+ * Describes the message vigil.link.v1.Ladder.
+ * Use `create(LadderSchema)` to create a new message.
+ */
+export const LadderSchema: GenMessage<Ladder> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 17);
+
+/**
+ * TensorForm is a tensor of the graph; -1 stands for any size.
+ *
+ * @generated from message vigil.link.v1.TensorForm
+ */
+export type TensorForm = Message<"vigil.link.v1.TensorForm"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string datatype = 2;
+   */
+  datatype: string;
+
+  /**
+   * @generated from field: repeated int64 shape = 3;
+   */
+  shape: bigint[];
+};
+
+/**
+ * Describes the message vigil.link.v1.TensorForm.
+ * Use `create(TensorFormSchema)` to create a new message.
+ */
+export const TensorFormSchema: GenMessage<TensorForm> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 18);
+
+/**
+ * ConstantOutput is one output, of one row where the model batches.
+ *
+ * @generated from message vigil.link.v1.ConstantOutput
+ */
+export type ConstantOutput = Message<"vigil.link.v1.ConstantOutput"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string datatype = 2;
+   */
+  datatype: string;
+
+  /**
+   * @generated from field: repeated int64 shape = 3;
+   */
+  shape: bigint[];
+
+  /**
+   * @generated from field: bytes raw = 4;
+   */
+  raw: Uint8Array;
+};
+
+/**
+ * Describes the message vigil.link.v1.ConstantOutput.
+ * Use `create(ConstantOutputSchema)` to create a new message.
+ */
+export const ConstantOutputSchema: GenMessage<ConstantOutput> = /*@__PURE__*/
+  messageDesc(file_vigil_link_v1_link, 19);
 

@@ -294,7 +294,7 @@ export type Quality = Message<"vigil.perception.v1.Quality"> & {
   kind: QualityKind;
 
   /**
-   * What stood in for the model; empty when normal.
+   * What stood in for the model: "last_good", "constants", or "model NAME"; empty when normal.
    *
    * @generated from field: string source = 2;
    */

@@ -1,0 +1,73 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+)
+
+// A silent sidecar: new calls are refused at once, those under way after the grace; a heartbeat brings it back, late replies are dropped.
+func TestSilence(t *testing.T) {
+	c, s, h := start(t, Config{HeartbeatInterval: 5 * time.Millisecond, HeartbeatTimeout: 50 * time.Millisecond, CallGrace: 50 * time.Millisecond})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.Call(context.Background(), "", method, []byte("x"), &linkv1.Context{})
+		failed <- err
+	}()
+	late := s.next().GetCalls()
+	wait(t, func() bool { return h.get(func(h *heard) bool { return h.silent == 1 }) })
+	if _, err := c.Call(context.Background(), "", method, nil, &linkv1.Context{}); !errors.Is(err, ErrSilent) {
+		t.Fatal(err)
+	}
+	if err := <-failed; !errors.Is(err, ErrSilent) {
+		t.Fatal(err)
+	}
+	s.answer(late, true)
+	s.beat()
+	wait(t, c.Connected)
+	go func() { s.answer(s.next().GetCalls(), true) }()
+	if _, err := c.Call(context.Background(), "", method, []byte("y"), &linkv1.Context{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Calls of a model that something stands in for do not have the grace of a silent sidecar, nor do they wait for a model that rests.
+func TestWhatIsStoodInForDoesNotWait(t *testing.T) {
+	c, s, h := start(t, Config{HeartbeatInterval: 5 * time.Millisecond, HeartbeatTimeout: 60 * time.Millisecond, CallGrace: time.Hour})
+	failed := make(chan error, 4)
+	patient := make(chan error, 2)
+	call := func(model string) {
+		_, err := c.CallOrStandIn(context.Background(), model, method, []byte("x"), &linkv1.Context{})
+		failed <- err
+	}
+	go func() {
+		_, err := c.Call(context.Background(), "m", method, []byte("x"), &linkv1.Context{})
+		patient <- err
+	}()
+	kept := s.next().GetCalls()
+	go call("m")
+	go call("n")
+	wait(t, func() bool {
+		cn := c.conn.Load()
+		cn.mu.Lock()
+		defer cn.mu.Unlock()
+		return len(cn.pending) == 3
+	})
+	rests := errors.New("m rests")
+	c.Rest("m", rests)
+	if err := <-failed; !errors.Is(err, rests) {
+		t.Fatal(err)
+	}
+	wait(t, func() bool { return h.get(func(h *heard) bool { return h.silent == 1 }) })
+	if err := <-failed; !errors.Is(err, ErrSilent) {
+		t.Fatal(err)
+	}
+	s.beat()
+	s.answer(kept, true)
+	if err := <-patient; err != nil {
+		t.Fatal(err)
+	}
+}
