@@ -313,6 +313,7 @@ def machine() -> dict[str, str]:
     return {
         "gateway-go/internal/safety/machine_gen.json": text,
         "safety/vigil_safety/machine_gen.json": text,
+        "safety/vigil_safety/kinds_gen.json": json.dumps(load("safety/kinds.yaml"), indent=1) + "\n",
         "safety/vigil_safety/supervision_gen.json": json.dumps(load("safety/supervision.yaml"), indent=1) + "\n",
         "docs/state-machine.md": "\n".join(lines) + "\n",
         "safety/scenarios/graph.json": json.dumps(summary(source), indent=1) + "\n",

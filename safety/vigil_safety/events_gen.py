@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "c82c92d090b764ce0267ca28e641788dd47f9ed424f741cbbc90e98b2e7db9de"
+CATALOGUE_DIGEST = "e0fa794715c5d6c9c3a2c893fa9efad6ed392451810b09b55a337659e724eef3"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -44,6 +44,8 @@ LINK_CORRUPTION = 4006
 SIDECAR_KILLED = 4007
 SUPERVISION_EXPIRED = 4008
 ACTION_FAILED = 4009
+INJECTION_ENABLED = 4010
+FAULT_INJECTED = 4011
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
@@ -95,6 +97,8 @@ NAMES: dict[int, str] = {
     4007: "sidecar_killed",
     4008: "supervision_expired",
     4009: "action_failed",
+    4010: "injection_enabled",
+    4011: "fault_injected",
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
@@ -147,6 +151,8 @@ CLASSES: dict[int, str] = {
     4007: "safety",
     4008: "safety",
     4009: "safety",
+    4010: "safety",
+    4011: "safety",
     5001: "audit",
     5002: "audit",
     5003: "audit",

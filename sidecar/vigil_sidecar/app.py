@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ from vigil_safety.table import machine_table, worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
-from vigil_sidecar.audit.keys import KeyFile, hash_key
-from vigil_sidecar.audit.prune import Retention
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
-from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation, Resting
+from vigil_sidecar.injection.injector import Injection, Injector
+from vigil_sidecar.injection.wire import FaultyConnection
+from vigil_sidecar.log_setup import open_log
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.reconciler import Reconciler
@@ -32,6 +33,7 @@ from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
 from vigil_sidecar.registry.watcher import Watcher
 from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.direct import DirectServer
 from vigil_sidecar.server.dispatch import Dispatcher
 from vigil_sidecar.server.ladder import Ladders, check_ladder
@@ -73,17 +75,8 @@ class Sidecar:
         self._tracing = Tracing(settings.trace_otlp_endpoint)
         data = Path(settings.data_dir)
         self._clock = ClockDaemon(settings.clock_source, settings.clock_chrony_at, settings.clock_ptp4l_socket)
-        log = AuditWriter(
-            data / "audit" / "sidecar", "sidecar", clock=self._clock.status, durability=settings.audit_durability,
-            sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,
-            describe=system_payload, report=lambda text: self.log.error("audit", reason=text), keys=KeyFile(data / "keys", "sidecar"),
-            checkpoint_records=settings.audit_checkpoint_records, checkpoint_interval_s=settings.audit_checkpoint_interval_s,
-            hash_key=hash_key(data / "keys") if settings.audit_hashes == "keyed" else b"",
-            retention=Retention(
-                settings.audit_retention_bytes, settings.audit_retention_s, settings.audit_kept_bytes_max,
-                Path(settings.audit_archive_dir) if settings.audit_archive_dir else None,
-            ),
-        )  # fmt: skip
+        self.injector = Injector(Path(settings.models_dir)) if settings.safety_injection else None
+        log = open_log(settings, self._clock, self.injector, lambda text: self.log.error("audit", reason=text))
         self.audit = Recorder(
             log, settings.audit_on_failure, settings.audit_write_timeout_ms / 1000, settings.audit_refusals_per_s, system_payload
         )
@@ -99,7 +92,7 @@ class Sidecar:
         self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired, self._action_failed)
         self.monitor = self.safety.monitor
         root = Path(settings.models_dir)
-        loader = Loader(settings, self._model_event, self._check_version)
+        loader = Loader(settings, self._model_event, self._check_version, self.injector.session if self.injector else None)
         self.reconciler = Reconciler(
             root, settings, self.registry, loader, self.monitor, read_options, self._model_event, self._look_failed
         )  # fmt: skip
@@ -114,11 +107,28 @@ class Sidecar:
             settings.link_heartbeat_interval_ms / 1000, settings.link_heartbeat_timeout_ms / 1000,
             settings.link_spin_us_max * 1000,
         )  # fmt: skip
-        self._link = LinkServer(config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self._all_ladders, self._news)
+        self._link = LinkServer(
+            config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self._all_ladders, self._news, self._connect
+        )
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
         )  # fmt: skip
+
+    def _connect(self, sock: socket.socket) -> Connection:
+        return FaultyConnection(sock, self.injector.faults) if self.injector else Connection(sock)
+
+    def _enable_injection(self, injector: Injector) -> None:
+        """Say that faults can be injected, and be told of each."""
+        injector.record, injector.log_file = self._injected, lambda: self.audit.log.path
+        injector.failed = lambda kind, error: self.log.error("a fault could not be injected", kind=kind, exc_info=error)
+        injector.supervise(self.safety.supervision)
+        self._append(Entry(layout.KIND_SYSTEM, events.INJECTION_ENABLED, payload=system_payload("safety.injection is on", {})))
+        self.log.warning("faults can be injected here (safety.injection); rely on no answer")
+
+    def _injected(self, fault: Injection) -> None:
+        fields = {"model": fault.model, "duration_ms": str(fault.duration_ms), "magnitude": f"{fault.magnitude:g}"}
+        self._append(Entry(layout.KIND_SYSTEM, events.FAULT_INJECTED, payload=system_payload(fault.kind.name, fields)))
 
     def _make_dispatcher(self, root: Path) -> Dispatcher:
         s = self.settings
@@ -129,13 +139,14 @@ class Sidecar:
             Perception(decoder, order, self._hub),
             Metadata(self.registry, self.ready),
             Models(root, s, self.registry, self.reconciler, self.monitor),
-            SafetyReports(self.safety, self._hub),
+            SafetyReports(self.safety, self._hub, self.injector),
             AuditReports(self.audit.log),
         )
         batch = batch_methods(parts)
         processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state, self._rests)
         return Dispatcher(
-            self.registry, self.audit, processor, batch, unary_methods(parts), stream_methods(parts), missing_methods(),
+            self.registry, self.audit, processor, batch, unary_methods(parts), stream_methods(parts),
+            missing_methods(self.injector is not None),
             revalidation, self, s.models_inline_run_us_max / 1e6, _WORKER_QUEUE_MAX, s.limits_watchers_max,
         )  # fmt: skip
 
@@ -144,6 +155,8 @@ class Sidecar:
     def start(self) -> tuple[int, int]:
         """Listen and start loading; returns the ports of gRPC and metrics. Raises ``OSError``."""
         s = self.settings
+        if self.injector is not None:
+            self._enable_injection(self.injector)
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         self._watcher.start()

@@ -92,6 +92,7 @@ class Settings:
     audit_refusals_per_s: int = 1000
     safety_probe_interval_s: float = 60
     safety_run_ms_max: int = 10000
+    safety_injection: bool = False
     ladder_answers_max: int = 1024
     ladder_bytes_max: int = 67108864
     supervisor_restart_after_ms: int = 2000
@@ -329,6 +330,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('safety.run_ms_max', 'safety_run_ms_max', 'int', 10000, 1, 3600000,
          (), None,
          'A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.'),
+    Spec('safety.injection', 'safety_injection', 'bool', False, None, None,
+         (), None,
+         'Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.'),
     Spec('ladder.answers_max', 'ladder_answers_max', 'int', 1024, 1, 1000000,
          (), None,
          'Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.'),

@@ -48,7 +48,8 @@ class Supervision:
         self._lock = threading.Lock()
         self._states = {n: core.EntityState() for n in self._entities if n != "run"}
         self._runs: dict[int, _Run] = {}
-        self._late: dict[str, int] = {}
+        self._told_of = dict.fromkeys(self._states, 0)
+        """Expiries that were told, by part: they come about at checkpoints too."""
         self._global = core.GlobalState()
         self._stopped = ""
         self.hung: dict[str, str] = {}
@@ -98,8 +99,9 @@ class Supervision:
         with self._lock:
             for name, before in self._states.items():
                 after = self._states[name] = core.cycle(self._entities[name], before, now_ms)
-                if after.expiries > before.expiries:
-                    told.append((name, after.reason))
+                if after.expiries > self._told_of[name]:
+                    self._told_of[name] = after.expiries
+                    told.append((name, after.reason or before.reason))
             self._global = core.global_status(self._global, self._states.values(), now_ms, self._stopped_after_ms)
             expired = {n: s.reason for n, s in self._states.items() if s.status == core.EXPIRED}
         if self._global.status == core.STOPPED:

@@ -27,6 +27,7 @@ __all__ = ["ROOT", "Product", "wait_for"]
 ROOT = Path(__file__).resolve().parents[2]
 TARGETED = {
     ("safety", "status"),
+    ("safety", "inject"),
     ("safety", "watch"),
     ("safety", "history"),
     ("safety", "reset"),

@@ -93,6 +93,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
+		Injection:          s.SafetyInjection,
 		LadderAnswersMax:   s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")), g.audit, metrics, g.tracer, g.log)
@@ -101,6 +102,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	}
 	g.client = link.New(linkConfig(s, instance), g.service)
 	g.service.AttachLink(g.client)
+	g.service.AnnounceInjection()
 	if err := g.attachReader(hashKey); err != nil {
 		return nil, err
 	}

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "f756f2262debe4b6b4640c6e2f8d287b5cd8c97cb3af605e7107cd5a6d84b9e6"
+const Digest = "15f6314ede4a606a50547f6def634b00892eb8e19166d14a0ab8355167f2a98b"

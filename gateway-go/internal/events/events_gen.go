@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "c82c92d090b764ce0267ca28e641788dd47f9ed424f741cbbc90e98b2e7db9de"
+const CatalogueDigest = "e0fa794715c5d6c9c3a2c893fa9efad6ed392451810b09b55a337659e724eef3"
 
 // Ids of events.
 const (
@@ -82,6 +82,10 @@ const (
 	SupervisionExpired uint32 = 4008
 	// ActionFailed: What the safety table requests could not be carried out; a stop that could not be kept on disk is tried again.
 	ActionFailed uint32 = 4009
+	// InjectionEnabled: This process can have faults injected (safety.injection).
+	InjectionEnabled uint32 = 4010
+	// FaultInjected: A fault is injected from here on: kind, model, duration, magnitude. It begins when this record is written.
+	FaultInjected uint32 = 4011
 	// LogOpened: The log was opened by a new run of its writer.
 	LogOpened uint32 = 5001
 	// LogRecovered: The log's end was found after a crash; a torn tail was cut.
@@ -147,6 +151,8 @@ var Names = map[uint32]string{
 	4007: "sidecar_killed",
 	4008: "supervision_expired",
 	4009: "action_failed",
+	4010: "injection_enabled",
+	4011: "fault_injected",
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
@@ -200,6 +206,8 @@ var Classes = map[uint32]string{
 	4007: "safety",
 	4008: "safety",
 	4009: "safety",
+	4010: "safety",
+	4011: "safety",
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",

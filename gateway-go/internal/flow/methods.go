@@ -49,6 +49,7 @@ var controlMethods = map[string]bool{
 	"/inference.GRPCInferenceService/RepositoryModelUnload":      true,
 	"/vigil.audit.v1.AuditService/RotateKey":                     true,
 	"/vigil.safety.v1.SafetyService/Reset":                       true,
+	"/vigil.safety.v1.SafetyService/Inject":                      true,
 	"/inference.GRPCInferenceService/TraceSetting":               true,
 	"/inference.GRPCInferenceService/LogSettings":                true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,

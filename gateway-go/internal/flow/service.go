@@ -42,6 +42,8 @@ type Limits struct {
 	SupervisionTimeout, RestartAfter time.Duration
 	// LadderAnswersMax and LadderBytesMax bound the last good answers that are kept.
 	LadderAnswersMax, LadderBytesMax int64
+	// Injection offers SafetyService.Inject.
+	Injection bool
 }
 
 // Caller is what an edge knows of who calls.

@@ -47,6 +47,7 @@ var localAnswers = map[string]func(context.Context, *Service, proto.Message) (pr
 	},
 	"/vigil.safety.v1.SafetyService/History": history,
 	"/vigil.safety.v1.SafetyService/Reset":   reset,
+	"/vigil.safety.v1.SafetyService/Inject":  inject,
 	"/vigil.audit.v1.AuditService/Checkpoint": func(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 		if err := s.ownLog(m.(*auditv1.CheckpointRequest).Log); err != nil {
 			return nil, err
@@ -94,7 +95,7 @@ func stateValue(name string) safetyv1.State {
 // system is the state of the whole: the gateway's subjects and the sidecar's.
 func (s *Service) system() *safetyv1.SystemState {
 	own := s.monitor.Status(sidecarSubject)
-	out := &safetyv1.SystemState{TableDigest: s.monitor.Table().Digest}
+	out := &safetyv1.SystemState{TableDigest: s.monitor.Table().Digest, Injection: s.limits.Injection}
 	out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
 		Subject: sidecarSubject, State: stateValue(own.State), Reason: own.Reason, SinceUs: own.SinceUs,
 	})

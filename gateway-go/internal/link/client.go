@@ -58,6 +58,7 @@ type Client struct {
 	observer  Observer
 	conn      atomic.Pointer[conn]
 	condemned atomic.Pointer[string]
+	other     atomic.Pointer[peer]
 }
 
 // New makes a client; Run connects it.
@@ -110,6 +111,7 @@ func (c *Client) once(ctx context.Context) error {
 		return fmt.Errorf("the sidecar's process: %w", err)
 	}
 	defer other.release()
+	c.other.Store(other)
 	cn := newConn(raw, welcome, c.config.LaneCallsMax)
 	defer cn.fail(ErrDown)
 	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
@@ -291,6 +293,14 @@ func (c *Client) sendBeat(cn *conn, sent string) string {
 // Condemn has the connected sidecar killed at the next heartbeat, so that its
 // supervisor starts another.
 func (c *Client) Condemn(why string) { c.condemned.Store(&why) }
+
+// Signal sends a signal to the sidecar that is, or was last, connected.
+func (c *Client) Signal(which unix.Signal) error {
+	if other := c.other.Load(); other != nil {
+		return other.signal(which)
+	}
+	return ErrDown
+}
 
 // Condemned says why the sidecar is to be killed; empty when it is not.
 func (c *Client) Condemned() string {

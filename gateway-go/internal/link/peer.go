@@ -56,4 +56,6 @@ func (p *peer) stopped() bool {
 
 func (p *peer) kill() error { return p.process.Signal(unix.SIGKILL) }
 
+func (p *peer) signal(which unix.Signal) error { return p.process.Signal(which) }
+
 func (p *peer) release() { _ = p.process.Release() }

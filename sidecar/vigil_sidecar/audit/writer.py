@@ -136,7 +136,7 @@ class AuditWriter:
             keys.settle(origin, lambda: last_key_note(self._folder))
             check_head(self._folder, end, keys, origin)
         self.instance, self._sequence, self._leaf, self._tree = end.instance, end.next_sequence, end.leaf, end.tree
-        self._path = end.segment
+        self.path = end.segment
         self._fd = self._disk.open(end.segment)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
         if end.torn_bytes:
@@ -153,7 +153,7 @@ class AuditWriter:
         self._fd = create_segment(
             self._folder, self._segment_bytes, self.log_name, self.instance, self._fold(), self._leaf, time.time_ns(), self._disk
         )
-        self._path = self._folder / segment_name(self._sequence)
+        self.path = self._folder / segment_name(self._sequence)
         self._offset, self._size = layout.SEGMENT_HEADER_BYTES, self._segment_bytes
 
     def _fold(self) -> CompactRange:
@@ -262,7 +262,7 @@ class AuditWriter:
         if now_s - self._placed_s < _PLACE_S:
             return
         try:
-            found = os.stat(self._path)
+            found = os.stat(self.path)
         except OSError:
             found = None
         own = os.fstat(self._fd)

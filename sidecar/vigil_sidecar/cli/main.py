@@ -230,6 +230,7 @@ def _safety(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     for name, parser in (("status", status), ("watch", watch), ("history", history), ("reset", reset)):
         _common(parser, target=True)
         parser.set_defaults(run=_lazy("safety", "safety_" + name))
+    _injection(safety)
     simulate = safety.add_parser("simulate", help="drive the table with events from stdin, one JSON line each (safety/events.schema.json)")
     simulate.add_argument("--parameter", action="append", default=[], metavar="NAME=N", help="a parameter of safety/machine.yaml")
     simulate.set_defaults(run=_lazy("safety", "safety_simulate"))
@@ -237,6 +238,34 @@ def _safety(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     replayed.add_argument("dir", nargs="?", metavar="DIR", help="a log, or a folder with both (default: those of the data folder)")
     _common(replayed, target=False)
     replayed.set_defaults(run=_lazy("safety", "safety_replay"))
+
+
+def _injection(safety: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    kinds = safety.add_parser("kinds", help="faults that can be injected")
+    kinds.add_argument("--json", action="store_true", help="one JSON object a line")
+    kinds.set_defaults(run=_lazy("injecting", "safety_kinds"))
+    inject = safety.add_parser("inject", help="bring about one fault; only where safety.injection is on")
+    inject.add_argument("kind", metavar="KIND", help="see vigil safety kinds")
+    inject.add_argument("--model", metavar="NAME", help="the model that it is about")
+    inject.add_argument("--duration-ms", type=int, default=0, metavar="N", help="how long (default: as the kind says)")
+    inject.add_argument(
+        "--magnitude", type=float, default=0.0, metavar="X", help="how much, in the kind's unit (default: as the kind says)"
+    )
+    _common(inject, target=True)
+    inject.set_defaults(run=_lazy("injecting", "safety_inject"))
+    campaign = safety.add_parser("campaign", help="inject every kind, under load, and report; only where safety.injection is on")
+    campaign.add_argument("--model", required=True, metavar="NAME", help="the model that is called and made to fail")
+    campaign.add_argument("--quick", action="store_true", help="each kind once, and once with a magnitude that must trip nothing")
+    campaign.add_argument(
+        "--repetitions", type=int, default=0, metavar="N", help="injections of each kind (1000; 100 where a process restarts)"
+    )
+    campaign.add_argument("--kinds", action="append", default=[], metavar="K,K", help="only these kinds")
+    campaign.add_argument(
+        "--quiet-s", type=float, metavar="S", help="load without any fault before, for false alarms (600; 0 with --quick)"
+    )
+    campaign.add_argument("--out", metavar="DIR", help="where the report goes (default: campaign below the data folder)")
+    _common(campaign, target=True)
+    campaign.set_defaults(run=_lazy("injecting", "safety_campaign"), dir=None)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from vigil_sidecar.engine.staging import StagedFile, stage
 from vigil_sidecar.engine.warmup import Warmth, warm_up
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.options import ModelOptions
-from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, Runnable
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Loader"]
@@ -35,8 +35,14 @@ def _check_gates(options: ModelOptions, warmth: Warmth) -> None:
 class Loader:
     """Turns a file into a version that may serve. Used by the reconciler's thread only."""
 
-    def __init__(self, settings: Settings, observe: Callable[[ModelEvent], None], check: Callable[[LoadedVersion], None]):
-        """``check`` is the last gate (a pipeline tries its graph); it raises ``CandidateRefused``."""
+    def __init__(self, settings: Settings, observe: Callable[[ModelEvent], None], check: Callable[[LoadedVersion], None],
+        wrap: Callable[[str, Runnable], Runnable] | None = None,
+    ) -> None:  # fmt: skip
+        """``check`` is the last gate (a pipeline tries its graph); it raises ``CandidateRefused``.
+
+        ``wrap(model, session)`` may put something between a version and its session.
+        """
+        self._wrap = wrap or (lambda model, session: session)
         self._settings, self._observe, self._check = settings, observe, check
         self._libc = ctypes.CDLL(None)
         self._retired: queue.SimpleQueue[LoadedVersion] = queue.SimpleQueue()
@@ -64,7 +70,7 @@ class Loader:
             warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, budget_s)
             _check_gates(options, warmth)
             version = LoadedVersion(
-                model, number, staged.digest, staged.size, session, options,
+                model, number, staged.digest, staged.size, self._wrap(model, session), options,
                 warmth.max_batch_size, warmth.run_s, warmth.batch_difference, warmth.golden, self._closed,
             )  # fmt: skip
             self._check(version)

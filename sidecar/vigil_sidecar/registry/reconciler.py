@@ -163,6 +163,7 @@ class Reconciler:
         if model.serving is None and not folder.is_dir():
             self._forget(model)
             return
+        memory.told.intersection_update(view.ignored)  # what is over may come again, and is told again
         for entry in view.ignored:
             self._tell_once(memory, name, entry)
         if not self._config_settled(model, memory, view):

@@ -21,7 +21,7 @@ from inference.grpc_service_pb2 import ModelInferRequest
 from vigil_sidecar.audit.tensor_hash import tensor_prefix, uvarint
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY
-from vigil_sidecar.errors import LimitHit
+from vigil_sidecar.errors import LimitHit, OutputViolation
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 from vigil_sidecar.server.open_inference import (
@@ -30,6 +30,7 @@ from vigil_sidecar.server.open_inference import (
     Finish,
     answer_head,
     bounded,
+    check_shape,
     finite,
     id_field,
     infer_job,
@@ -80,9 +81,13 @@ class TensorForm:
         return feeds
 
     def answer(self, jobs: Sequence[Job], arrays: Sequence[Any]) -> bool:
-        """Set the result of every job; False when an output of the batch violates a limit."""
-        if not plausible(self.version, arrays):
+        """Set the result of every job; False when an output of the batch violates a limit or has another shape than declared."""
+        try:
+            return plausible(self.version, arrays) and self._answer(jobs, arrays)
+        except OutputViolation:  # of a shape not seen before: whose it is, is found out one by one
             return False
+
+    def _answer(self, jobs: Sequence[Job], arrays: Sequence[Any]) -> bool:
         whole = [a.tobytes() for a in arrays]
         if not self.batched:
             self._answer_one(jobs[0], self._plan(0, tuple([a.shape for a in arrays])), whole)
@@ -126,6 +131,7 @@ class TensorForm:
         full = tuple([(rows, *s) for s in shapes]) if self.batched else shapes
         slices = []
         for name, shape in zip(self.names, full, strict=True):
+            check_shape(name, shape, self.version)
             datatype = self.version.outputs[name].datatype
             size = ITEM_BYTES[datatype] * int(np.prod(shape, dtype=np.int64))
             slices.append(_OutputSlice(tensor_prefix(name, datatype, shape, size), RAW_TAG + uvarint(size)))

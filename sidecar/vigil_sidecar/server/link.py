@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +18,9 @@ from vigil.link.v1 import link_pb2 as link
 from vigil_sidecar.audit.entry import ZERO8, ZERO16
 from vigil_sidecar.errors import VigilError
 from vigil_sidecar.server.call import Call, CallContext, Reply
+from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.dispatch import Dispatcher
-from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_frames, encode_reply, heartbeat_crc, replies_frame
+from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_reply, heartbeat_crc, replies_frame
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
@@ -51,89 +51,13 @@ class LinkConfig(NamedTuple):
     spin_ns: int
 
 
-class _Connection:
-    """One gateway. Replies may come from any thread; chunks of a large one interleave with others'."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.open = True
-        self.calls: dict[int, Call] = {}
-        self.last_heard = time.monotonic()
-        self.reading = False
-        """Whether the reader waits for the gateway; else silence is this side's own, as when a small model runs in the reader."""
-        self._lock = threading.Lock()
-        self._urgent: deque[bytes] = deque()
-        self.checkpoint_sent = b""
-        self.ladders_sent: link.Ladders | None = None
-        self._stream = self._beats = 0
-        self.drained = threading.Event()
-        """The gateway said that no unary call waits for this sidecar."""
-
-    def heard(self) -> None:
-        """Note a sign of life: any piece of any frame is one."""
-        self.last_heard = time.monotonic()
-
-    def beat(self, beat: link.Heartbeat) -> None:
-        """Check a heartbeat of the gateway; raises ``LinkDamage``."""
-        if beat.crc != heartbeat_crc(beat):
-            raise LinkDamage("heartbeat does not match its CRC-32C")
-        if beat.count != self._beats + 1:
-            raise LinkDamage(f"heartbeat {beat.count} came after {self._beats}")
-        self._beats = beat.count
-
-    def send(self, *parts: bytes) -> None:
-        """Send a frame given as its parts; a gateway that takes nothing for five seconds is cut off."""
-        with self._lock:
-            self._stream += 1
-            stream = self._stream
-        for piece in encode_frames(parts, stream):
-            with self._lock:
-                if not self._send_locked(piece):
-                    return
-
-    def send_first(self, frame: bytes) -> None:
-        """Send a small frame before everything that waits: at once, or between two pieces of what is being sent."""
-        self._urgent.append(b"".join(encode_frames((frame,), 0)))
-        if self._lock.acquire(blocking=False):
-            try:
-                self._send_locked(b"")
-            finally:
-                self._lock.release()
-
-    def _send_locked(self, piece: bytes) -> bool:
-        """Send a piece, then what is urgent; False when the connection is over. The lock is held."""
-        if not self.open:
-            return False
-        try:
-            if piece:
-                self.sock.sendall(piece)
-            while self._urgent:
-                self.sock.sendall(self._urgent.popleft())
-        except OSError:
-            self.close()
-        return self.open
-
-    def close(self) -> None:
-        """End the connection and cancel its calls."""
-        self.open = False
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def cancel_all(self) -> None:
-        """Cancel what is under way."""
-        for call in list(self.calls.values()):
-            call.cancel()
-
-
 class LinkServer:
     """Listens on the Unix socket. ``heartbeat`` fills in the sidecar's own status."""
 
     def __init__(
         self, config: LinkConfig, dispatcher: Dispatcher, heartbeat: Callable[[link.Heartbeat], None],
         notice: Callable[[str, str], None], anchor: Callable[[bytes], None], ladders: Callable[[], link.Ladders | None],
-        news: threading.Event,
+        news: threading.Event, connect: Callable[[socket.socket], Connection] = Connection,
     ) -> None:  # fmt: skip
         """``notice(what, text)`` hears of ``up``, ``lost``, ``damage`` and ``expired``; ``anchor`` of the gateway's checkpoints.
 
@@ -142,11 +66,11 @@ class LinkServer:
         """
         self._config, self._dispatcher = config, dispatcher
         self._heartbeat, self._notice, self._anchor, self._ladders = heartbeat, notice, anchor, ladders
-        self._news = news
+        self._news, self._connect = news, connect
         self._methods = dispatcher.methods
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._claims = threading.Lock()
-        self._claimed: _Connection | None = None
+        self._claimed: Connection | None = None
         self._stopping = threading.Event()
         self._beats = 0
         self._validated = False
@@ -213,7 +137,7 @@ class LinkServer:
         seconds = int(_SEND_TIMEOUT_S)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        connection = _Connection(sock)
+        connection = self._connect(sock)
         reader = FrameReader(sock, self._config.frame_bytes_max, connection.heard, self._config.spin_ns)
         try:
             reason = self._greet(reader, connection)
@@ -237,7 +161,7 @@ class LinkServer:
             if self._connection is connection:
                 self._connection = None
 
-    def _greet(self, reader: FrameReader, connection: _Connection) -> str:
+    def _greet(self, reader: FrameReader, connection: Connection) -> str:
         frame = reader.read()
         if frame is None or frame.WhichOneof("body") != "hello":
             return "the first frame must be hello"
@@ -257,7 +181,7 @@ class LinkServer:
         connection.send(link.Frame(welcome=welcome).SerializeToString())
         return ""
 
-    def _read_loop(self, reader: FrameReader, connection: _Connection) -> None:
+    def _read_loop(self, reader: FrameReader, connection: Connection) -> None:
         while True:
             connection.heard()
             connection.reading = True
@@ -286,7 +210,7 @@ class LinkServer:
             else:
                 raise LinkDamage(f"unexpected frame {body}")
 
-    def _take(self, connection: _Connection, calls: link.Calls) -> None:
+    def _take(self, connection: Connection, calls: link.Calls) -> None:
         now_ns = time.monotonic_ns()
         replies: list[tuple[bytes, bytes]] = []
         lane, model = calls.lane, calls.model

@@ -54,7 +54,8 @@ def batch_methods(parts: Parts) -> dict[str, BatchMethod]:
 def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
     """Calls that are answered one by one."""
     meta, mod = parts.metadata, parts.models
-    return {
+    injecting = {_SAFETY + "Inject": UnaryMethod(safety.InjectRequest, parts.safety.inject, control=True)} if parts.safety.injector else {}
+    return injecting | {
         _OIP + "ServerLive": UnaryMethod(oip.ServerLiveRequest, meta.live),
         _OIP + "ServerReady": UnaryMethod(oip.ServerReadyRequest, meta.ready),
         _OIP + "ModelReady": UnaryMethod(oip.ModelReadyRequest, meta.model_ready),
@@ -81,11 +82,12 @@ def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
     }
 
 
-def missing_methods() -> dict[str, str]:
+def missing_methods(injection: bool = False) -> dict[str, str]:
     """Declared methods that are not built yet, with what to use instead."""
     reads = "the gateway reads both logs for callers; ask it"
     shared = "shared memory is not offered yet; send tensors in raw_input_contents"
-    return {
+    inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
+    return inject | {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is not offered yet; use ModelInfer",
         _OIP + "ModelConfig": "ModelConfig is not offered yet; use ModelMetadata or vigil.models.v1.ModelsService/GetModel",
         _OIP + "ModelStatistics": "ModelStatistics is not offered yet; read the metrics at /metrics",

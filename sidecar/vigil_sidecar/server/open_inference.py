@@ -17,7 +17,7 @@ from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, U
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
 
-__all__ = ["answer_head", "bounded", "check_output", "finite", "id_field", "infer_job", "not_finite", "plausible"]
+__all__ = ["answer_head", "bounded", "check_output", "check_shape", "finite", "id_field", "infer_job", "not_finite", "plausible"]
 
 Array = np.ndarray[Any, Any]
 _ELEMENTS_MAX = 1 << 31
@@ -163,6 +163,13 @@ def plausible(version: LoadedVersion, arrays: Sequence[Array]) -> bool:
     return True
 
 
+def check_shape(name: str, shape: tuple[int, ...], version: LoadedVersion) -> None:
+    """Raise ``OutputViolation`` unless an output has the shape that the graph declares."""
+    wanted = version.outputs[name].shape
+    if len(shape) != len(wanted) or any(w not in (-1, s) for w, s in zip(wanted, shape, strict=True)):
+        raise OutputViolation(f"output '{name}' of model '{version.model}' has the shape {list(shape)}, the graph declares {list(wanted)}")
+
+
 def check_output(name: str, array: Array, version: LoadedVersion) -> None:
     """Raise ``OutputViolation`` unless the array is finite and within the model's limits."""
     if array.dtype.kind != "f":
@@ -222,6 +229,7 @@ class Finish:
         tensors: list[Tensor] = []
         parts = [answer_head(version, self.names, tuple([a.shape for a in arrays])), id_field(self.request_id)]
         for name, array in zip(self.names, arrays, strict=True):
+            check_shape(name, array.shape, version)
             check_output(name, array, version)
             datatype = version.outputs[name].datatype
             raw = to_raw(array, datatype)

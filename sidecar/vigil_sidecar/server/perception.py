@@ -25,7 +25,7 @@ from vigil_sidecar.pipelines.detection import DetectedBox, DetectionPipeline, ch
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call, Reply
-from vigil_sidecar.server.open_inference import check_output
+from vigil_sidecar.server.open_inference import check_output, check_shape
 from vigil_sidecar.streams.sources import SourceOrder, WatchHub
 
 __all__ = ["Perception", "boxes_hash"]
@@ -64,6 +64,7 @@ class _Finish:
     def __call__(self, arrays: Sequence[Array]) -> JobResult:
         version = self.version
         for name, array in zip(version.outputs, arrays, strict=True):
+            check_shape(name, array.shape, version)
             check_output(name, array, version)
         try:
             boxes = self.pipeline.boxes(arrays, self.width, self.height, self.request.min_confidence)

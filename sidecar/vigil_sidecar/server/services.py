@@ -15,7 +15,8 @@ from vigil.safety.v1 import safety_pb2 as safety
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
 from vigil_sidecar.audit.writer import AuditWriter
-from vigil_sidecar.errors import AuditError, Forbidden, NotStopped, SemanticViolation, Unavailable, UnknownModel
+from vigil_sidecar.errors import AuditError, Forbidden, NotStopped, SemanticViolation, Unavailable, Unimplemented, UnknownModel
+from vigil_sidecar.injection.injector import DELAY_MS, Injector
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.repository import MODEL_NAME, read_latest, restore_latest, write_latest
@@ -216,12 +217,24 @@ def transition_message(change: Change) -> safety.Transition:
 class SafetyReports:
     """SafetyService of the sidecar: its models."""
 
-    def __init__(self, keeper: Safety, hub: WatchHub) -> None:
+    def __init__(self, keeper: Safety, hub: WatchHub, injector: Injector | None = None) -> None:
+        self.injector = injector
+        """Only where faults may be injected."""
         self._safety, self._monitor, self._hub = keeper, keeper.monitor, hub
 
     def get(self, request: safety.GetRequest, call: Call) -> safety.GetResponse:
         """The present state."""
-        return safety.GetResponse(state=system_state(self._monitor))
+        state = system_state(self._monitor)
+        state.injection = self.injector is not None
+        return safety.GetResponse(state=state)
+
+    def inject(self, request: safety.InjectRequest, call: Call) -> safety.InjectResponse:
+        """Have a fault begin."""
+        if self.injector is None:
+            raise Unimplemented("faults are injected only where safety.injection is on")
+        call.subject, call.reason = request.model, request.kind
+        done = self.injector.inject(request.kind, request.model, request.duration_ms, request.magnitude)
+        return safety.InjectResponse(inject_delay_ms=DELAY_MS, duration_ms=done.duration_ms, magnitude=done.magnitude)
 
     def history(self, request: safety.HistoryRequest, call: Call) -> safety.HistoryResponse:
         """The latest changes of this run, oldest first."""

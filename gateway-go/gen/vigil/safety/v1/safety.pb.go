@@ -83,6 +83,138 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
 }
 
+type InjectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The model that it is about; needed by kinds about models and files.
+	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	// How long; 0 means as long as the kind says.
+	DurationMs uint32 `protobuf:"varint,3,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// How much, in the kind's unit; 0 means as much as the kind says.
+	Magnitude     float64 `protobuf:"fixed64,4,opt,name=magnitude,proto3" json:"magnitude,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectRequest) Reset() {
+	*x = InjectRequest{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectRequest) ProtoMessage() {}
+
+func (x *InjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectRequest.ProtoReflect.Descriptor instead.
+func (*InjectRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *InjectRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *InjectRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *InjectRequest) GetDurationMs() uint32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *InjectRequest) GetMagnitude() float64 {
+	if x != nil {
+		return x.Magnitude
+	}
+	return 0
+}
+
+// InjectResponse comes before the fault: it begins inject_delay_ms later.
+type InjectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	InjectDelayMs uint32                 `protobuf:"varint,1,opt,name=inject_delay_ms,json=injectDelayMs,proto3" json:"inject_delay_ms,omitempty"`
+	DurationMs    uint32                 `protobuf:"varint,2,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	Magnitude     float64                `protobuf:"fixed64,3,opt,name=magnitude,proto3" json:"magnitude,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectResponse) Reset() {
+	*x = InjectResponse{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectResponse) ProtoMessage() {}
+
+func (x *InjectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectResponse.ProtoReflect.Descriptor instead.
+func (*InjectResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *InjectResponse) GetInjectDelayMs() uint32 {
+	if x != nil {
+		return x.InjectDelayMs
+	}
+	return 0
+}
+
+func (x *InjectResponse) GetDurationMs() uint32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *InjectResponse) GetMagnitude() float64 {
+	if x != nil {
+		return x.Magnitude
+	}
+	return 0
+}
+
 type HistoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Subjects to report; empty means all.
@@ -95,7 +227,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -107,7 +239,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[0]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -120,7 +252,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{0}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *HistoryRequest) GetSubjects() []string {
@@ -146,7 +278,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -158,7 +290,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[1]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -171,7 +303,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{1}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HistoryResponse) GetTransitions() []*Transition {
@@ -194,7 +326,7 @@ type ResetRequest struct {
 
 func (x *ResetRequest) Reset() {
 	*x = ResetRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +338,7 @@ func (x *ResetRequest) String() string {
 func (*ResetRequest) ProtoMessage() {}
 
 func (x *ResetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[2]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +351,7 @@ func (x *ResetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
 func (*ResetRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{2}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ResetRequest) GetSubject() string {
@@ -254,7 +386,7 @@ type ResetResponse struct {
 
 func (x *ResetResponse) Reset() {
 	*x = ResetResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +398,7 @@ func (x *ResetResponse) String() string {
 func (*ResetResponse) ProtoMessage() {}
 
 func (x *ResetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[3]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +411,7 @@ func (x *ResetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
 func (*ResetResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{3}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ResetResponse) GetSubjects() []string {
@@ -304,7 +436,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +448,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[4]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +461,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{4}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{6}
 }
 
 type GetResponse struct {
@@ -341,7 +473,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +485,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[5]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +498,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{5}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetResponse) GetState() *SystemState {
@@ -389,7 +521,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +533,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[6]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +546,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{6}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchRequest) GetSubjects() []string {
@@ -442,7 +574,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +586,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[7]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +599,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{7}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchResponse) GetState() *SystemState {
@@ -502,7 +634,7 @@ type Transition struct {
 
 func (x *Transition) Reset() {
 	*x = Transition{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +646,7 @@ func (x *Transition) String() string {
 func (*Transition) ProtoMessage() {}
 
 func (x *Transition) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[8]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +659,7 @@ func (x *Transition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Transition.ProtoReflect.Descriptor instead.
 func (*Transition) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{8}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Transition) GetSubject() string {
@@ -594,7 +726,7 @@ type SubjectState struct {
 
 func (x *SubjectState) Reset() {
 	*x = SubjectState{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +738,7 @@ func (x *SubjectState) String() string {
 func (*SubjectState) ProtoMessage() {}
 
 func (x *SubjectState) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[9]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +751,7 @@ func (x *SubjectState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubjectState.ProtoReflect.Descriptor instead.
 func (*SubjectState) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{9}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubjectState) GetSubject() string {
@@ -656,14 +788,16 @@ type SystemState struct {
 	State    State                  `protobuf:"varint,1,opt,name=state,proto3,enum=vigil.safety.v1.State" json:"state,omitempty"`
 	Subjects []*SubjectState        `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
 	// SHA-256 of safety/machine.yaml, hex.
-	TableDigest   string `protobuf:"bytes,3,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
+	TableDigest string `protobuf:"bytes,3,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
+	// Whether faults can be injected here (safety.injection): then nothing is promised.
+	Injection     bool `protobuf:"varint,4,opt,name=injection,proto3" json:"injection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SystemState) Reset() {
 	*x = SystemState{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +809,7 @@ func (x *SystemState) String() string {
 func (*SystemState) ProtoMessage() {}
 
 func (x *SystemState) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[10]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +822,7 @@ func (x *SystemState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemState.ProtoReflect.Descriptor instead.
 func (*SystemState) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{10}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SystemState) GetState() State {
@@ -712,11 +846,29 @@ func (x *SystemState) GetTableDigest() string {
 	return ""
 }
 
+func (x *SystemState) GetInjection() bool {
+	if x != nil {
+		return x.Injection
+	}
+	return false
+}
+
 var File_vigil_safety_v1_safety_proto protoreflect.FileDescriptor
 
 const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\n" +
-	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"^\n" +
+	"\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\xb1\x01\n" +
+	"\rInjectRequest\x12\x1d\n" +
+	"\x04kind\x18\x01 \x01(\tB\t\xfaB\x06r\x04\x10\x01\x18@R\x04kind\x12\x1e\n" +
+	"\x05model\x18\x02 \x01(\tB\b\xfaB\x05r\x03\x18\x80\x02R\x05model\x12*\n" +
+	"\vduration_ms\x18\x03 \x01(\rB\t\xfaB\x06*\x04\x18\xc0\xcf$R\n" +
+	"durationMs\x125\n" +
+	"\tmagnitude\x18\x04 \x01(\x01B\x17\xfaB\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"w\n" +
+	"\x0eInjectResponse\x12&\n" +
+	"\x0finject_delay_ms\x18\x01 \x01(\rR\rinjectDelayMs\x12\x1f\n" +
+	"\vduration_ms\x18\x02 \x01(\rR\n" +
+	"durationMs\x12\x1c\n" +
+	"\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\"^\n" +
 	"\x0eHistoryRequest\x12,\n" +
 	"\bsubjects\x18\x01 \x03(\tB\x10\xfaB\r\x92\x01\n" +
 	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\x12\x1e\n" +
@@ -758,23 +910,25 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n" +
-	"\bsince_us\x18\x04 \x01(\x03R\asinceUs\"\x99\x01\n" +
+	"\bsince_us\x18\x04 \x01(\x03R\asinceUs\"\xb7\x01\n" +
 	"\vSystemState\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x129\n" +
 	"\bsubjects\x18\x02 \x03(\v2\x1d.vigil.safety.v1.SubjectStateR\bsubjects\x12!\n" +
-	"\ftable_digest\x18\x03 \x01(\tR\vtableDigest*\x83\x01\n" +
+	"\ftable_digest\x18\x03 \x01(\tR\vtableDigest\x12\x1c\n" +
+	"\tinjection\x18\x04 \x01(\bR\tinjection*\x83\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x01\x12\x10\n" +
 	"\fSTATE_NORMAL\x10\x02\x12\x12\n" +
 	"\x0eSTATE_DEGRADED\x10\x03\x12\x14\n" +
 	"\x10STATE_RECOVERING\x10\x04\x12\x13\n" +
-	"\x0fSTATE_SAFE_STOP\x10\x052\xb1\x02\n" +
+	"\x0fSTATE_SAFE_STOP\x10\x052\xfc\x02\n" +
 	"\rSafetyService\x12@\n" +
 	"\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n" +
 	"\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n" +
 	"\aHistory\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12F\n" +
-	"\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
+	"\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponse\x12I\n" +
+	"\x06Inject\x12\x1e.vigil.safety.v1.InjectRequest\x1a\x1f.vigil.safety.v1.InjectResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3"
 
 var (
 	file_vigil_safety_v1_safety_proto_rawDescOnce sync.Once
@@ -789,42 +943,46 @@ func file_vigil_safety_v1_safety_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_safety_v1_safety_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_vigil_safety_v1_safety_proto_goTypes = []any{
 	(State)(0),              // 0: vigil.safety.v1.State
-	(*HistoryRequest)(nil),  // 1: vigil.safety.v1.HistoryRequest
-	(*HistoryResponse)(nil), // 2: vigil.safety.v1.HistoryResponse
-	(*ResetRequest)(nil),    // 3: vigil.safety.v1.ResetRequest
-	(*ResetResponse)(nil),   // 4: vigil.safety.v1.ResetResponse
-	(*GetRequest)(nil),      // 5: vigil.safety.v1.GetRequest
-	(*GetResponse)(nil),     // 6: vigil.safety.v1.GetResponse
-	(*WatchRequest)(nil),    // 7: vigil.safety.v1.WatchRequest
-	(*WatchResponse)(nil),   // 8: vigil.safety.v1.WatchResponse
-	(*Transition)(nil),      // 9: vigil.safety.v1.Transition
-	(*SubjectState)(nil),    // 10: vigil.safety.v1.SubjectState
-	(*SystemState)(nil),     // 11: vigil.safety.v1.SystemState
+	(*InjectRequest)(nil),   // 1: vigil.safety.v1.InjectRequest
+	(*InjectResponse)(nil),  // 2: vigil.safety.v1.InjectResponse
+	(*HistoryRequest)(nil),  // 3: vigil.safety.v1.HistoryRequest
+	(*HistoryResponse)(nil), // 4: vigil.safety.v1.HistoryResponse
+	(*ResetRequest)(nil),    // 5: vigil.safety.v1.ResetRequest
+	(*ResetResponse)(nil),   // 6: vigil.safety.v1.ResetResponse
+	(*GetRequest)(nil),      // 7: vigil.safety.v1.GetRequest
+	(*GetResponse)(nil),     // 8: vigil.safety.v1.GetResponse
+	(*WatchRequest)(nil),    // 9: vigil.safety.v1.WatchRequest
+	(*WatchResponse)(nil),   // 10: vigil.safety.v1.WatchResponse
+	(*Transition)(nil),      // 11: vigil.safety.v1.Transition
+	(*SubjectState)(nil),    // 12: vigil.safety.v1.SubjectState
+	(*SystemState)(nil),     // 13: vigil.safety.v1.SystemState
 }
 var file_vigil_safety_v1_safety_proto_depIdxs = []int32{
-	9,  // 0: vigil.safety.v1.HistoryResponse.transitions:type_name -> vigil.safety.v1.Transition
-	11, // 1: vigil.safety.v1.ResetResponse.state:type_name -> vigil.safety.v1.SystemState
-	11, // 2: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
-	11, // 3: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
-	9,  // 4: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
+	11, // 0: vigil.safety.v1.HistoryResponse.transitions:type_name -> vigil.safety.v1.Transition
+	13, // 1: vigil.safety.v1.ResetResponse.state:type_name -> vigil.safety.v1.SystemState
+	13, // 2: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
+	13, // 3: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
+	11, // 4: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
 	0,  // 5: vigil.safety.v1.Transition.from:type_name -> vigil.safety.v1.State
 	0,  // 6: vigil.safety.v1.Transition.to:type_name -> vigil.safety.v1.State
 	0,  // 7: vigil.safety.v1.SubjectState.state:type_name -> vigil.safety.v1.State
 	0,  // 8: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
-	10, // 9: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
-	5,  // 10: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
-	7,  // 11: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
-	1,  // 12: vigil.safety.v1.SafetyService.History:input_type -> vigil.safety.v1.HistoryRequest
-	3,  // 13: vigil.safety.v1.SafetyService.Reset:input_type -> vigil.safety.v1.ResetRequest
-	6,  // 14: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
-	8,  // 15: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
-	2,  // 16: vigil.safety.v1.SafetyService.History:output_type -> vigil.safety.v1.HistoryResponse
-	4,  // 17: vigil.safety.v1.SafetyService.Reset:output_type -> vigil.safety.v1.ResetResponse
-	14, // [14:18] is the sub-list for method output_type
-	10, // [10:14] is the sub-list for method input_type
+	12, // 9: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
+	7,  // 10: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
+	9,  // 11: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
+	3,  // 12: vigil.safety.v1.SafetyService.History:input_type -> vigil.safety.v1.HistoryRequest
+	5,  // 13: vigil.safety.v1.SafetyService.Reset:input_type -> vigil.safety.v1.ResetRequest
+	1,  // 14: vigil.safety.v1.SafetyService.Inject:input_type -> vigil.safety.v1.InjectRequest
+	8,  // 15: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
+	10, // 16: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
+	4,  // 17: vigil.safety.v1.SafetyService.History:output_type -> vigil.safety.v1.HistoryResponse
+	6,  // 18: vigil.safety.v1.SafetyService.Reset:output_type -> vigil.safety.v1.ResetResponse
+	2,  // 19: vigil.safety.v1.SafetyService.Inject:output_type -> vigil.safety.v1.InjectResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
 	10, // [10:10] is the sub-list for extension extendee
 	0,  // [0:10] is the sub-list for field type_name
@@ -841,7 +999,7 @@ func file_vigil_safety_v1_safety_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_safety_v1_safety_proto_rawDesc), len(file_vigil_safety_v1_safety_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,256 @@ var (
 	_ = sort.Sort
 )
 
+// Validate checks the field values on InjectRequest with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *InjectRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on InjectRequest with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in InjectRequestMultiError, or
+// nil if none found.
+func (m *InjectRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *InjectRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if l := utf8.RuneCountInString(m.GetKind()); l < 1 || l > 64 {
+		err := InjectRequestValidationError{
+			field:  "Kind",
+			reason: "value length must be between 1 and 64 runes, inclusive",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if utf8.RuneCountInString(m.GetModel()) > 256 {
+		err := InjectRequestValidationError{
+			field:  "Model",
+			reason: "value length must be at most 256 runes",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if m.GetDurationMs() > 600000 {
+		err := InjectRequestValidationError{
+			field:  "DurationMs",
+			reason: "value must be less than or equal to 600000",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if val := m.GetMagnitude(); val < 0 || val > 1e+12 {
+		err := InjectRequestValidationError{
+			field:  "Magnitude",
+			reason: "value must be inside range [0, 1e+12]",
+		}
+		if !all {
+			return err
+		}
+		errors = append(errors, err)
+	}
+
+	if len(errors) > 0 {
+		return InjectRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// InjectRequestMultiError is an error wrapping multiple validation errors
+// returned by InjectRequest.ValidateAll() if the designated constraints
+// aren't met.
+type InjectRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m InjectRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m InjectRequestMultiError) AllErrors() []error { return m }
+
+// InjectRequestValidationError is the validation error returned by
+// InjectRequest.Validate if the designated constraints aren't met.
+type InjectRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e InjectRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e InjectRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e InjectRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e InjectRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e InjectRequestValidationError) ErrorName() string { return "InjectRequestValidationError" }
+
+// Error satisfies the builtin error interface
+func (e InjectRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sInjectRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = InjectRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = InjectRequestValidationError{}
+
+// Validate checks the field values on InjectResponse with the rules defined in
+// the proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *InjectResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on InjectResponse with the rules defined
+// in the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in InjectResponseMultiError,
+// or nil if none found.
+func (m *InjectResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *InjectResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for InjectDelayMs
+
+	// no validation rules for DurationMs
+
+	// no validation rules for Magnitude
+
+	if len(errors) > 0 {
+		return InjectResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// InjectResponseMultiError is an error wrapping multiple validation errors
+// returned by InjectResponse.ValidateAll() if the designated constraints
+// aren't met.
+type InjectResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m InjectResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m InjectResponseMultiError) AllErrors() []error { return m }
+
+// InjectResponseValidationError is the validation error returned by
+// InjectResponse.Validate if the designated constraints aren't met.
+type InjectResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e InjectResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e InjectResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e InjectResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e InjectResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e InjectResponseValidationError) ErrorName() string { return "InjectResponseValidationError" }
+
+// Error satisfies the builtin error interface
+func (e InjectResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sInjectResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = InjectResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = InjectResponseValidationError{}
+
 // Validate checks the field values on HistoryRequest with the rules defined in
 // the proto definition for this message. If any rules are violated, the first
 // error encountered is returned, or nil if there are no violations.
@@ -1369,6 +1619,8 @@ func (m *SystemState) validate(all bool) error {
 	}
 
 	// no validation rules for TableDigest
+
+	// no validation rules for Injection
 
 	if len(errors) > 0 {
 		return SystemStateMultiError(errors)

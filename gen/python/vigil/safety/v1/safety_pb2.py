@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from validate import validate_pb2 as validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"^\n\x0eHistoryRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1e\n\x05limit\x18\x02 \x01(\rB\x08\xfa\x42\x05*\x03\x18\xe8\x07R\x05limit\"P\n\x0fHistoryResponse\x12=\n\x0btransitions\x18\x01 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\"r\n\x0cResetRequest\x12\"\n\x07subject\x18\x01 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x07subject\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x08R\x06reason\x12\x1a\n\x02\x62y\x18\x03 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x02\x62y\"_\n\rResetResponse\x12\x1a\n\x08subjects\x18\x01 \x03(\tR\x08subjects\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"\x0c\n\nGetRequest\"A\n\x0bGetResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"]\n\x0cWatchRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1f\n\x06resume\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x06resume\"\x80\x01\n\rWatchResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n\ntransition\x18\x02 \x01(\x0b\x32\x1b.vigil.safety.v1.TransitionR\ntransition\"\xd9\x01\n\nTransition\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12*\n\x04\x66rom\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x04\x66rom\x12&\n\x02to\x18\x03 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n\x07time_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n\x06resume\x18\x07 \x01(\tR\x06resume\"\x89\x01\n\x0cSubjectState\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n\x08since_us\x18\x04 \x01(\x03R\x07sinceUs\"\x99\x01\n\x0bSystemState\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x39\n\x08subjects\x18\x02 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12!\n\x0ctable_digest\x18\x03 \x01(\tR\x0btableDigest*\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x10\n\x0cSTATE_NORMAL\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x14\n\x10STATE_RECOVERING\x10\x04\x12\x13\n\x0fSTATE_SAFE_STOP\x10\x05\x32\xb1\x02\n\rSafetyService\x12@\n\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n\x07History\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12\x46\n\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\xb1\x01\n\rInjectRequest\x12\x1d\n\x04kind\x18\x01 \x01(\tB\t\xfa\x42\x06r\x04\x10\x01\x18@R\x04kind\x12\x1e\n\x05model\x18\x02 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x05model\x12*\n\x0b\x64uration_ms\x18\x03 \x01(\rB\t\xfa\x42\x06*\x04\x18\xc0\xcf$R\ndurationMs\x12\x35\n\tmagnitude\x18\x04 \x01(\x01\x42\x17\xfa\x42\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"w\n\x0eInjectResponse\x12&\n\x0finject_delay_ms\x18\x01 \x01(\rR\rinjectDelayMs\x12\x1f\n\x0b\x64uration_ms\x18\x02 \x01(\rR\ndurationMs\x12\x1c\n\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\"^\n\x0eHistoryRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1e\n\x05limit\x18\x02 \x01(\rB\x08\xfa\x42\x05*\x03\x18\xe8\x07R\x05limit\"P\n\x0fHistoryResponse\x12=\n\x0btransitions\x18\x01 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\"r\n\x0cResetRequest\x12\"\n\x07subject\x18\x01 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x07subject\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x08R\x06reason\x12\x1a\n\x02\x62y\x18\x03 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x02\x62y\"_\n\rResetResponse\x12\x1a\n\x08subjects\x18\x01 \x03(\tR\x08subjects\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"\x0c\n\nGetRequest\"A\n\x0bGetResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"]\n\x0cWatchRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1f\n\x06resume\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x06resume\"\x80\x01\n\rWatchResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n\ntransition\x18\x02 \x01(\x0b\x32\x1b.vigil.safety.v1.TransitionR\ntransition\"\xd9\x01\n\nTransition\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12*\n\x04\x66rom\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x04\x66rom\x12&\n\x02to\x18\x03 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n\x07time_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n\x06resume\x18\x07 \x01(\tR\x06resume\"\x89\x01\n\x0cSubjectState\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n\x08since_us\x18\x04 \x01(\x03R\x07sinceUs\"\xb7\x01\n\x0bSystemState\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x39\n\x08subjects\x18\x02 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12!\n\x0ctable_digest\x18\x03 \x01(\tR\x0btableDigest\x12\x1c\n\tinjection\x18\x04 \x01(\x08R\tinjection*\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x10\n\x0cSTATE_NORMAL\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x14\n\x10STATE_RECOVERING\x10\x04\x12\x13\n\x0fSTATE_SAFE_STOP\x10\x05\x32\xfc\x02\n\rSafetyService\x12@\n\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n\x07History\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12\x46\n\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponse\x12I\n\x06Inject\x12\x1e.vigil.safety.v1.InjectRequest\x1a\x1f.vigil.safety.v1.InjectResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vigil.safety.v1.safety_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z*vigil/gateway/gen/vigil/safety/v1;safetyv1'
+  _globals['_INJECTREQUEST'].fields_by_name['kind']._loaded_options = None
+  _globals['_INJECTREQUEST'].fields_by_name['kind']._serialized_options = b'\372B\006r\004\020\001\030@'
+  _globals['_INJECTREQUEST'].fields_by_name['model']._loaded_options = None
+  _globals['_INJECTREQUEST'].fields_by_name['model']._serialized_options = b'\372B\005r\003\030\200\002'
+  _globals['_INJECTREQUEST'].fields_by_name['duration_ms']._loaded_options = None
+  _globals['_INJECTREQUEST'].fields_by_name['duration_ms']._serialized_options = b'\372B\006*\004\030\300\317$'
+  _globals['_INJECTREQUEST'].fields_by_name['magnitude']._loaded_options = None
+  _globals['_INJECTREQUEST'].fields_by_name['magnitude']._serialized_options = b'\372B\024\022\022\031\000\000\000\242\224\032mB)\000\000\000\000\000\000\000\000'
   _globals['_HISTORYREQUEST'].fields_by_name['subjects']._loaded_options = None
   _globals['_HISTORYREQUEST'].fields_by_name['subjects']._serialized_options = b'\372B\r\222\001\n\020\200\010\"\005r\003\030\200\002'
   _globals['_HISTORYREQUEST'].fields_by_name['limit']._loaded_options = None
@@ -47,30 +55,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST'].fields_by_name['subjects']._serialized_options = b'\372B\r\222\001\n\020\200\010\"\005r\003\030\200\002'
   _globals['_WATCHREQUEST'].fields_by_name['resume']._loaded_options = None
   _globals['_WATCHREQUEST'].fields_by_name['resume']._serialized_options = b'\372B\004r\002\030@'
-  _globals['_STATE']._serialized_start=1289
-  _globals['_STATE']._serialized_end=1420
-  _globals['_HISTORYREQUEST']._serialized_start=74
-  _globals['_HISTORYREQUEST']._serialized_end=168
-  _globals['_HISTORYRESPONSE']._serialized_start=170
-  _globals['_HISTORYRESPONSE']._serialized_end=250
-  _globals['_RESETREQUEST']._serialized_start=252
-  _globals['_RESETREQUEST']._serialized_end=366
-  _globals['_RESETRESPONSE']._serialized_start=368
-  _globals['_RESETRESPONSE']._serialized_end=463
-  _globals['_GETREQUEST']._serialized_start=465
-  _globals['_GETREQUEST']._serialized_end=477
-  _globals['_GETRESPONSE']._serialized_start=479
-  _globals['_GETRESPONSE']._serialized_end=544
-  _globals['_WATCHREQUEST']._serialized_start=546
-  _globals['_WATCHREQUEST']._serialized_end=639
-  _globals['_WATCHRESPONSE']._serialized_start=642
-  _globals['_WATCHRESPONSE']._serialized_end=770
-  _globals['_TRANSITION']._serialized_start=773
-  _globals['_TRANSITION']._serialized_end=990
-  _globals['_SUBJECTSTATE']._serialized_start=993
-  _globals['_SUBJECTSTATE']._serialized_end=1130
-  _globals['_SYSTEMSTATE']._serialized_start=1133
-  _globals['_SYSTEMSTATE']._serialized_end=1286
-  _globals['_SAFETYSERVICE']._serialized_start=1423
-  _globals['_SAFETYSERVICE']._serialized_end=1728
+  _globals['_STATE']._serialized_start=1620
+  _globals['_STATE']._serialized_end=1751
+  _globals['_INJECTREQUEST']._serialized_start=75
+  _globals['_INJECTREQUEST']._serialized_end=252
+  _globals['_INJECTRESPONSE']._serialized_start=254
+  _globals['_INJECTRESPONSE']._serialized_end=373
+  _globals['_HISTORYREQUEST']._serialized_start=375
+  _globals['_HISTORYREQUEST']._serialized_end=469
+  _globals['_HISTORYRESPONSE']._serialized_start=471
+  _globals['_HISTORYRESPONSE']._serialized_end=551
+  _globals['_RESETREQUEST']._serialized_start=553
+  _globals['_RESETREQUEST']._serialized_end=667
+  _globals['_RESETRESPONSE']._serialized_start=669
+  _globals['_RESETRESPONSE']._serialized_end=764
+  _globals['_GETREQUEST']._serialized_start=766
+  _globals['_GETREQUEST']._serialized_end=778
+  _globals['_GETRESPONSE']._serialized_start=780
+  _globals['_GETRESPONSE']._serialized_end=845
+  _globals['_WATCHREQUEST']._serialized_start=847
+  _globals['_WATCHREQUEST']._serialized_end=940
+  _globals['_WATCHRESPONSE']._serialized_start=943
+  _globals['_WATCHRESPONSE']._serialized_end=1071
+  _globals['_TRANSITION']._serialized_start=1074
+  _globals['_TRANSITION']._serialized_end=1291
+  _globals['_SUBJECTSTATE']._serialized_start=1294
+  _globals['_SUBJECTSTATE']._serialized_end=1431
+  _globals['_SYSTEMSTATE']._serialized_start=1434
+  _globals['_SYSTEMSTATE']._serialized_end=1617
+  _globals['_SAFETYSERVICE']._serialized_start=1754
+  _globals['_SAFETYSERVICE']._serialized_end=2134
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,28 @@ STATE_DEGRADED: State
 STATE_RECOVERING: State
 STATE_SAFE_STOP: State
 
+class InjectRequest(_message.Message):
+    __slots__ = ("kind", "model", "duration_ms", "magnitude")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    model: str
+    duration_ms: int
+    magnitude: float
+    def __init__(self, kind: _Optional[str] = ..., model: _Optional[str] = ..., duration_ms: _Optional[int] = ..., magnitude: _Optional[float] = ...) -> None: ...
+
+class InjectResponse(_message.Message):
+    __slots__ = ("inject_delay_ms", "duration_ms", "magnitude")
+    INJECT_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    inject_delay_ms: int
+    duration_ms: int
+    magnitude: float
+    def __init__(self, inject_delay_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., magnitude: _Optional[float] = ...) -> None: ...
+
 class HistoryRequest(_message.Message):
     __slots__ = ("subjects", "limit")
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
@@ -111,11 +133,13 @@ class SubjectState(_message.Message):
     def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
 
 class SystemState(_message.Message):
-    __slots__ = ("state", "subjects", "table_digest")
+    __slots__ = ("state", "subjects", "table_digest", "injection")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
     TABLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INJECTION_FIELD_NUMBER: _ClassVar[int]
     state: State
     subjects: _containers.RepeatedCompositeFieldContainer[SubjectState]
     table_digest: str
-    def __init__(self, state: _Optional[_Union[State, str]] = ..., subjects: _Optional[_Iterable[_Union[SubjectState, _Mapping]]] = ..., table_digest: _Optional[str] = ...) -> None: ...
+    injection: bool
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., subjects: _Optional[_Iterable[_Union[SubjectState, _Mapping]]] = ..., table_digest: _Optional[str] = ..., injection: _Optional[bool] = ...) -> None: ...

@@ -13,7 +13,74 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/safety/v1/safety.proto.
  */
 export const file_vigil_safety_v1_safety: GenFile = /*@__PURE__*/
-  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEiTQoOSGlzdG9yeVJlcXVlc3QSIgoIc3ViamVjdHMYASADKAlCEPpCDZIBChCACCIFcgMYgAISFwoFbGltaXQYAiABKA1CCPpCBSoDGOgHIkMKD0hpc3RvcnlSZXNwb25zZRIwCgt0cmFuc2l0aW9ucxgBIAMoCzIbLnZpZ2lsLnNhZmV0eS52MS5UcmFuc2l0aW9uIl0KDFJlc2V0UmVxdWVzdBIZCgdzdWJqZWN0GAEgASgJQgj6QgVyAxiAAhIaCgZyZWFzb24YAiABKAlCCvpCB3IFEAEYgAgSFgoCYnkYAyABKAlCCvpCB3IFEAEYgAEiTgoNUmVzZXRSZXNwb25zZRIQCghzdWJqZWN0cxgBIAMoCRIrCgVzdGF0ZRgCIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZSIMCgpHZXRSZXF1ZXN0IjoKC0dldFJlc3BvbnNlEisKBXN0YXRlGAEgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlIksKDFdhdGNoUmVxdWVzdBIiCghzdWJqZWN0cxgBIAMoCUIQ+kINkgEKEIAIIgVyAxiAAhIXCgZyZXN1bWUYAiABKAlCB/pCBHICGEAibQoNV2F0Y2hSZXNwb25zZRIrCgVzdGF0ZRgBIAEoCzIcLnZpZ2lsLnNhZmV0eS52MS5TeXN0ZW1TdGF0ZRIvCgp0cmFuc2l0aW9uGAIgASgLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24ipwEKClRyYW5zaXRpb24SDwoHc3ViamVjdBgBIAEoCRIkCgRmcm9tGAIgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEiIKAnRvGAMgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEg0KBWV2ZW50GAQgASgJEg4KBnJlYXNvbhgFIAEoCRIPCgd0aW1lX3VzGAYgASgDEg4KBnJlc3VtZRgHIAEoCSJoCgxTdWJqZWN0U3RhdGUSDwoHc3ViamVjdBgBIAEoCRIlCgVzdGF0ZRgCIAEoDjIWLnZpZ2lsLnNhZmV0eS52MS5TdGF0ZRIOCgZyZWFzb24YAyABKAkSEAoIc2luY2VfdXMYBCABKAMiewoLU3lzdGVtU3RhdGUSJQoFc3RhdGUYASABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSLwoIc3ViamVjdHMYAiADKAsyHS52aWdpbC5zYWZldHkudjEuU3ViamVjdFN0YXRlEhQKDHRhYmxlX2RpZ2VzdBgDIAEoCSqDAQoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABISCg5TVEFURV9TVEFSVElORxABEhAKDFNUQVRFX05PUk1BTBACEhIKDlNUQVRFX0RFR1JBREVEEAMSFAoQU1RBVEVfUkVDT1ZFUklORxAEEhMKD1NUQVRFX1NBRkVfU1RPUBAFMrECCg1TYWZldHlTZXJ2aWNlEkAKA0dldBIbLnZpZ2lsLnNhZmV0eS52MS5HZXRSZXF1ZXN0GhwudmlnaWwuc2FmZXR5LnYxLkdldFJlc3BvbnNlEkgKBVdhdGNoEh0udmlnaWwuc2FmZXR5LnYxLldhdGNoUmVxdWVzdBoeLnZpZ2lsLnNhZmV0eS52MS5XYXRjaFJlc3BvbnNlMAESTAoHSGlzdG9yeRIfLnZpZ2lsLnNhZmV0eS52MS5IaXN0b3J5UmVxdWVzdBogLnZpZ2lsLnNhZmV0eS52MS5IaXN0b3J5UmVzcG9uc2USRgoFUmVzZXQSHS52aWdpbC5zYWZldHkudjEuUmVzZXRSZXF1ZXN0Gh4udmlnaWwuc2FmZXR5LnYxLlJlc2V0UmVzcG9uc2VCLFoqdmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvc2FmZXR5L3YxO3NhZmV0eXYxYgZwcm90bzM", [file_validate_validate]);
+  fileDesc("Chx2aWdpbC9zYWZldHkvdjEvc2FmZXR5LnByb3RvEg92aWdpbC5zYWZldHkudjEijQEKDUluamVjdFJlcXVlc3QSFwoEa2luZBgBIAEoCUIJ+kIGcgQQARhAEhcKBW1vZGVsGAIgASgJQgj6QgVyAxiAAhIeCgtkdXJhdGlvbl9tcxgDIAEoDUIJ+kIGKgQYwM8kEioKCW1hZ25pdHVkZRgEIAEoAUIX+kIUEhIZAAAAopQabUIpAAAAAAAAAAAiUQoOSW5qZWN0UmVzcG9uc2USFwoPaW5qZWN0X2RlbGF5X21zGAEgASgNEhMKC2R1cmF0aW9uX21zGAIgASgNEhEKCW1hZ25pdHVkZRgDIAEoASJNCg5IaXN0b3J5UmVxdWVzdBIiCghzdWJqZWN0cxgBIAMoCUIQ+kINkgEKEIAIIgVyAxiAAhIXCgVsaW1pdBgCIAEoDUII+kIFKgMY6AciQwoPSGlzdG9yeVJlc3BvbnNlEjAKC3RyYW5zaXRpb25zGAEgAygLMhsudmlnaWwuc2FmZXR5LnYxLlRyYW5zaXRpb24iXQoMUmVzZXRSZXF1ZXN0EhkKB3N1YmplY3QYASABKAlCCPpCBXIDGIACEhoKBnJlYXNvbhgCIAEoCUIK+kIHcgUQARiACBIWCgJieRgDIAEoCUIK+kIHcgUQARiAASJOCg1SZXNldFJlc3BvbnNlEhAKCHN1YmplY3RzGAEgAygJEisKBXN0YXRlGAIgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlIgwKCkdldFJlcXVlc3QiOgoLR2V0UmVzcG9uc2USKwoFc3RhdGUYASABKAsyHC52aWdpbC5zYWZldHkudjEuU3lzdGVtU3RhdGUiSwoMV2F0Y2hSZXF1ZXN0EiIKCHN1YmplY3RzGAEgAygJQhD6Qg2SAQoQgAgiBXIDGIACEhcKBnJlc3VtZRgCIAEoCUIH+kIEcgIYQCJtCg1XYXRjaFJlc3BvbnNlEisKBXN0YXRlGAEgASgLMhwudmlnaWwuc2FmZXR5LnYxLlN5c3RlbVN0YXRlEi8KCnRyYW5zaXRpb24YAiABKAsyGy52aWdpbC5zYWZldHkudjEuVHJhbnNpdGlvbiKnAQoKVHJhbnNpdGlvbhIPCgdzdWJqZWN0GAEgASgJEiQKBGZyb20YAiABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSIgoCdG8YAyABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSDQoFZXZlbnQYBCABKAkSDgoGcmVhc29uGAUgASgJEg8KB3RpbWVfdXMYBiABKAMSDgoGcmVzdW1lGAcgASgJImgKDFN1YmplY3RTdGF0ZRIPCgdzdWJqZWN0GAEgASgJEiUKBXN0YXRlGAIgASgOMhYudmlnaWwuc2FmZXR5LnYxLlN0YXRlEg4KBnJlYXNvbhgDIAEoCRIQCghzaW5jZV91cxgEIAEoAyKOAQoLU3lzdGVtU3RhdGUSJQoFc3RhdGUYASABKA4yFi52aWdpbC5zYWZldHkudjEuU3RhdGUSLwoIc3ViamVjdHMYAiADKAsyHS52aWdpbC5zYWZldHkudjEuU3ViamVjdFN0YXRlEhQKDHRhYmxlX2RpZ2VzdBgDIAEoCRIRCglpbmplY3Rpb24YBCABKAgqgwEKBVN0YXRlEhUKEVNUQVRFX1VOU1BFQ0lGSUVEEAASEgoOU1RBVEVfU1RBUlRJTkcQARIQCgxTVEFURV9OT1JNQUwQAhISCg5TVEFURV9ERUdSQURFRBADEhQKEFNUQVRFX1JFQ09WRVJJTkcQBBITCg9TVEFURV9TQUZFX1NUT1AQBTL8AgoNU2FmZXR5U2VydmljZRJACgNHZXQSGy52aWdpbC5zYWZldHkudjEuR2V0UmVxdWVzdBocLnZpZ2lsLnNhZmV0eS52MS5HZXRSZXNwb25zZRJICgVXYXRjaBIdLnZpZ2lsLnNhZmV0eS52MS5XYXRjaFJlcXVlc3QaHi52aWdpbC5zYWZldHkudjEuV2F0Y2hSZXNwb25zZTABEkwKB0hpc3RvcnkSHy52aWdpbC5zYWZldHkudjEuSGlzdG9yeVJlcXVlc3QaIC52aWdpbC5zYWZldHkudjEuSGlzdG9yeVJlc3BvbnNlEkYKBVJlc2V0Eh0udmlnaWwuc2FmZXR5LnYxLlJlc2V0UmVxdWVzdBoeLnZpZ2lsLnNhZmV0eS52MS5SZXNldFJlc3BvbnNlEkkKBkluamVjdBIeLnZpZ2lsLnNhZmV0eS52MS5JbmplY3RSZXF1ZXN0Gh8udmlnaWwuc2FmZXR5LnYxLkluamVjdFJlc3BvbnNlQixaKnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL3NhZmV0eS92MTtzYWZldHl2MWIGcHJvdG8z", [file_validate_validate]);
+
+/**
+ * @generated from message vigil.safety.v1.InjectRequest
+ */
+export type InjectRequest = Message<"vigil.safety.v1.InjectRequest"> & {
+  /**
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * The model that it is about; needed by kinds about models and files.
+   *
+   * @generated from field: string model = 2;
+   */
+  model: string;
+
+  /**
+   * How long; 0 means as long as the kind says.
+   *
+   * @generated from field: uint32 duration_ms = 3;
+   */
+  durationMs: number;
+
+  /**
+   * How much, in the kind's unit; 0 means as much as the kind says.
+   *
+   * @generated from field: double magnitude = 4;
+   */
+  magnitude: number;
+};
+
+/**
+ * Describes the message vigil.safety.v1.InjectRequest.
+ * Use `create(InjectRequestSchema)` to create a new message.
+ */
+export const InjectRequestSchema: GenMessage<InjectRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 0);
+
+/**
+ * InjectResponse comes before the fault: it begins inject_delay_ms later.
+ *
+ * @generated from message vigil.safety.v1.InjectResponse
+ */
+export type InjectResponse = Message<"vigil.safety.v1.InjectResponse"> & {
+  /**
+   * @generated from field: uint32 inject_delay_ms = 1;
+   */
+  injectDelayMs: number;
+
+  /**
+   * @generated from field: uint32 duration_ms = 2;
+   */
+  durationMs: number;
+
+  /**
+   * @generated from field: double magnitude = 3;
+   */
+  magnitude: number;
+};
+
+/**
+ * Describes the message vigil.safety.v1.InjectResponse.
+ * Use `create(InjectResponseSchema)` to create a new message.
+ */
+export const InjectResponseSchema: GenMessage<InjectResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_safety_v1_safety, 1);
 
 /**
  * @generated from message vigil.safety.v1.HistoryRequest
@@ -39,7 +106,7 @@ export type HistoryRequest = Message<"vigil.safety.v1.HistoryRequest"> & {
  * Use `create(HistoryRequestSchema)` to create a new message.
  */
 export const HistoryRequestSchema: GenMessage<HistoryRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 0);
+  messageDesc(file_vigil_safety_v1_safety, 2);
 
 /**
  * @generated from message vigil.safety.v1.HistoryResponse
@@ -56,7 +123,7 @@ export type HistoryResponse = Message<"vigil.safety.v1.HistoryResponse"> & {
  * Use `create(HistoryResponseSchema)` to create a new message.
  */
 export const HistoryResponseSchema: GenMessage<HistoryResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 1);
+  messageDesc(file_vigil_safety_v1_safety, 3);
 
 /**
  * @generated from message vigil.safety.v1.ResetRequest
@@ -87,7 +154,7 @@ export type ResetRequest = Message<"vigil.safety.v1.ResetRequest"> & {
  * Use `create(ResetRequestSchema)` to create a new message.
  */
 export const ResetRequestSchema: GenMessage<ResetRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 2);
+  messageDesc(file_vigil_safety_v1_safety, 4);
 
 /**
  * @generated from message vigil.safety.v1.ResetResponse
@@ -111,7 +178,7 @@ export type ResetResponse = Message<"vigil.safety.v1.ResetResponse"> & {
  * Use `create(ResetResponseSchema)` to create a new message.
  */
 export const ResetResponseSchema: GenMessage<ResetResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 3);
+  messageDesc(file_vigil_safety_v1_safety, 5);
 
 /**
  * @generated from message vigil.safety.v1.GetRequest
@@ -124,7 +191,7 @@ export type GetRequest = Message<"vigil.safety.v1.GetRequest"> & {
  * Use `create(GetRequestSchema)` to create a new message.
  */
 export const GetRequestSchema: GenMessage<GetRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 4);
+  messageDesc(file_vigil_safety_v1_safety, 6);
 
 /**
  * @generated from message vigil.safety.v1.GetResponse
@@ -141,7 +208,7 @@ export type GetResponse = Message<"vigil.safety.v1.GetResponse"> & {
  * Use `create(GetResponseSchema)` to create a new message.
  */
 export const GetResponseSchema: GenMessage<GetResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 5);
+  messageDesc(file_vigil_safety_v1_safety, 7);
 
 /**
  * @generated from message vigil.safety.v1.WatchRequest
@@ -168,7 +235,7 @@ export type WatchRequest = Message<"vigil.safety.v1.WatchRequest"> & {
  * Use `create(WatchRequestSchema)` to create a new message.
  */
 export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 6);
+  messageDesc(file_vigil_safety_v1_safety, 8);
 
 /**
  * @generated from message vigil.safety.v1.WatchResponse
@@ -192,7 +259,7 @@ export type WatchResponse = Message<"vigil.safety.v1.WatchResponse"> & {
  * Use `create(WatchResponseSchema)` to create a new message.
  */
 export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 7);
+  messageDesc(file_vigil_safety_v1_safety, 9);
 
 /**
  * Transition is one step of one machine.
@@ -245,7 +312,7 @@ export type Transition = Message<"vigil.safety.v1.Transition"> & {
  * Use `create(TransitionSchema)` to create a new message.
  */
 export const TransitionSchema: GenMessage<Transition> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 8);
+  messageDesc(file_vigil_safety_v1_safety, 10);
 
 /**
  * SubjectState is the state of one supervised subject.
@@ -283,7 +350,7 @@ export type SubjectState = Message<"vigil.safety.v1.SubjectState"> & {
  * Use `create(SubjectStateSchema)` to create a new message.
  */
 export const SubjectStateSchema: GenMessage<SubjectState> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 9);
+  messageDesc(file_vigil_safety_v1_safety, 11);
 
 /**
  * SystemState is the worst of all subjects.
@@ -307,6 +374,13 @@ export type SystemState = Message<"vigil.safety.v1.SystemState"> & {
    * @generated from field: string table_digest = 3;
    */
   tableDigest: string;
+
+  /**
+   * Whether faults can be injected here (safety.injection): then nothing is promised.
+   *
+   * @generated from field: bool injection = 4;
+   */
+  injection: boolean;
 };
 
 /**
@@ -314,7 +388,7 @@ export type SystemState = Message<"vigil.safety.v1.SystemState"> & {
  * Use `create(SystemStateSchema)` to create a new message.
  */
 export const SystemStateSchema: GenMessage<SystemState> = /*@__PURE__*/
-  messageDesc(file_vigil_safety_v1_safety, 10);
+  messageDesc(file_vigil_safety_v1_safety, 12);
 
 /**
  * State of safety/machine.yaml.
@@ -402,6 +476,17 @@ export const SafetyService: GenService<{
     methodKind: "unary";
     input: typeof ResetRequestSchema;
     output: typeof ResetResponseSchema;
+  },
+  /**
+   * Inject brings about a fault (vigil safety kinds lists them). It exists only where
+   * the setting safety.injection is on; else UNIMPLEMENTED.
+   *
+   * @generated from rpc vigil.safety.v1.SafetyService.Inject
+   */
+  inject: {
+    methodKind: "unary";
+    input: typeof InjectRequestSchema;
+    output: typeof InjectResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_vigil_safety_v1_safety, 0);
