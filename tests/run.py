@@ -11,7 +11,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from tests.harness import seen
+from tests.harness import mutants, seen, traceability
 
 ROOT = Path(__file__).resolve().parents[1]
 GATEWAY = ROOT / "gateway-go"
@@ -26,6 +26,8 @@ class Outcome:
         self.passed = 0
         self.failed: list[str] = []
         self.skipped: list[str] = []
+        self.results: dict[str, str] = {}
+        """Of each test by its name: passed, failed or skipped."""
 
 
 def say(text: str) -> None:
@@ -77,6 +79,8 @@ def go_tests(outcome: Outcome) -> None:
             output.setdefault(name, []).append(event["Output"])
         if "Test" not in event and event["Action"] != "fail":
             continue
+        if event["Action"] in ("pass", "fail", "skip"):
+            outcome.results[f"gateway-go/{name}"] = {"pass": "passed", "fail": "failed", "skip": "skipped"}[event["Action"]]
         if event["Action"] == "pass":
             outcome.passed += 1
         elif event["Action"] == "skip":
@@ -99,10 +103,14 @@ def python_tests(outcome: Outcome, full: bool) -> None:
         return
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
+        place = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        outcome.results[place] = "passed"
         if case.find("failure") is not None or case.find("error") is not None:
             outcome.failed.append(name)
+            outcome.results[place] = "failed"
         elif (skip := case.find("skipped")) is not None:
             outcome.skipped.append(f"{name}: {skip.get('message')}")
+            outcome.results[place] = "skipped"
         else:
             outcome.passed += 1
     if code not in (0, 1):
@@ -116,6 +124,18 @@ def completeness(outcome: Outcome) -> None:
     outcome.passed += not found
     if not found:
         print("ok    every event and header field was produced by its test (docs/events.md)")
+
+
+def requirements(outcome: Outcome, full: bool) -> None:
+    """Every safety requirement has its design, code and passed tests; with ``full`` also a mutant that they notice."""
+    traceability.keep(outcome.results)
+    found = traceability.holes(outcome.results)
+    if full and not found:
+        found = mutants.survivors()
+    outcome.failed += [f"requirement {x}" for x in found]
+    outcome.passed += not found
+    if not found:
+        print("ok    every safety requirement is traced (safety/requirements)")
 
 
 def main() -> int:
@@ -133,6 +153,7 @@ def main() -> int:
         shutil.rmtree(seen.FOLDER, ignore_errors=True)
         python_tests(outcome, "--full" in arguments)
         completeness(outcome)
+        requirements(outcome, "--full" in arguments)
     say(f"{time.monotonic() - start:.0f} s")
     for name in outcome.failed:
         print(f"FAILED {name}")

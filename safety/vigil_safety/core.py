@@ -149,6 +149,7 @@ def load_table(raw: Mapping[str, Any], parameters: Mapping[str, int] | None = No
                 if r.to not in reached:
                     reached.add(r.to)
                     edge.append(r.to)
+    # SR-031
     if reached != set(raw["states"]):
         raise TableError(f"unreachable states {sorted(set(raw['states']) - reached)}")
     windows = {n: values[c["window"]] for n, c in raw["counters"].items() if c.get("window")}
@@ -159,6 +160,7 @@ def load_table(raw: Mapping[str, Any], parameters: Mapping[str, int] | None = No
 
 def initial(table: Table) -> MachineState:
     """The state of a machine that has seen nothing."""
+    # SR-034
     return MachineState(table.initial)
 
 
@@ -188,6 +190,7 @@ def step(table: Table, state: MachineState, event: str, now_ms: int) -> tuple[Ma
             counters[row.count] = (*counters.get(row.count, ()), now_ms)
         if row.guard is not None and not row.guard.holds(counters.get(row.guard.counter, ()), now_ms):
             continue
+        # SR-033
         for name in row.clear:
             counters.pop(name, None)
         return MachineState(row.to, MappingProxyType(counters)), row.actions

@@ -81,6 +81,7 @@ class LatchFile:
             json.dump({"version": 1, "stops": stops}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
+        # SR-035
         partial.rename(self._path)
         fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -113,6 +113,7 @@ class Monitor:
         except Exception as error:  # whatever it was: the table says what follows
             text = f"{action}: {type(error).__name__}: {error}"
             self._failed(change.subject, text)
+            # SR-038
             self.event(change.subject, "action_failed", text)
 
     def call_good(self, subject: str) -> None:

@@ -70,6 +70,7 @@ def _wrong(table: Table, r: Recorded, last: _Machine | None) -> str:
     if any(t > r.now_ms for times in r.counters.values() for t in times):
         return "something was counted after it"
     after, actions = step(table, MachineState(r.before, MappingProxyType(dict(r.counters))), r.event, r.now_ms)
+    # SR-045
     if after.name != r.after:
         return f"{r.event} in {r.before} leads to {after.name}, {r.after} is recorded"
     if actions != r.actions:

@@ -113,6 +113,7 @@ def checkpoint(entity: Entity, state: EntityState, name: str, now_ms: int) -> En
     after = replace(state, last=name, last_ms=now_ms, indications=state.indications + 1)
     if entity.successors:
         allowed = entity.successors.get(state.last, frozenset()) if state.last else entity.start
+        # SR-022
         if name not in allowed:
             return _expired(after, f"{name} came after {state.last or 'nothing'}")
     for d in entity.deadlines:
@@ -123,6 +124,7 @@ def checkpoint(entity: Entity, state: EntityState, name: str, now_ms: int) -> En
 
 def _late(entity: Entity, state: EntityState, now_ms: int) -> str:
     for d in entity.deadlines:
+        # SR-021
         if state.last == d.begin and now_ms - state.last_ms > d.max_ms:
             return f"{d.end} has not come {now_ms - state.last_ms} ms after {d.begin}, the limit is {d.max_ms}"
     return ""
@@ -141,6 +143,7 @@ def cycle(entity: Entity, state: EntityState, now_ms: int) -> EntityState:
     if passed_ms < alive.reference_ms:
         return state
     begun = replace(state, indications=0, reference_ms=now_ms)
+    # SR-020
     if alive.minimum <= state.indications and (not alive.maximum or state.indications <= alive.maximum):
         return replace(begun, status=OK, reason="", failed_references=0)
     failed = state.failed_references + 1

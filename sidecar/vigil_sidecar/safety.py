@@ -71,6 +71,7 @@ class Safety:
         self._prober: Prober | None = None
         self._stops: dict[str, str] = {}
         self._retry_s = 0.0
+        # SR-036
         if self._latch.unreadable:
             self._latch.stops[_UNREADABLE] = Stop(self._latch.unreadable, time.time_ns() // 1000)
         for subject, stop in self._latch.stops.items():

@@ -121,6 +121,7 @@ class Supervision:
                 late[run.model] = judged.reason
                 if now_ms - state.last_ms - run.limit_ms >= self._stopped_after_ms:
                     self._stopped = self._stopped or f"{entity.name}: {judged.reason}"
+        # SR-023
         fresh = [m for m in late if m not in self.hung]
         self.hung = late
         for model in fresh:

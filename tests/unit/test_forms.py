@@ -17,7 +17,8 @@ from vigil_sidecar.batching.batcher import run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.engine.session import Session
-from vigil_sidecar.errors import CallError
+from vigil_sidecar.errors import CallError, OutputViolation
+from vigil_sidecar.injection.faults import Faults, FaultySession
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call, CallContext, Reply
@@ -226,6 +227,23 @@ def test_an_id_with_a_long_length_is_not_cut(scale: LoadedVersion) -> None:
     message = plain[:3] + b"\x1a\x80\x02" + b"i" * 127 + parameters + plain[3:]
     assert len(ModelInferRequest.FromString(message).id.encode()) == 256
     assert quick(forms, message, scale) is None
+
+
+def test_an_output_of_another_shape_is_that_models_fault(scale: LoadedVersion) -> None:
+    """What the graph declares holds on both ways, decoded and recognised; a session that gives a column less answers nobody."""
+    forms, faults = InferForms(), Faults()
+    scale.session = FaultySession("m", scale.session, faults)
+    request = infer_request("m", {"x": np.ones((2, 4), np.float32)})
+    learned = learn(forms, request, scale)
+    faults.begin("model_shape", "m", 0)
+    again = quick(forms, request.SerializeToString(), scale)
+    assert again is not None
+    for jobs in ([learned], [again], [infer_job(call_of(b""), request, scale)], [learned, again]):
+        run_batch(jobs)
+        assert all(isinstance(j.result, OutputViolation) and "declares [-1, 4]" in str(j.result) for j in jobs)
+    faults.end("model_shape")
+    run_batch([learned])
+    assert isinstance(learned.result, JobResult)
 
 
 def test_an_id_given_twice_is_the_last_one(scale: LoadedVersion) -> None:

@@ -41,6 +41,7 @@ var injected = map[string]func(*Service, time.Duration){
 // inject has a fault begin in injectDelay. The sidecar answers for its own kinds.
 func inject(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 	r := m.(*safetyv1.InjectRequest)
+	// SR-030
 	if !s.limits.Injection {
 		return nil, &CallError{Code: codes.Unimplemented, Event: events.Unimplemented, Reason: "UNIMPLEMENTED",
 			Text: "faults are injected only where safety.injection is on"}

@@ -67,6 +67,7 @@ func (s *Service) rest(states []*safetyv1.SubjectState) {
 		e := before[model]
 		if text := restText(model, x); e == nil || e.Text != text {
 			e = &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "MODEL_DEGRADED", Text: text,
+				// SR-027
 				standIn: x.State != safetyv1.State_STATE_SAFE_STOP}
 		}
 		resting[model] = e

@@ -218,6 +218,7 @@ func (c *call) forbidden() error {
 	}
 	text := ""
 	switch {
+	// SR-037
 	case c.method.Control && !c.caller.Control:
 		text = "control calls are answered on loopback listeners only (setting control.allow_remote)"
 	case c.method.Reads && !c.caller.Reads:

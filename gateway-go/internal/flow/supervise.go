@@ -36,6 +36,7 @@ func (s *Service) supervise(report *linkv1.Supervision) string {
 	case report.GetStatus() == linkv1.Supervision_STATUS_STOPPED:
 		s.condemn("its supervision stopped: " + expired)
 		return "supervision stopped: " + expired
+	// SR-019
 	case stands > s.limits.SupervisionTimeout:
 		text := "the sidecar's supervision stands still since " + stands.Round(time.Millisecond).String()
 		if s.limits.RestartAfter > 0 && stands > s.limits.SupervisionTimeout+s.limits.RestartAfter {

@@ -25,6 +25,7 @@ const elementsMax = 1 << 31
 // count as they stand last (protobuf's encoding), maps too.
 func Mark(message []byte, quality, source string, age time.Duration) []byte {
 	marks := &inference.ModelInferResponse{Parameters: map[string]*inference.InferParameter{
+		// SR-010
 		"vigil_quality":  {ParameterChoice: &inference.InferParameter_StringParam{StringParam: quality}},
 		"vigil_age_ms":   {ParameterChoice: &inference.InferParameter_Int64Param{Int64Param: age.Milliseconds()}},
 		"vigil_stand_in": {ParameterChoice: &inference.InferParameter_StringParam{StringParam: source}},
@@ -195,6 +196,7 @@ func (l Ladder) checkForm(t *inference.ModelInferRequest_InferInputTensor, seen 
 	seen[t.Name] = true
 	count := int64(1)
 	for i, d := range t.Shape {
+		// SR-013
 		if w := l.Inputs[at].Shape[i]; d < 0 || d > elementsMax || (w != -1 && w != d) {
 			return 0, wrong(t.Name, fmt.Sprintf("unexpected shape: expected %v, got %v", l.Inputs[at].Shape, t.Shape))
 		}

@@ -54,6 +54,7 @@ func KeyOf(tenant string, request proto.Message) (Key, bool) {
 	default:
 		return Key{}, false
 	}
+	// SR-012
 	data := append([]byte(strconv.Quote(tenant)), same.ProtoReflect().Descriptor().FullName()...)
 	data, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(data, same)
 	if err != nil {
@@ -110,6 +111,7 @@ func (c *Cache) Get(key Key, limit time.Duration, now time.Time) *Good {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	g, ok := c.answers.Get(key)
+	// SR-011
 	if !ok || now.Sub(g.Given) > limit {
 		return nil
 	}

@@ -250,6 +250,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 		if silence <= c.config.HeartbeatTimeout && !stopped {
 			since, failed = time.Time{}, false
 		} else {
+			// SR-018
 			cn.setSilent()
 			if since.IsZero() {
 				since = now
@@ -270,6 +271,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 		if why != nil && !killed {
 			killed = true
 			c.observer.LinkHung(other.pid, *why)
+			// SR-039
 			_ = other.kill() // it may have ended by itself: then the link ends too
 		}
 	}
@@ -325,6 +327,7 @@ func (c *Client) Connected() bool {
 // something stands in for.
 func (c *Client) Rest(model string, why error) {
 	if cn := c.conn.Load(); cn != nil {
+		// SR-026
 		cn.failThose(why, func(p *pending) bool { return p.standIn && p.model == model })
 	}
 }

@@ -320,6 +320,15 @@ func TestDamage(t *testing.T) {
 			r := &linkv1.Replies{Credits: []uint32{0, 0}}
 			return must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Replies{Replies: r}}))
 		},
+		"heartbeat lost": func() []byte {
+			var out []byte
+			for _, n := range []uint64{1, 3} {
+				h := &linkv1.Heartbeat{Count: n}
+				h.Crc = heartbeatCRC(h)
+				out = append(out, must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: h}}))...)
+			}
+			return out
+		},
 		"heartbeat": func() []byte {
 			return must(appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Heartbeat{Heartbeat: &linkv1.Heartbeat{Count: 1, Crc: 9}}}))
 		},

@@ -128,6 +128,7 @@ func (c *conn) fail(err error) {
 	c.w.close()
 	c.net.Close()
 	for _, p := range waiting {
+		// SR-017
 		p.fail(ErrDown)
 	}
 }
@@ -265,6 +266,7 @@ func (c *conn) replies(in *linkv1.Replies) error {
 	}
 	deliveries := make([]delivery, 0, len(in.Replies))
 	for _, r := range in.Replies {
+		// SR-015
 		if r.Crc != callCRC(r.Message, r.Id, r.Code) {
 			return damaged("reply %d does not match its CRC-32C", r.Id)
 		}
@@ -320,6 +322,7 @@ func (c *conn) heartbeat(h *linkv1.Heartbeat) error {
 	if h.Crc != heartbeatCRC(h) {
 		return damaged("heartbeat does not match its CRC-32C")
 	}
+	// SR-016
 	if c.heard > 0 && h.Count != c.heard+1 {
 		return damaged("heartbeat %d came after %d", h.Count, c.heard)
 	}

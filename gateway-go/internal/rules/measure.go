@@ -48,6 +48,7 @@ func (m *measurement) walk(d protoreflect.MessageDescriptor, data []byte, depth 
 		data = data[n:]
 		field := d.Fields().ByNumber(number)
 		if field == nil || field.Message() == nil {
+			// SR-006
 			if m.values++; m.values > valuesMax {
 				return tooMany(field, "values", valuesMax)
 			}

@@ -45,6 +45,7 @@ func Decode(kind protoreflect.MessageType, data []byte) (proto.Message, error) {
 		text := fmt.Sprintf("the message is not a %s", kind.Descriptor().FullName())
 		return nil, &Error{[]Violation{{"", text}}}
 	}
+	// SR-005
 	return m, Check(m)
 }
 

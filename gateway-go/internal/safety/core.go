@@ -289,6 +289,7 @@ func (t *Table) Step(state MachineState, event string, nowMs int64) (MachineStat
 		if row.Count != "" {
 			counters[row.Count] = append(slices.Clip(counters[row.Count]), nowMs)
 		}
+		// SR-032
 		if row.Guard != nil && !row.Guard.holds(counters[row.Guard.Counter], nowMs) {
 			continue
 		}

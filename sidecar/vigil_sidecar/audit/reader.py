@@ -93,6 +93,7 @@ def _crc(head: bytes, payload: bytes) -> int:
 
 
 def _check(head: bytes, payload: bytes, fields: layout.RecordHeader) -> str | None:
+    # SR-042
     if _crc(head[: layout.CRC_OFFSET], payload) != fields.crc32c:
         return "CRC-32C does not match: the record was changed"
     if fields.event_id not in NAMES:

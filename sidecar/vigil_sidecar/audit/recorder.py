@@ -175,6 +175,7 @@ class Recorder:
         job = _Job(entries, _thread.allocate_lock())
         job.ready.acquire()
         self._jobs.put(job)
+        # SR-028
         if not job.ready.acquire(timeout=self._limit_s):
             with self._lock:
                 abandoned = job.state != "done"
@@ -214,6 +215,7 @@ class Recorder:
                 if e.kind == layout.KIND_ANSWER and self.policy != "refuse":
                     debt.answers += 1
                 elif e.kind in (layout.KIND_ANSWER, layout.KIND_REFUSAL):
+                    # SR-044
                     debt.refusals += 1
                 else:
                     debt.events += 1

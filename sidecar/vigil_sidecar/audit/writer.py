@@ -139,6 +139,7 @@ class AuditWriter:
         self.path = end.segment
         self._fd = self._disk.open(end.segment)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
+        # SR-043
         if end.torn_bytes:
             write_all(self._disk, self._fd, bytes(end.torn_bytes), end.offset)
         if end.torn_bytes or end.last_event != events.LOG_CLOSED:
@@ -293,6 +294,7 @@ class AuditWriter:
         self._now = time_ns, monotonic_ns = self._time_ns(), time.monotonic_ns()
         step_ns, words = self._watch.look(time_ns, monotonic_ns, clock)
         found = []
+        # SR-025
         if step_ns:
             text = self._describe("the wall clock was stepped", {"step_ns": str(step_ns)})
             found.append(Entry(layout.KIND_SYSTEM, events.CLOCK_STEPPED, payload=text))

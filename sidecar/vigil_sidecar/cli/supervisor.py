@@ -159,6 +159,7 @@ class Supervisor:
         elif gateway.exited() is None:
             why = f"answered no health check for {silent_s:.1f} s (supervisor.gateway_timeout_s)"
             self._say(f"gateway (pid {gateway.pid}) {why}; it is killed")
+            # SR-040
             gateway.process.kill()
             self._heard_s = now
 

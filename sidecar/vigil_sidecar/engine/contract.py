@@ -34,6 +34,7 @@ class Contract(NamedTuple):
                     return f"{role} '{name}' is missing"
                 if name not in wanted:
                     return f"{role} '{name}' is new"
+                # SR-048
                 if ours[name] != wanted[name]:
                     return f"{role} {ours[name]} was {wanted[name]}"
         return None

@@ -42,6 +42,7 @@ class Golden:
         for i, (now, then) in enumerate(zip(found, self._expected, strict=True)):
             if now.shape != then.shape:
                 return f"output {i} of the golden run has shape {list(now.shape)}, it had {list(then.shape)}"
+            # SR-024
             if not _same(now, then):
                 return f"output {i} of the golden run drifted from what it was when the version was loaded"
         return ""

@@ -100,6 +100,7 @@ def stage(path: Path, size_max: int) -> StagedFile:
             raise CandidateRefused("model.onnx is not a regular file")
         if before.st_size > size_max:
             raise CandidateRefused(f"model.onnx has {before.st_size} bytes, limit is {size_max} (models.file_bytes_max)")
+        # SR-047
         if before.st_size == 0 or _open_for_writing_elsewhere(source):
             raise StillWritten
         return _copy(source, before)
@@ -123,6 +124,7 @@ def _copy(source: int, before: os.stat_result) -> StagedFile:
         stable = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
         if not stable or size != before.st_size or _open_for_writing_elsewhere(source):
             raise StillWritten
+        # SR-046
         fcntl.fcntl(target, _F_ADD_SEALS, _SEALS)
         return StagedFile(target, f"/proc/self/fd/{target}", digest.hexdigest(), size)
     except BaseException:

@@ -72,5 +72,6 @@ def check_boxes(boxes: Sequence[DetectedBox], width: int, height: int) -> None:
             raise OutputViolation(f"box {i} is not finite")
         if not 0.0 <= b.confidence <= 1.0:
             raise OutputViolation(f"box {i} has confidence {b.confidence}, allowed is 0..1")
+        # SR-004
         if not (0 <= b.x_min <= b.x_max <= width and 0 <= b.y_min <= b.y_max <= height):
             raise OutputViolation(f"box {i} lies outside the frame of {width}x{height}")

@@ -79,6 +79,7 @@ class Call:
 def check_alive(call: Call) -> None:
     """Raise ``DeadlineExceeded`` or ``CallerGone`` when nobody waits for the answer any more."""
     if call.expired():
+        # SR-029
         raise DeadlineExceeded("the deadline passed before the call was computed")
     if call.cancelled:
         raise CallerGone("the caller went away")

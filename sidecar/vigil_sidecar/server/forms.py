@@ -75,6 +75,7 @@ class TensorForm:
         for i, t in enumerate(self.inputs):
             raw = jobs[0].raws[i] if len(jobs) == 1 else b"".join([j.raws[i] for j in jobs])
             array = np.frombuffer(raw, t.dtype)
+            # SR-007
             if t.finite and not finite(array):
                 raise not_finite(t.name)
             feeds[t.name] = array.reshape((-1, *t.shape) if self.batched else t.shape)

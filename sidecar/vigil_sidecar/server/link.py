@@ -233,6 +233,7 @@ class LinkServer:
         for c in calls.calls:
             message = c.message  # each access makes a copy
             call_id, method = c.id, c.method
+            # SR-014
             if c.crc != call_crc(message, call_id, method) or method >= len(methods):
                 raise LinkDamage(f"call {call_id} is damaged: its CRC-32C does not match")
             x = c.context

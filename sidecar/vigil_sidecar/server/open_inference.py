@@ -148,6 +148,7 @@ def not_finite(name: str) -> SemanticViolation:
 def finite(array: Array) -> bool:
     """Whether every number is finite. For a few numbers NumPy's own way in costs several times the work."""
     if array.size <= _FEW:
+        # SR-001
         return all(map(math.isfinite, array.ravel().tolist()))
     return bool(np.isfinite(array).all())
 
@@ -167,6 +168,7 @@ def check_shape(name: str, shape: tuple[int, ...], version: LoadedVersion) -> No
     """Raise ``OutputViolation`` unless an output has the shape that the graph declares."""
     wanted = version.outputs[name].shape
     if len(shape) != len(wanted) or any(w not in (-1, s) for w, s in zip(wanted, shape, strict=True)):
+        # SR-003
         raise OutputViolation(f"output '{name}' of model '{version.model}' has the shape {list(shape)}, the graph declares {list(wanted)}")
 
 
@@ -179,6 +181,7 @@ def check_output(name: str, array: Array, version: LoadedVersion) -> None:
     low, high = version.options.output_min, version.options.output_max
     if low is not None and array.size and float(array.min()) < low:
         raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.min())}, the least plausible is {low}")
+    # SR-002
     if high is not None and array.size and float(array.max()) > high:
         raise OutputViolation(f"output '{name}' of model '{version.model}' has {float(array.max())}, the most plausible is {high}")
 

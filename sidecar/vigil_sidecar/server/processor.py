@@ -288,6 +288,7 @@ class Processor:
         if isinstance(result, JobResult):
             message = result.answer if isinstance(result.answer, bytes) else result.answer(position)
             answered.add(call.id)
+            # SR-009
             call.reply(call, Reply(0, "", message, b"", False, position, job.version.text, job.batch_size, state))
             return
         error = result if result is not None else InternalFault(_INTERNAL)

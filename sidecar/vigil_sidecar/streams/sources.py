@@ -62,6 +62,7 @@ class SourceOrder:
                     self._last[key] = last._replace(seen_s=now_s)
                     self._last.move_to_end(key)
                     return
+                # SR-008
                 if capture_time_us <= last.capture_time_us:
                     raise OrderViolation(
                         f"capture_time_us {capture_time_us} of source '{source}' is not after {last.capture_time_us}",
