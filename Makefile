@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -name 'go.mod' -o -name 'go.sum' 2>/dev/null)
 
-.PHONY: help setup demo run test test-full bench campaign generate check-generated lint clean models
+.PHONY: help setup demo run test test-full bench campaign evidence generate check-generated lint clean models
 
 help: ## this text
 	@echo "Vigil: safety-grade model serving"
@@ -64,6 +64,17 @@ bench: setup ## ratios side by side in one run
 
 campaign: setup ## inject every fault, 1,000 times each; the report goes to build/campaign (hours; ARGS=--quick: minutes)
 	@$(BIN)/python -m tests.harness.injecting $(ARGS)
+
+build/evidence/.env: $(VENV)/.packages requirements/evidence.lock
+	@mkdir -p build/evidence
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/evidence/env
+	@$(BIN)/uv pip sync --quiet --python build/evidence/env/bin/python --require-hashes requirements/evidence.lock
+	@touch $@
+
+evidence: setup build/evidence/.env ## one static site of requirements, links, results, campaign: build/evidence/html (after make test)
+	@$(BIN)/python tools/evidence.py
+	@build/evidence/env/bin/python -m sphinx -q -b html build/evidence/source build/evidence/html
+	@echo "build/evidence/html/index.html"
 
 generate: $(VENV)/.packages ## write generated code and documents anew
 	@bash tools/generate.sh

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from machine_picture import picture
 
 from vigil_safety.explore import summary
 
@@ -280,8 +281,7 @@ def machine() -> dict[str, str]:
     lines = [
         "# Safety state machine\n",
         "Generated from `safety/machine.yaml`. The state of the whole is the state with the highest rank among its subjects.\n",
-        "```mermaid\nstateDiagram-v2",
-        f"  [*] --> {source['initial']}",
+        "![States, and the events that lead from one to another](state-machine.svg)",
     ]
     arrows: dict[tuple[str, str], dict[str, None]] = {}
     for state, by_event in source["transitions"].items():
@@ -289,8 +289,9 @@ def machine() -> dict[str, str]:
             for row in options:
                 if row["to"] != state:
                     arrows.setdefault((state, row["to"]), {})[f"{event}{guard_text(row, options)}"] = None
-    lines += [f"  {state} --> {to}: {'<br/>'.join(events)}" for (state, to), events in arrows.items()]
-    lines.append("```\n\n| state | rank | meaning |\n|---|---|---|")
+    ranks = {n: s["rank"] for n, s in source["states"].items()}
+    drawn = picture(source["initial"], ranks, {k: list(v) for k, v in arrows.items()})
+    lines.append("\n| state | rank | meaning |\n|---|---|---|")
     lines += [f"| {n} | {s['rank']} | {s['doc']} |" for n, s in source["states"].items()]
     lines += ["\n| event | severity | meaning | its effect ends with |\n|---|---|---|---|"] + [
         f"| {n} | {e['severity']} | {e['doc']} | {e['clear']} |" for n, e in source["events"].items()
@@ -315,6 +316,7 @@ def machine() -> dict[str, str]:
         "safety/vigil_safety/machine_gen.json": text,
         "safety/vigil_safety/kinds_gen.json": json.dumps(load("safety/kinds.yaml"), indent=1) + "\n",
         "safety/vigil_safety/supervision_gen.json": json.dumps(load("safety/supervision.yaml"), indent=1) + "\n",
+        "docs/state-machine.svg": drawn,
         "docs/state-machine.md": "\n".join(lines) + "\n",
         "safety/scenarios/graph.json": json.dumps(summary(source), indent=1) + "\n",
     }
