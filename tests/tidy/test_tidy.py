@@ -103,6 +103,13 @@ def test_go_generated_code_is_imported_by_edges_only() -> None:
     assert not guilty
 
 
+def test_every_go_package_with_tests_looks_for_leaks() -> None:
+    """goleak at the end of each."""
+    tested = {p.parent for p in TRACKED if p.name.endswith("_test.go") and "testdata" not in p.parts}
+    looking = {p.parent for p in TRACKED if p.name.endswith("_test.go") and "goleak.VerifyTestMain" in (ROOT / p).read_text()}
+    assert {str(p) for p in tested - looking} <= {"gateway-go/leakcheck"}  # which runs the go command for its fixtures
+
+
 def test_no_unfinished_words() -> None:
     """Nothing is left to be done in words."""
     words = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
-from vigil_sidecar.server.call import Call, CallContext
+import pytest
+
+from vigil_sidecar.errors import CallerGone, DeadlineExceeded
+from vigil_sidecar.server.call import Call, CallContext, check_alive
 from vigil_sidecar.server.workers import ModelWorkers
 
 
 def calls(first: int, count: int) -> list[Call]:
     return [Call(i, "m", b"", CallContext(), lambda call, reply: None) for i in range(first, first + count)]
+
+
+def test_nothing_is_computed_for_nobody() -> None:
+    """A deadline that passed, and a caller that went away, end a call before it is computed; others go on."""
+    for change, error in (({"deadline_ns": 1}, DeadlineExceeded), ({}, CallerGone), ({"deadline_ns": time.monotonic_ns() + 10**12}, None)):
+        call = Call(1, "m", b"", CallContext(**change), lambda call, reply: None, cancelled=error is CallerGone)
+        if error is None:
+            check_alive(call)
+        else:
+            with pytest.raises(error):
+                check_alive(call)
 
 
 def test_a_batch_at_a_time() -> None:
