@@ -160,7 +160,6 @@ def load_table(raw: Mapping[str, Any], parameters: Mapping[str, int] | None = No
 
 def initial(table: Table) -> MachineState:
     """The state of a machine that has seen nothing."""
-    # SR-034
     return MachineState(table.initial)
 
 
@@ -185,6 +184,7 @@ def step(table: Table, state: MachineState, event: str, now_ms: int) -> tuple[Ma
         kept = times if window is None else tuple(t for t in times if now_ms - t < window)
         if kept:
             counters[name] = kept
+    # SR-034
     for row in table.rows[state.name, event]:
         if row.count is not None:
             counters[row.count] = (*counters.get(row.count, ()), now_ms)

@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "e0fa794715c5d6c9c3a2c893fa9efad6ed392451810b09b55a337659e724eef3"
+CATALOGUE_DIGEST = "0fc2ad3837c01fcbc5ccd962fe200cd73587919cb57bdd5131650c060b0949bd"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -46,6 +46,7 @@ SUPERVISION_EXPIRED = 4008
 ACTION_FAILED = 4009
 INJECTION_ENABLED = 4010
 FAULT_INJECTED = 4011
+HEARTBEAT_LATE = 4012
 LOG_OPENED = 5001
 LOG_RECOVERED = 5002
 LOG_CLOSED = 5003
@@ -99,6 +100,7 @@ NAMES: dict[int, str] = {
     4009: "action_failed",
     4010: "injection_enabled",
     4011: "fault_injected",
+    4012: "heartbeat_late",
     5001: "log_opened",
     5002: "log_recovered",
     5003: "log_closed",
@@ -153,6 +155,7 @@ CLASSES: dict[int, str] = {
     4009: "safety",
     4010: "safety",
     4011: "safety",
+    4012: "safety",
     5001: "audit",
     5002: "audit",
     5003: "audit",

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "e0fa794715c5d6c9c3a2c893fa9efad6ed392451810b09b55a337659e724eef3"
+const CatalogueDigest = "0fc2ad3837c01fcbc5ccd962fe200cd73587919cb57bdd5131650c060b0949bd"
 
 // Ids of events.
 const (
@@ -86,6 +86,8 @@ const (
 	InjectionEnabled uint32 = 4010
 	// FaultInjected: A fault is injected from here on: kind, model, duration, magnitude. It begins when this record is written.
 	FaultInjected uint32 = 4011
+	// HeartbeatLate: The sidecar said nothing for ladder.wait_ms: what stands in for models with a ladder answers, until it is heard again.
+	HeartbeatLate uint32 = 4012
 	// LogOpened: The log was opened by a new run of its writer.
 	LogOpened uint32 = 5001
 	// LogRecovered: The log's end was found after a crash; a torn tail was cut.
@@ -153,6 +155,7 @@ var Names = map[uint32]string{
 	4009: "action_failed",
 	4010: "injection_enabled",
 	4011: "fault_injected",
+	4012: "heartbeat_late",
 	5001: "log_opened",
 	5002: "log_recovered",
 	5003: "log_closed",
@@ -208,6 +211,7 @@ var Classes = map[uint32]string{
 	4009: "safety",
 	4010: "safety",
 	4011: "safety",
+	4012: "safety",
 	5001: "audit",
 	5002: "audit",
 	5003: "audit",

@@ -203,6 +203,13 @@ func (s *Service) LinkSilent(silence time.Duration, stopped bool) {
 	s.monitor.Event(sidecarSubject, "fault", text)
 }
 
+// LinkLate implements link.Observer. Without a ladder nothing follows from it.
+func (s *Service) LinkLate(silence time.Duration) {
+	if len(*s.standIns.ladders.Load()) > 0 {
+		s.systemEvent(events.HeartbeatLate, "nothing came for "+silence.Round(time.Millisecond).String())
+	}
+}
+
 // LinkHung implements link.Observer.
 func (s *Service) LinkHung(pid int, why string) {
 	s.systemEvent(events.SidecarKilled, fmt.Sprintf("the sidecar (pid %d) is killed: %s", pid, clip(why, 512)))

@@ -29,6 +29,9 @@ type Config struct {
 	// so that its supervisor starts another; 0 leaves it alone.
 	RestartAfter time.Duration
 	LaneCallsMax int
+	// StandInAfter is how long calls that something stands in for wait for a sidecar
+	// that says nothing; 0: as long as any.
+	StandInAfter time.Duration
 }
 
 // Observer hears of the link. Its methods are called from the link's own
@@ -41,6 +44,9 @@ type Observer interface {
 	// LinkSilent: no heartbeat came in time, or the process is stopped; new calls are
 	// refused from now on.
 	LinkSilent(silence time.Duration, stopped bool)
+	// LinkLate: nothing came for StandInAfter; calls that something stands in for are
+	// failed until something does.
+	LinkLate(silence time.Duration)
 	// LinkHung: the sidecar, silent or condemned, is killed now.
 	LinkHung(pid int, why string)
 	// LinkLadders: what stands in for models.
@@ -257,6 +263,9 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 				cn.failThose(ErrSilent, func(p *pending) bool { return p.standIn }) // they have something better to do than wait
 				c.observer.LinkSilent(silence, stopped)
 			}
+		}
+		if late := c.config.StandInAfter > 0 && silence > c.config.StandInAfter; cn.setLate(late) {
+			c.observer.LinkLate(silence)
 		}
 		lasted := now.Sub(since)
 		if !since.IsZero() && !failed && (stopped || lasted > c.config.CallGrace) {

@@ -35,6 +35,7 @@ type heard struct {
 	down   []string
 	damage bool
 	silent int
+	late   int
 	beats  int
 }
 
@@ -45,9 +46,14 @@ func (h *heard) LinkDown(reason string, damage bool) {
 	defer h.mu.Unlock()
 	h.down, h.damage = append(h.down, reason), h.damage || damage
 }
-func (h *heard) LinkSilent(time.Duration, bool)  { h.mu.Lock(); h.silent++; h.mu.Unlock() }
-func (h *heard) LinkHung(int, string)            {}
-func (h *heard) LinkLadders(*linkv1.Ladders)     {}
+func (h *heard) LinkSilent(time.Duration, bool) { h.mu.Lock(); h.silent++; h.mu.Unlock() }
+func (h *heard) LinkHung(int, string)           {}
+func (h *heard) LinkLadders(*linkv1.Ladders)    {}
+func (h *heard) LinkLate(time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.late++
+}
 func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) { h.mu.Lock(); h.beats++; h.mu.Unlock() }
 func (h *heard) get(f func(*heard) bool) bool    { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }
 func (s *sidecar) send(frame *linkv1.Frame)      { s.sendRaw(must(appendFrame(nil, frame))) }

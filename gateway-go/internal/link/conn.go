@@ -89,6 +89,7 @@ type conn struct {
 	mu       sync.Mutex
 	closed   error
 	silent   bool
+	late     bool  // calls that something stands in for do not wait
 	held     error // why new calls are refused although the sidecar lives
 	nextID   uint64
 	pending  map[uint64]*pending
@@ -138,6 +139,19 @@ func (c *conn) setSilent() {
 	c.mu.Lock()
 	c.silent = true
 	c.mu.Unlock()
+}
+
+// setLate notes whether the sidecar says nothing for so long that calls which something
+// stands in for have a better answer than waiting; true when that is new.
+func (c *conn) setLate(late bool) bool {
+	c.mu.Lock()
+	fresh := late && !c.late
+	c.late = late
+	c.mu.Unlock()
+	if fresh {
+		c.failThose(ErrSilent, func(p *pending) bool { return p.standIn })
+	}
+	return fresh
 }
 
 // failCalls ends every call but keeps the connection: a silent sidecar may
@@ -191,7 +205,7 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 		c.mu.Unlock()
 		return 0, ErrDown
 	}
-	if c.silent {
+	if c.silent || (c.late && p.standIn) {
 		c.mu.Unlock()
 		return 0, ErrSilent
 	}
@@ -343,7 +357,7 @@ func (c *conn) heartbeat(h *linkv1.Heartbeat) error {
 // alive notes that something came: a sidecar that sends is not silent.
 func (c *conn) alive() {
 	c.mu.Lock()
-	c.lastBeat = time.Now()
+	c.lastBeat, c.late = time.Now(), false
 	c.mu.Unlock()
 }
 

@@ -71,3 +71,31 @@ func TestWhatIsStoodInForDoesNotWait(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A sidecar that says nothing for a moment: what something stands in for does not wait, others do, and its state stays as it is.
+func TestLateIsNotSilent(t *testing.T) {
+	c, s, h := start(t, Config{HeartbeatInterval: 5 * time.Millisecond, HeartbeatTimeout: time.Hour, CallGrace: time.Hour, StandInAfter: 40 * time.Millisecond})
+	call := func(with func(context.Context, string, string, []byte, *linkv1.Context) (*linkv1.Reply, error), out chan error) {
+		_, err := with(context.Background(), "m", method, []byte("x"), &linkv1.Context{})
+		out <- err
+	}
+	patient, failed := make(chan error, 1), make(chan error, 1)
+	go call(c.Call, patient)
+	kept := s.next().GetCalls()
+	go call(c.CallOrStandIn, failed)
+	if err := <-failed; !errors.Is(err, ErrSilent) {
+		t.Fatal(err)
+	}
+	call(c.CallOrStandIn, failed)
+	if err := <-failed; !errors.Is(err, ErrSilent) {
+		t.Fatal("a later call waits:", err)
+	}
+	wait(t, func() bool { return h.get(func(h *heard) bool { return h.late == 1 }) })
+	if h.get(func(h *heard) bool { return h.silent > 0 }) || !c.Connected() {
+		t.Fatal("told otherwise")
+	}
+	s.answer(kept, true)
+	if err := <-patient; err != nil {
+		t.Fatal(err)
+	}
+}

@@ -138,6 +138,8 @@ type Settings struct {
 	SafetyRunMsMax int64
 	// SafetyInjection is safety.injection. Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.
 	SafetyInjection bool
+	// LadderWaitMs is ladder.wait_ms. Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.
+	LadderWaitMs int64
 	// LadderAnswersMax is ladder.answers_max. Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.
 	LadderAnswersMax int64
 	// LadderBytesMax is ladder.bytes_max. Bytes of all of them.
@@ -265,6 +267,7 @@ var table = []Spec{
 	{Key: "safety.probe_interval_s", Type: "float", Default: "60", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.", field: func(s *Settings) any { return &s.SafetyProbeIntervalS }},
 	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
 	{Key: "safety.injection", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.", field: func(s *Settings) any { return &s.SafetyInjection }},
+	{Key: "ladder.wait_ms", Type: "int", Default: "100", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LadderWaitMs }},
 	{Key: "ladder.answers_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.", field: func(s *Settings) any { return &s.LadderAnswersMax }},
 	{Key: "ladder.bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 17179869184, Allowed: []string{}, Flag: "", Doc: "Bytes of all of them.", field: func(s *Settings) any { return &s.LadderBytesMax }},
 	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
