@@ -16,6 +16,7 @@ from vigil.link.v1 import link_pb2 as link
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Change
 from vigil_safety.table import machine_table, worst
+from vigil_safety.tally import DEGRADED, EXPIRED, STOPPED
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
@@ -44,7 +45,7 @@ from vigil_sidecar.server.payloads import model_payload, state_payload, system_p
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import Processor
 from vigil_sidecar.server.revalidation import Revalidation
-from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, transition_message
+from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, count_of, transition_message
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import SourceOrder, WatchHub
 from vigil_sidecar.telemetry.log import get_logger
@@ -58,6 +59,7 @@ _WORKER_QUEUE_MAX = 4096
 _TRANSITIONS_MAX = 256
 _LOG_PROBE_S = 0.2
 _ANCHOR_WAIT_S = 1.0
+_COUNTED = {"DEGRADED": DEGRADED, "SAFE_STOP": STOPPED}
 _LOG = "log/sidecar"
 """Subject of the log's own state machine."""
 _SWAP_RESULTS = {
@@ -298,6 +300,8 @@ class Sidecar:
             if len(self._pending) < _TRANSITIONS_MAX:
                 self._pending.append(change)
         self.safety.history.append(change)
+        if change.after in _COUNTED:
+            self.safety.tally.count(_COUNTED[change.after], change.subject)
         self._news.set()
         self._hub.publish("safety", change)
         self.log.warning(
@@ -307,6 +311,7 @@ class Sidecar:
 
     def _part_expired(self, what: str, reason: str) -> None:
         self._append(Entry(layout.KIND_SYSTEM, events.SUPERVISION_EXPIRED, payload=system_payload(reason, {"what": what})))
+        self.safety.tally.count(EXPIRED, f"model/{what[4:]}" if what.startswith("run/") else what)
         self.log.error("supervision expired", what=what, reason=reason)
 
     def _action_failed(self, subject: str, text: str) -> None:
@@ -332,7 +337,8 @@ class Sidecar:
         beat.ready, beat.checkpoint = self.ready(), self.audit.log.checkpoint
         beat.log_failure = self._lost_to_the_log()[:256]
         for subject, status in self.monitor.all().items():
-            beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us)
+            beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us,
+                              **count_of(self.safety.tally, subject))  # fmt: skip
         report = self.safety.supervision.report
         expired = [f"{n}: {r}"[:256] for n, r in list(report.expired.items())[:16]]
         beat.supervision.MergeFrom(link.Supervision(cycles=report.cycles, status="STATUS_" + report.status, expired=expired))

@@ -14,6 +14,7 @@ from vigil_safety.core import load_table
 from vigil_safety.latch import LatchFile, Stop
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_source
+from vigil_safety.tally import Tally
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.errors import CallError, OutputViolation
 from vigil_sidecar.registry.prober import PREFIX, Prober
@@ -57,7 +58,8 @@ class Safety:
 
         ``failed(subject, text)`` hears of actions that could not be carried out.
         """
-        self._settings, self._registry = settings, registry
+        self._settings, self._registry, self._failed = settings, registry, failed
+        self.tally = Tally(Path(settings.data_dir) / "safety" / "sidecar-counts.json")
         self._latch = LatchFile(Path(settings.data_dir) / "safety" / "sidecar.json")
         actions = {
             "start_probes": self._start_probes, "latch": self._keep, "unlatch": self._drop, "refuse_calls": self._refuse,
@@ -80,6 +82,8 @@ class Safety:
 
     def start(self, reconciler: Reconciler) -> None:
         """Start probing."""
+        if self.tally.problem:
+            self._failed("counters", self.tally.problem)
         parameters = self.monitor.table.parameters
         self._prober = Prober(
             self._registry, self.monitor, lambda name: self.supervision.hung.get(name) or reconciler.problems.get(name),

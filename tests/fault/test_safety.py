@@ -340,3 +340,25 @@ def test_a_watcher_goes_on_where_it_was(tmp_path: Path) -> None:
             with pytest.raises(grpc.RpcError) as error:
                 watch(token, 1)
             assert error.value.code() == grpc.StatusCode.OUT_OF_RANGE and "watch anew" in error.value.details()
+
+
+def test_counts_outlive_restarts_of_everything(tmp_path: Path) -> None:
+    """Degradations of a model, restarts of the sidecar: told in each state, over a kill and over an orderly restart of the whole."""
+    product = Product(tmp_path, QUICK | {"supervisor.backoff_ms": 0})
+    graphs.with_nan(product.models / "log" / "1" / "model.onnx")
+
+    def counted(stub: Stub, subject: str) -> tuple[int, int]:
+        return next(((s.degraded, s.restarted) for s in stub.state().subjects if s.subject == subject), (0, 0))
+
+    with product:
+        stub = Stub(product.channel())
+        for n in (1, 2):
+            refused(stub, "log", {"x": -X})
+            wait_for(lambda n=n: counted(stub, "model/log")[0] == n and states(stub)["model/log"] == "NORMAL", what=f"fallen {n} times")
+        os.kill(product.pids()["sidecar_pid"], signal.SIGKILL)
+        wait_for(lambda: counted(stub, "sidecar")[1] == 1 and counted(stub, "model/log")[0] == 2, what="counted after a kill")
+        before = counted(stub, "sidecar")
+    with product:
+        stub = Stub(product.channel())
+        wait_for(lambda: counted(stub, "model/log")[0] == 2, what="the model's count")
+        assert counted(stub, "sidecar") == before

@@ -96,7 +96,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		Injection:          s.SafetyInjection,
 		LadderAnswersMax:   s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
-	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")), g.audit, metrics, g.tracer, g.log)
+	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")),
+		safety.OpenTally(filepath.Join(s.DataDir, "safety", "gateway-counts.json")), g.audit, metrics, g.tracer, g.log)
 	if err != nil {
 		return nil, err
 	}

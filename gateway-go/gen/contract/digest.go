@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "15f6314ede4a606a50547f6def634b00892eb8e19166d14a0ab8355167f2a98b"
+const Digest = "707038f5450cf4a8da6086f443666f67269942c6564055b1c4732f8f061bca59"

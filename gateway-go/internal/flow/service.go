@@ -75,6 +75,7 @@ type Service struct {
 	reader  *review.Reader
 	monitor *safety.Monitor
 	latch   *safety.LatchFile
+	tally   *safety.Tally
 	boot    string // the sidecar's last run; of the link's goroutine, as is seen
 	seen    supervised
 	metrics *telemetry.Metrics
@@ -96,14 +97,14 @@ type Service struct {
 // New wires a service; parameters are those of the safety table, latch keeps its
 // stops. AttachLink must follow before it is used.
 func New(
-	limits Limits, parameters map[string]int64, latch *safety.LatchFile, audit *auditlog.Recorder, metrics *telemetry.Metrics,
+	limits Limits, parameters map[string]int64, latch *safety.LatchFile, tally *safety.Tally, audit *auditlog.Recorder, metrics *telemetry.Metrics,
 	tracer *telemetry.Tracer, log *slog.Logger,
 ) (*Service, error) {
 	table, err := safety.Machine(parameters)
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{limits: limits, latch: latch, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits)}
+	s := &Service{limits: limits, latch: latch, tally: tally, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits)}
 	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
 		"latch": func(c safety.Change) error {
@@ -112,6 +113,9 @@ func New(
 		"unlatch": func(c safety.Change) error { return latch.Drop(c.Subject) },
 	}, s.actionFailed)
 	s.restoreStops()
+	if problem := tally.Problem(); problem != "" {
+		s.systemEvent(events.ActionFailed, problem)
+	}
 	s.subjects.Store(&subjects{})
 	return s, nil
 }

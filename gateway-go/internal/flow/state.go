@@ -96,17 +96,29 @@ func stateValue(name string) safetyv1.State {
 func (s *Service) system() *safetyv1.SystemState {
 	own := s.monitor.Status(sidecarSubject)
 	out := &safetyv1.SystemState{TableDigest: s.monitor.Table().Digest, Injection: s.limits.Injection}
-	out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
-		Subject: sidecarSubject, State: stateValue(own.State), Reason: own.Reason, SinceUs: own.SinceUs,
-	})
+	out.Subjects = append(out.Subjects, s.subject(sidecarSubject, own))
 	if log := s.monitor.Status(logSubject); s.audit != nil && s.audit.Policy != auditlog.Continue {
-		out.Subjects = append(out.Subjects, &safetyv1.SubjectState{
-			Subject: logSubject, State: stateValue(log.State), Reason: log.Reason, SinceUs: log.SinceUs,
-		})
+		out.Subjects = append(out.Subjects, s.subject(logSubject, log))
 	}
 	out.Subjects = append(out.Subjects, s.subjects.Load().states...)
 	out.State = stateValue(s.Whole())
 	return out
+}
+
+// subject is one of the gateway's own, with what was counted of it.
+func (s *Service) subject(name string, status safety.Status) *safetyv1.SubjectState {
+	return &safetyv1.SubjectState{
+		Subject: name, State: stateValue(status.State), Reason: status.Reason, SinceUs: status.SinceUs,
+		Degraded: s.tally.Of(safety.CountDegraded, name), Stopped: s.tally.Of(safety.CountStopped, name),
+		Restarted: s.tally.Of(safety.CountRestarted, name), Expired: s.tally.Of(safety.CountExpired, name),
+	}
+}
+
+// count counts what has to outlive restarts.
+func (s *Service) count(what, subject string) {
+	if err := s.tally.Count(what, subject); err != nil {
+		s.log.Error("not counted over restarts", "what", what, "subject", subject, "error", err.Error())
+	}
 }
 
 // Whole is the state with the highest rank among all subjects.
@@ -146,6 +158,12 @@ func (s *Service) stateChanged(c safety.Change) {
 	s.record(&auditlog.Entry{
 		Kind: layout.KindState, EventID: events.StateChanged, SafetyState: auditlog.SafetyCode(c.To), Payload: payload,
 	})
+	switch c.To {
+	case "DEGRADED":
+		s.count(safety.CountDegraded, c.Subject)
+	case s.monitor.Table().Latched:
+		s.count(safety.CountStopped, c.Subject)
+	}
 	for state := range s.monitor.Table().Ranks {
 		value := 0.0
 		if state == c.To {
@@ -171,6 +189,7 @@ func (s *Service) systemEvent(event uint32, text string) {
 func (s *Service) LinkUp(w *linkv1.Welcome) {
 	s.systemEvent(events.LinkUp, "sidecar run "+w.BootId)
 	if s.boot != "" && s.boot != w.BootId {
+		s.count(safety.CountRestarted, sidecarSubject)
 		s.monitor.Event(sidecarSubject, "restarted", "the sidecar was started again too often (supervisor.restart_count_max)")
 	}
 	s.boot = w.BootId
@@ -200,6 +219,7 @@ func (s *Service) LinkSilent(silence time.Duration, stopped bool) {
 		text = "the sidecar's process is stopped (by a signal or a debugger)"
 	}
 	s.systemEvent(events.HeartbeatExpired, text)
+	s.count(safety.CountExpired, sidecarSubject)
 	s.monitor.Event(sidecarSubject, "fault", text)
 }
 

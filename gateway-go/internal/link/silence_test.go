@@ -65,6 +65,9 @@ func TestWhatIsStoodInForDoesNotWait(t *testing.T) {
 	if err := <-failed; !errors.Is(err, ErrSilent) {
 		t.Fatal(err)
 	}
+	if _, err := c.Call(context.Background(), "", method, nil, &linkv1.Context{}); !errors.Is(err, ErrSilent) { // new calls never wait
+		t.Fatal(err)
+	}
 	s.beat()
 	s.answer(kept, true)
 	if err := <-patient; err != nil {

@@ -139,9 +139,9 @@ class AuditWriter:
         self.path = end.segment
         self._fd = self._disk.open(end.segment)
         self._offset, self._size = end.offset, os.fstat(self._fd).st_size
-        # SR-043
         if end.torn_bytes:
             write_all(self._disk, self._fd, bytes(end.torn_bytes), end.offset)
+        # SR-043
         if end.torn_bytes or end.last_event != events.LOG_CLOSED:
             found = {
                 "segment": end.segment.name, "torn_bytes": str(end.torn_bytes), "last_sequence": str(end.next_sequence - 1),

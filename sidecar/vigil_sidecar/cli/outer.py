@@ -74,8 +74,8 @@ class OuterWatch:
     def close(self, orderly: bool) -> None:
         """Let go of the device: after an orderly end it is told to stop (magic close), else it bites."""
         if self._device >= 0:
-            # SR-041
             if orderly:
+                # SR-041
                 self._feed(b"V")
             os.close(self._device)
             self._device = -1

@@ -37,8 +37,12 @@ def _state(number: Any) -> str:
     return safety.State.Name(number)[6:]
 
 
-def _subjects(state: safety.SystemState) -> list[dict[str, str]]:
-    return [{"subject": s.subject, "state": _state(s.state), "since": when(s.since_us), "reason": s.reason} for s in state.subjects]
+def _subjects(state: safety.SystemState) -> list[dict[str, Any]]:
+    return [
+        {"subject": s.subject, "state": _state(s.state), "since": when(s.since_us), "reason": s.reason}
+        | {c: getattr(s, c) for c in ("degraded", "stopped", "restarted", "expired")}
+        for s in state.subjects
+    ]
 
 
 def _transition(t: safety.Transition) -> dict[str, str]:

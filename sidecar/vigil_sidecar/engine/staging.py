@@ -78,6 +78,7 @@ def _open_for_writing_elsewhere(fd: int) -> bool:
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)  # a broken lease would send SIGIO, which ends the process
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
+        # SR-047
         return error.errno in (errno.EAGAIN, errno.EBUSY)
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
@@ -100,7 +101,6 @@ def stage(path: Path, size_max: int) -> StagedFile:
             raise CandidateRefused("model.onnx is not a regular file")
         if before.st_size > size_max:
             raise CandidateRefused(f"model.onnx has {before.st_size} bytes, limit is {size_max} (models.file_bytes_max)")
-        # SR-047
         if before.st_size == 0 or _open_for_writing_elsewhere(source):
             raise StillWritten
         return _copy(source, before)

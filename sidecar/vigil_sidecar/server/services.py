@@ -14,6 +14,7 @@ from vigil.safety.v1 import safety_pb2 as safety
 
 from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_table
+from vigil_safety.tally import DEGRADED, EXPIRED, RESTARTED, STOPPED, Tally
 from vigil_sidecar.audit.writer import AuditWriter
 from vigil_sidecar.errors import AuditError, Forbidden, NotStopped, SemanticViolation, Unavailable, Unimplemented, UnknownModel
 from vigil_sidecar.injection.injector import DELAY_MS, Injector
@@ -194,13 +195,19 @@ def _require_control(call: Call) -> None:
         raise Forbidden("control calls are answered on loopback listeners only (setting control.allow_remote)")
 
 
-def system_state(monitor: Monitor) -> safety.SystemState:
+def count_of(tally: Tally, subject: str) -> dict[str, int]:
+    """What was counted of a subject over all restarts, by the fields of ``SubjectState``."""
+    return {what: tally.of(what, subject) for what in (DEGRADED, STOPPED, RESTARTED, EXPIRED)}
+
+
+def system_state(monitor: Monitor, tally: Tally) -> safety.SystemState:
     """The state of the whole and of each subject."""
     message = safety.SystemState(state="STATE_" + monitor.whole(), table_digest=machine_table().digest)
     for subject, status in sorted(monitor.all().items()):
         message.subjects.add(
-            subject=subject, state=safety.State.Value("STATE_" + status.state), reason=status.reason, since_us=status.since_us
-        )
+            subject=subject, state=safety.State.Value("STATE_" + status.state), reason=status.reason, since_us=status.since_us,
+            **count_of(tally, subject),
+        )  # fmt: skip
     return message
 
 
@@ -224,7 +231,7 @@ class SafetyReports:
 
     def get(self, request: safety.GetRequest, call: Call) -> safety.GetResponse:
         """The present state."""
-        state = system_state(self._monitor)
+        state = system_state(self._monitor, self._safety.tally)
         state.injection = self.injector is not None
         return safety.GetResponse(state=state)
 
@@ -247,7 +254,7 @@ class SafetyReports:
         if not subjects:
             what = f"subject '{request.subject}' is not" if request.subject else "nothing is"
             raise NotStopped(f"{what} stopped safely; vigil safety status shows the states")
-        return safety.ResetResponse(subjects=subjects, state=system_state(self._monitor))
+        return safety.ResetResponse(subjects=subjects, state=system_state(self._monitor, self._safety.tally))
 
     def watch(self, call: Call, request: safety.WatchRequest) -> None:
         """The present state, then each change; only the gateway can go on where a watcher was."""
@@ -256,13 +263,13 @@ class SafetyReports:
         subscription = self._hub.subscribe("safety")
         call.on_cancel = subscription.close
         try:
-            first = safety.WatchResponse(state=system_state(self._monitor))
+            first = safety.WatchResponse(state=system_state(self._monitor, self._safety.tally))
             call.reply(call, Reply(message=first.SerializeToString(), more=True))
             while not call.cancelled and not call.expired():
                 item = subscription.get(_WAIT_S)
                 if item is None or (request.subjects and item[0].subject not in request.subjects):
                     continue
-                news = safety.WatchResponse(state=system_state(self._monitor), transition=transition_message(item[0]))
+                news = safety.WatchResponse(state=system_state(self._monitor, self._safety.tally), transition=transition_message(item[0]))
                 call.reply(call, Reply(message=news.SerializeToString(), more=True))
         finally:
             self._hub.unsubscribe("safety", subscription)

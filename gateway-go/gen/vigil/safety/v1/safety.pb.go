@@ -719,7 +719,13 @@ type SubjectState struct {
 	State   State  `protobuf:"varint,2,opt,name=state,proto3,enum=vigil.safety.v1.State" json:"state,omitempty"`
 	Reason  string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Microseconds since 1970-01-01 UTC.
-	SinceUs       int64 `protobuf:"varint,4,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
+	SinceUs int64 `protobuf:"varint,4,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
+	// How often it was degraded, was stopped safely, had to be started again, and how often
+	// its supervision expired: since the data folder was made, over all restarts.
+	Degraded      uint64 `protobuf:"varint,5,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	Stopped       uint64 `protobuf:"varint,6,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	Restarted     uint64 `protobuf:"varint,7,opt,name=restarted,proto3" json:"restarted,omitempty"`
+	Expired       uint64 `protobuf:"varint,8,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,6 +784,34 @@ func (x *SubjectState) GetReason() string {
 func (x *SubjectState) GetSinceUs() int64 {
 	if x != nil {
 		return x.SinceUs
+	}
+	return 0
+}
+
+func (x *SubjectState) GetDegraded() uint64 {
+	if x != nil {
+		return x.Degraded
+	}
+	return 0
+}
+
+func (x *SubjectState) GetStopped() uint64 {
+	if x != nil {
+		return x.Stopped
+	}
+	return 0
+}
+
+func (x *SubjectState) GetRestarted() uint64 {
+	if x != nil {
+		return x.Restarted
+	}
+	return 0
+}
+
+func (x *SubjectState) GetExpired() uint64 {
+	if x != nil {
+		return x.Expired
 	}
 	return 0
 }
@@ -905,12 +939,16 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\x05event\x18\x04 \x01(\tR\x05event\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
 	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n" +
-	"\x06resume\x18\a \x01(\tR\x06resume\"\x89\x01\n" +
+	"\x06resume\x18\a \x01(\tR\x06resume\"\xf7\x01\n" +
 	"\fSubjectState\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n" +
-	"\bsince_us\x18\x04 \x01(\x03R\asinceUs\"\xb7\x01\n" +
+	"\bsince_us\x18\x04 \x01(\x03R\asinceUs\x12\x1a\n" +
+	"\bdegraded\x18\x05 \x01(\x04R\bdegraded\x12\x18\n" +
+	"\astopped\x18\x06 \x01(\x04R\astopped\x12\x1c\n" +
+	"\trestarted\x18\a \x01(\x04R\trestarted\x12\x18\n" +
+	"\aexpired\x18\b \x01(\x04R\aexpired\"\xb7\x01\n" +
 	"\vSystemState\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x129\n" +
 	"\bsubjects\x18\x02 \x03(\v2\x1d.vigil.safety.v1.SubjectStateR\bsubjects\x12!\n" +

@@ -1483,6 +1483,14 @@ func (m *SubjectState) validate(all bool) error {
 
 	// no validation rules for SinceUs
 
+	// no validation rules for Degraded
+
+	// no validation rules for Stopped
+
+	// no validation rules for Restarted
+
+	// no validation rules for Expired
+
 	if len(errors) > 0 {
 		return SubjectStateMultiError(errors)
 	}

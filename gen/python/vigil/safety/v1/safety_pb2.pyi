@@ -121,16 +121,24 @@ class Transition(_message.Message):
     def __init__(self, subject: _Optional[str] = ..., to: _Optional[_Union[State, str]] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., resume: _Optional[str] = ..., **kwargs) -> None: ...
 
 class SubjectState(_message.Message):
-    __slots__ = ("subject", "state", "reason", "since_us")
+    __slots__ = ("subject", "state", "reason", "since_us", "degraded", "stopped", "restarted", "expired")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     subject: str
     state: State
     reason: str
     since_us: int
-    def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ...) -> None: ...
+    degraded: int
+    stopped: int
+    restarted: int
+    expired: int
+    def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ..., degraded: _Optional[int] = ..., stopped: _Optional[int] = ..., restarted: _Optional[int] = ..., expired: _Optional[int] = ...) -> None: ...
 
 class SystemState(_message.Message):
     __slots__ = ("state", "subjects", "table_digest", "injection")
