@@ -188,9 +188,9 @@ def step(table: Table, state: MachineState, event: str, now_ms: int) -> tuple[Ma
     for row in table.rows[state.name, event]:
         if row.count is not None:
             counters[row.count] = (*counters.get(row.count, ()), now_ms)
+        # SR-033
         if row.guard is not None and not row.guard.holds(counters.get(row.guard.counter, ()), now_ms):
             continue
-        # SR-033
         for name in row.clear:
             counters.pop(name, None)
         return MachineState(row.to, MappingProxyType(counters)), row.actions
