@@ -255,9 +255,6 @@ class Sidecar:
         state = self.monitor.status(f"model/{model}").state
         return worst([state, self.monitor.status(_LOG).state]) if self.audit.failure is not None else state
 
-    def _append_or_fail(self, entry: Entry) -> None:
-        self.audit.append_or_fail(entry)
-
     def _append(self, entry: Entry) -> None:
         """Write an event; when the log fails the event is still logged, and calls are being refused."""
         try:
@@ -268,7 +265,7 @@ class Sidecar:
     def _model_event(self, event: ModelEvent) -> None:
         """Record and tell. A switch without its record does not happen: that one raises ``AuditError``."""
         digest = bytes.fromhex(event.digest) if event.digest else bytes(32)
-        append = self._append if event.event_id != events.VERSION_SWITCHED else self._append_or_fail
+        append = self._append if event.event_id != events.VERSION_SWITCHED else self.audit.append_or_fail
         append(
             Entry(
                 layout.KIND_MODEL, event.event_id, SAFETY_CODES.get(self._model_state(event.model), 0),
@@ -281,6 +278,7 @@ class Sidecar:
         if result:
             self.metrics.swaps.labels(event.model, result).inc()
         if event.event_id == events.VERSION_SWITCHED:
+            self._news.set()  # its ladder is another one
             if event.replaced_version:
                 self.metrics.model_info.remove(event.model, str(event.replaced_version), event.replaced_digest)
             self.metrics.model_info.labels(event.model, str(event.version), event.digest).set(1)

@@ -94,6 +94,7 @@ class Settings:
     safety_run_ms_max: int = 10000
     safety_injection: bool = False
     ladder_wait_ms: int = 100
+    ladder_fallback_ms: int = 1000
     ladder_answers_max: int = 1024
     ladder_bytes_max: int = 67108864
     supervisor_restart_after_ms: int = 2000
@@ -337,6 +338,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('ladder.wait_ms', 'ladder_wait_ms', 'int', 100, 5, 60000,
          (), None,
          'Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.'),
+    Spec('ladder.fallback_ms', 'ladder_fallback_ms', 'int', 1000, 1, 600000,
+         (), None,
+         'How long a fallback model may take; then the next rung answers.'),
     Spec('ladder.answers_max', 'ladder_answers_max', 'int', 1024, 1, 1000000,
          (), None,
          'Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.'),

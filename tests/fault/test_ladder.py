@@ -19,6 +19,7 @@ import pytest
 from inference import grpc_service_pb2 as oip
 from vigil.audit.v1.audit_pb2 import CallPayload
 from vigil.perception.v1 import perception_pb2 as perception
+from vigil.safety.v1 import safety_pb2 as safety
 
 from tests.harness import graphs
 from tests.harness.calls import DETECT, INFER, Stub, details, infer_request, output
@@ -239,6 +240,76 @@ def test_a_stopped_sidecar_is_not_waited_for(tmp_path: Path) -> None:
             finally:
                 os.kill(sidecar, signal.SIGCONT)
         wait_for(lambda: marks(ask(stub, infer_request("spin", {"n": np.array([1], np.int64)}))) == ("", ""), 30, "answers again")
+
+
+def test_what_is_stopped_beside_the_model_stops_it_too(tmp_path: Path) -> None:
+    """Stops that cannot be read stop everything in the sidecar; nothing stands in, also when it has gone."""
+    product = Product(tmp_path, GONE)
+    model(product, "log", "[ladder]\noutputs.y.fill = 0.0\n")
+    (product.data / "safety").mkdir(parents=True)
+    (product.data / "safety" / "sidecar.json").write_text("{")
+    with product:
+        stub = Stub(product.channel())
+        for gone in (False, True):
+            if gone:
+                kill_sidecar(product, stub)
+            with pytest.raises(grpc.RpcError) as error:
+                ask(stub, request("log", X))
+            assert "stopped safely" in error.value.details(), error.value.details()
+
+
+def test_a_ladder_outlives_its_models_version(tmp_path: Path) -> None:
+    """After a swap the answer of the version before is not given again; a model that comes back without a good version is stood in for."""
+    product = Product(tmp_path, RESTING | {"supervisor.backoff_ms": 0})
+    model(product, "m", "[ladder]\nlast_good_ms = 60000\noutputs.y.fill = 7.0\n", lambda p: graphs.scale(2.0, p))
+    with product:
+        stub = Stub(product.channel())
+        assert np.array_equal(output(ask(stub, request("m", X, "cam"))[0]), 2 * X)
+        graphs.scale(3.0, product.models / "m" / "2" / "model.onnx")
+        wait_for(lambda: stub.models()["m"].serving_version == 2, what="swapped")
+        time.sleep(0.3)  # the gateway hears of it with the next heartbeat
+        (product.models / "m" / "1" / "model.onnx").write_bytes(b"no graph")
+        (product.models / "m" / "2" / "model.onnx").write_bytes(b"no graph")
+        old = product.pids()["sidecar_pid"]
+        os.kill(old, signal.SIGKILL)
+        for _ in range(2):
+            assert marks(ask(stub, request("m", X, "cam"))) == ("rule", "constants")
+            wait_for(lambda: product.pids()["sidecar_pid"] != old, 60, "restarted")
+            wait_for(lambda: any(s.subject == "model/m" and s.state == 3 for s in stub.state().subjects), 30, "degraded")
+        with pytest.raises(grpc.RpcError):
+            stub.infer(infer_request("m", {"x": X}, version="1"))  # constants are of the version that served
+
+
+def inject(stub: Stub, kind: str, name: str, duration_ms: int, magnitude: float = 0) -> None:
+    asked = safety.InjectRequest(kind=kind, model=name, duration_ms=duration_ms, magnitude=magnitude)
+    done, _ = stub.unary("/vigil.safety.v1.SafetyService/Inject", asked, safety.InjectResponse)
+    time.sleep((done.inject_delay_ms + 100) / 1000)
+
+
+def test_a_fallback_that_hangs_has_its_time(tmp_path: Path) -> None:
+    """It may take ladder.fallback_ms; then constants answer."""
+    product = Product(tmp_path, RESTING | {"ladder.fallback_ms": 200, "safety.run_ms_max": 100_000, "safety.injection": "true"})
+    model(product, "log", '[ladder]\nfallback_model = "small"\noutputs.y.fill = 7.5\n')
+    model(product, "small", "[ladder]\n", lambda p: graphs.scale(2.0, p))
+    with product:
+        stub = Stub(product.channel())
+        assert marks(ask(stub, request("log", -X))) == ("rule", "model small")
+        inject(stub, "model_hang", "small", 8000)
+        begun = time.monotonic()
+        assert marks(ask(stub, request("log", X))) == ("rule", "constants")
+        assert time.monotonic() - begun < 5  # the run itself takes longer
+
+
+def test_an_answer_is_as_old_as_its_call(tmp_path: Path) -> None:
+    """One that took longer than last_good_ms is too old when it comes."""
+    product = Product(tmp_path, RESTING | GONE | {"safety.injection": "true"})
+    model(product, "log", "[ladder]\nlast_good_ms = 300\noutputs.y.fill = 7.5\n")
+    with product:
+        stub = Stub(product.channel())
+        inject(stub, "model_slow", "log", 3000, 600)
+        assert marks(ask(stub, request("log", X, "cam"))) == ("", "")
+        inject(stub, "model_error", "log", 2000)
+        assert marks(ask(stub, request("log", X, "cam"))) == ("rule", "constants")
 
 
 BOXES = """

@@ -51,6 +51,7 @@ def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
     """Hold replies, each a position and the name of its status (empty: not told), against both logs below ``audit``."""
     found, final = Account(), {}
     by_span: dict[tuple[bytes, bytes], list[str]] = {}
+    counts: dict[tuple[bytes, bytes], str] = {}
     superseded: set[str] = set()
     for log in ("sidecar", "gateway"):
         for r in read_records(audit / log):
@@ -58,11 +59,11 @@ def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
             position = f"{log}/{h.boot_id.hex()}/{h.sequence}"
             if h.kind in _FINAL:
                 final[position] = r
-                span = by_span.setdefault((h.trace_id, h.span_id), [])
+                span = (h.trace_id, h.span_id)
                 if (log == "gateway" or h.event_id == events.STAND_IN_ANSWER) and CallPayload.FromString(r.payload).handed_over:
-                    superseded.update(span)
+                    counts[span] = position
                 if log == "sidecar":
-                    span.append(position)
+                    by_span.setdefault(span, []).append(position)
             elif h.event_id == events.UNLOGGED:
                 fields = _fields(r)
                 found.stated[log] += h.batch_size
@@ -71,6 +72,8 @@ def account(audit: Path, replies: Iterable[tuple[str, str]]) -> Account:
                 found.stated_aggregated[log] += h.batch_size
             elif h.event_id == events.UNDELIVERED:
                 superseded.update(f"{log}/{h.boot_id.hex()}/{s}" for s in _sequences(_fields(r)["sequences"]))
+    for span, position in counts.items():  # of a call's records in the sidecar's log only this one, or none, says what its caller got
+        superseded.update(p for p in by_span.get(span, ()) if p != position)
     owners: set[str] = set()
     for position, code in replies:
         log, _, rest = position.partition("/")

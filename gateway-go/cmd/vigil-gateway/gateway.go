@@ -93,8 +93,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
-		Injection:          s.SafetyInjection,
-		LadderAnswersMax:   s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
+		Injection:          s.SafetyInjection, LadderFallback: time.Duration(s.LadderFallbackMs) * time.Millisecond,
+		LadderAnswersMax: s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")),
 		safety.OpenTally(filepath.Join(s.DataDir, "safety", "gateway-counts.json")), g.audit, metrics, g.tracer, g.log)

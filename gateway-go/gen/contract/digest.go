@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "707038f5450cf4a8da6086f443666f67269942c6564055b1c4732f8f061bca59"
+const Digest = "ee8e4548c29837cb4faec2863b9fbd0ba4577c9584fc650680a48f38eb1f0f48"

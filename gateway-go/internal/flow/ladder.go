@@ -31,6 +31,9 @@ type standIns struct {
 	// resting: models that have a ladder and are not Normal, with the error that their
 	// calls would get. A stop, which nothing stands in for, outlives the sidecar here.
 	resting atomic.Pointer[map[string]*CallError]
+	// stopped: something else of the sidecar than a model is stopped safely, and so is
+	// every model; it outlives the sidecar likewise.
+	stopped atomic.Pointer[CallError]
 }
 
 func newStandIns(limits Limits) *standIns {
@@ -42,7 +45,12 @@ func newStandIns(limits Limits) *standIns {
 
 // LinkLadders implements link.Observer.
 func (s *Service) LinkLadders(l *linkv1.Ladders) {
-	known := make(map[string]ladder.Ladder, len(l.Ladders))
+	known, before := make(map[string]ladder.Ladder, len(l.Ladders)), *s.standIns.ladders.Load()
+	for _, model := range l.Waiting {
+		if one, ok := before[model]; ok {
+			known[model] = one
+		}
+	}
 	for _, one := range l.Ladders {
 		known[one.Model] = ladder.Ladder{Ladder: one}
 	}
@@ -56,12 +64,14 @@ func (s *Service) rest(states []*safetyv1.SubjectState) {
 		return
 	}
 	resting := map[string]*CallError{}
+	var stopped *CallError
 	for _, x := range states {
 		model, is := modelOfSubject(x.Subject)
-		if _, has := known[model]; !is || !has {
-			continue
+		if !is && x.State == safetyv1.State_STATE_SAFE_STOP {
+			stopped = &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "SAFE_STOP", Text: fmt.Sprintf(
+				"%s is stopped safely (%s); a person has to reset it: vigil safety reset", x.Subject, clip(x.Reason, 512))}
 		}
-		if x.State == safetyv1.State_STATE_NORMAL || x.State == safetyv1.State_STATE_STARTING {
+		if !is || x.State == safetyv1.State_STATE_NORMAL || x.State == safetyv1.State_STATE_STARTING {
 			continue
 		}
 		e := before[model]
@@ -73,10 +83,9 @@ func (s *Service) rest(states []*safetyv1.SubjectState) {
 		resting[model] = e
 	}
 	s.standIns.resting.Store(&resting)
-	for model, e := range resting {
-		if before[model] == nil {
-			s.link.Rest(model, e)
-		}
+	s.standIns.stopped.Store(stopped)
+	for model, e := range resting { // each time: a call may have been sent just before it was known
+		s.link.Rest(model, e)
 	}
 }
 
@@ -109,7 +118,7 @@ func restText(model string, x *safetyv1.SubjectState) string {
 
 // withLadder carries a call of a model that something stands in for.
 func (s *Service) withLadder(ctx context.Context, c *call, l ladder.Ladder, request proto.Message, message []byte) (*Answer, error) {
-	if e := (*s.standIns.resting.Load())[c.model]; e != nil {
+	if e := (*s.standIns.resting.Load())[c.model]; e != nil && l.Serves(request) {
 		return s.climb(ctx, c, l, request, nil, e)
 	}
 	reply, err := s.link.CallOrStandIn(ctx, c.model, c.method.Name, message, c.context(ctx))
@@ -124,8 +133,8 @@ func (s *Service) withLadder(ctx context.Context, c *call, l ladder.Ladder, requ
 		return s.climb(ctx, c, l, request, answer, err)
 	}
 	if l.LastGoodMs > 0 {
-		if key, ok := ladder.KeyOf(c.caller.Tenant, request); ok {
-			s.standIns.cache.Keep(key, &ladder.Good{Message: answer.Message, Position: answer.AuditPosition, Version: reply.ModelVersion, Given: time.Now()})
+		if key, ok := l.KeyOf(c.caller.Tenant, request); ok {
+			s.standIns.cache.Keep(key, &ladder.Good{Message: answer.Message, Position: answer.AuditPosition, Version: reply.ModelVersion, Given: c.start})
 		}
 	}
 	return answer, nil
@@ -148,10 +157,13 @@ func mayStandIn(err error) bool {
 // climb answers in place of the model: rung by rung, or with the error that the model
 // gave (given: what travels beside it).
 func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request proto.Message, given *Answer, cause error) (*Answer, error) {
-	if !mayStandIn(cause) || ctx.Err() != nil {
+	if !mayStandIn(cause) || ctx.Err() != nil || !l.Serves(request) {
 		return given, cause
 	}
-	if key, ok := ladder.KeyOf(c.caller.Tenant, request); ok && l.LastGoodMs > 0 {
+	if err := s.nothingStandsIn(); err != nil {
+		return nil, err
+	}
+	if key, ok := l.KeyOf(c.caller.Tenant, request); ok && l.LastGoodMs > 0 {
 		now := time.Now()
 		if good := s.standIns.cache.Get(key, l.LastGoodMax(), now); good != nil {
 			if a, err := l.Repeat(request, good, now); err == nil {
@@ -161,8 +173,12 @@ func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request p
 			}
 		}
 	}
-	if answer := s.fallback(ctx, c, l, request); answer != nil {
+	answer, asked := s.fallback(ctx, c, l, request)
+	if answer != nil {
 		return answer, nil
+	}
+	if ctx.Err() != nil {
+		return given, ctx.Err()
 	}
 	a, err := l.Constant(request)
 	if err == nil {
@@ -171,7 +187,20 @@ func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request p
 	if e := invalid(err); e != nil {
 		return nil, e
 	}
+	if asked && given != nil { // the sidecar has two refusals of this call now: this one counts
+		e := *mapError(cause)
+		e.FromSidecar, e.Event = false, events.Unavailable
+		return nil, &e
+	}
 	return given, cause
+}
+
+// nothingStandsIn says why nothing may: what is stopped safely needs a person.
+func (s *Service) nothingStandsIn() error {
+	if e := s.standIns.stopped.Load(); e != nil {
+		return e
+	}
+	return s.stopped()
 }
 
 // invalid is the refusal of a request that nothing could answer; nil for other errors.
@@ -184,33 +213,37 @@ func invalid(err error) error {
 		Violations: []rules.Violation{{Field: e.Field, Description: e.Text}}}
 }
 
-// fallback asks the model that stands in; nil when there is none, or it does not answer.
-func (s *Service) fallback(ctx context.Context, c *call, l ladder.Ladder, request proto.Message) *Answer {
+// fallback asks the model that stands in; nil when there is none, or it does not answer
+// within its time. Asked says whether the sidecar may have a record of it.
+func (s *Service) fallback(ctx context.Context, c *call, l ladder.Ladder, request proto.Message) (out *Answer, asked bool) {
 	if (*s.standIns.resting.Load())[l.FallbackModel] != nil {
-		return nil
+		return nil, false
 	}
 	message := l.Fallback(request)
 	if message == nil {
-		return nil
+		return nil, false
 	}
-	context := c.context(ctx)
-	context.StandsFor = c.model
-	reply, err := s.link.CallOrStandIn(ctx, l.FallbackModel, c.method.Name, message, context)
+	ctx, cancel := context.WithTimeout(ctx, s.limits.LadderFallback)
+	defer cancel()
+	beside := c.context(ctx)
+	beside.StandsFor, beside.AskedBefore = c.model, c.handedOver
+	reply, err := s.link.CallOrStandIn(ctx, l.FallbackModel, c.method.Name, message, beside)
 	if err != nil {
-		c.handedOver = c.handedOver || !errors.Is(err, link.ErrNotSent)
-		return nil
+		asked = !errors.Is(err, link.ErrNotSent)
+		c.handedOver = c.handedOver || asked
+		return nil, asked
 	}
 	c.handedOver = true
 	answer, err := s.fromReply(reply)
 	if err != nil {
-		return nil
+		return nil, true
 	}
 	c.version = reply.ModelVersion
 	answer.Quality, answer.Source, answer.SafetyState = "rule", ladder.Model(l.FallbackModel), s.degraded()
 	if c.method.Service == openInference {
 		answer.Message = ladder.Mark(answer.Message, answer.Quality, answer.Source, 0)
 	}
-	return answer
+	return answer, true
 }
 
 // degraded is the state that the answer of a stand-in says: that of the whole, which may

@@ -42,6 +42,8 @@ type Limits struct {
 	SupervisionTimeout, RestartAfter time.Duration
 	// LadderAnswersMax and LadderBytesMax bound the last good answers that are kept.
 	LadderAnswersMax, LadderBytesMax int64
+	// LadderFallback is how long a fallback model may take.
+	LadderFallback time.Duration
 	// Injection offers SafetyService.Inject.
 	Injection bool
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"vigil/gateway/gen/inference"
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
@@ -28,14 +29,32 @@ func contents(r *inference.ModelInferRequest, i int, count int64) ([]byte, error
 		raw = r.RawInputContents[i]
 	default:
 		var elements int
+		if !inRange(t.Contents, t.Datatype) {
+			return nil, wrong(t.Name, "a value is outside "+t.Datatype)
+		}
 		if raw, elements = typed(t.Contents, t.Datatype); int64(elements) != count {
 			return nil, wrong(t.Name, fmt.Sprintf("has %d elements of %s, the shape has %d", elements, t.Datatype, count))
 		}
+	}
+	if t.Datatype == "BOOL" && slices.ContainsFunc(raw, func(b byte) bool { return b > 1 }) {
+		return nil, wrong(t.Name, "BOOL bytes must be 0 or 1")
 	}
 	if size, fixed := itemBytes[t.Datatype]; fixed && int64(len(raw)) != size*count {
 		return nil, wrong(t.Name, fmt.Sprintf("shape %v of %s needs %d bytes, got %d", t.Shape, t.Datatype, size*count, len(raw)))
 	}
 	return raw, nil
+}
+
+// inRange says whether typed contents fit their type, which may be narrower than the field.
+func inRange(c *inference.InferTensorContents, datatype string) bool {
+	bits := 8 * itemBytes[datatype]
+	switch datatype {
+	case "INT8", "INT16":
+		return !slices.ContainsFunc(c.GetIntContents(), func(v int32) bool { return v < -1<<(bits-1) || v >= 1<<(bits-1) })
+	case "UINT8", "UINT16":
+		return !slices.ContainsFunc(c.GetUintContents(), func(v uint32) bool { return v >= 1<<bits })
+	}
+	return true
 }
 
 // typed is the raw little-endian form of typed contents, and how many elements they have.

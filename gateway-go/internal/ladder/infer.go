@@ -30,7 +30,7 @@ func Mark(message []byte, quality, source string, age time.Duration) []byte {
 		"vigil_age_ms":   {ParameterChoice: &inference.InferParameter_Int64Param{Int64Param: age.Milliseconds()}},
 		"vigil_stand_in": {ParameterChoice: &inference.InferParameter_StringParam{StringParam: source}},
 	}}
-	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(slices.Clone(message), marks)
+	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(slices.Clip(message), marks)
 	if err != nil {
 		panic(err) // three short texts
 	}

@@ -32,10 +32,10 @@ type Key [sha256.Size]byte
 const SourceParameter = "vigil_source"
 
 // KeyOf is the key of a request; false when it names no source, and so has no last
-// good answer. Requests have the same key when they have the same tenant, model,
+// good answer. The version that serves counts, so that no other one's answer is given. Requests have the same key when they have the same tenant, model,
 // version, source and parameters, the same inputs but for their contents, and the
 // same outputs.
-func KeyOf(tenant string, request proto.Message) (Key, bool) {
+func (l Ladder) KeyOf(tenant string, request proto.Message) (Key, bool) {
 	var same proto.Message
 	switch r := request.(type) {
 	case *inference.ModelInferRequest:
@@ -55,7 +55,7 @@ func KeyOf(tenant string, request proto.Message) (Key, bool) {
 		return Key{}, false
 	}
 	// SR-012
-	data := append([]byte(strconv.Quote(tenant)), same.ProtoReflect().Descriptor().FullName()...)
+	data := append([]byte(strconv.Quote(tenant)+l.Digest), same.ProtoReflect().Descriptor().FullName()...)
 	data, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(data, same)
 	if err != nil {
 		return Key{}, false
@@ -68,7 +68,8 @@ type Good struct {
 	Message  []byte
 	Position string
 	Version  string
-	Given    time.Time
+	// Given is when its call came: what it says is at least so old.
+	Given time.Time
 }
 
 // Cache keeps the latest good answer of each key, bounded in number and bytes: the
@@ -95,6 +96,9 @@ func NewCache(answersMax int, bytesMax int64) *Cache {
 func (c *Cache) Keep(key Key, g *Good) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if before, ok := c.answers.Peek(key); ok && before.Given.After(g.Given) {
+		return // an older call that took longer
+	}
 	c.answers.Remove(key)
 	if int64(len(g.Message)) > c.bytesMax {
 		return
@@ -146,6 +150,16 @@ type Ladder struct{ *linkv1.Ladder }
 // LastGoodMax is how old a last good answer may be.
 func (l Ladder) LastGoodMax() time.Duration { return time.Duration(l.LastGoodMs) * time.Millisecond }
 
+// Serves says whether a request is for the version that serves; what stands in does so
+// for that one only.
+func (l Ladder) Serves(request proto.Message) bool {
+	version := ""
+	if r, ok := request.(interface{ GetModelVersion() string }); ok {
+		version = r.GetModelVersion()
+	}
+	return version == "" || version == l.Version
+}
+
 // Repeat gives a good answer again for another request. An error says why it does
 // not fit, or an *InvalidError what is wrong with the request.
 func (l Ladder) Repeat(request proto.Message, g *Good, now time.Time) (*Answer, error) {
@@ -174,6 +188,9 @@ func (l Ladder) Constant(request proto.Message) (*Answer, error) {
 // Fallback is the request as the fallback model gets it; nil when there is none.
 func (l Ladder) Fallback(request proto.Message) []byte {
 	if l.FallbackModel == "" {
+		return nil
+	}
+	if _, tensors := request.(*inference.ModelInferRequest); tensors && l.FallbackDetectsOnly {
 		return nil
 	}
 	var changed proto.Message

@@ -19,7 +19,7 @@ import (
 
 func key(t *testing.T, tenant string, m proto.Message) Key {
 	t.Helper()
-	k, ok := KeyOf(tenant, m)
+	k, ok := forms().KeyOf(tenant, m)
 	if !ok {
 		t.Fatalf("no key for %v", m)
 	}
@@ -65,7 +65,7 @@ func TestKeys(t *testing.T) {
 	if key(t, "b", inferRequest(nil)) == first {
 		t.Error("the tenant does not count")
 	}
-	if _, ok := KeyOf("a", inferRequest(func(r *inference.ModelInferRequest) { r.Parameters = nil })); ok {
+	if _, ok := forms().KeyOf("a", inferRequest(func(r *inference.ModelInferRequest) { r.Parameters = nil })); ok {
 		t.Error("a request without a source has a key")
 	}
 	detect := &perceptionv1.DetectRequest{SourceId: "cam", Model: "m", CaptureTimeUs: 1, RequestId: "1"}

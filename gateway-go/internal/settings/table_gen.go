@@ -140,6 +140,8 @@ type Settings struct {
 	SafetyInjection bool
 	// LadderWaitMs is ladder.wait_ms. Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.
 	LadderWaitMs int64
+	// LadderFallbackMs is ladder.fallback_ms. How long a fallback model may take; then the next rung answers.
+	LadderFallbackMs int64
 	// LadderAnswersMax is ladder.answers_max. Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.
 	LadderAnswersMax int64
 	// LadderBytesMax is ladder.bytes_max. Bytes of all of them.
@@ -268,6 +270,7 @@ var table = []Spec{
 	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
 	{Key: "safety.injection", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.", field: func(s *Settings) any { return &s.SafetyInjection }},
 	{Key: "ladder.wait_ms", Type: "int", Default: "100", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LadderWaitMs }},
+	{Key: "ladder.fallback_ms", Type: "int", Default: "1000", Min: 1, Max: 600000, Allowed: []string{}, Flag: "", Doc: "How long a fallback model may take; then the next rung answers.", field: func(s *Settings) any { return &s.LadderFallbackMs }},
 	{Key: "ladder.answers_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.", field: func(s *Settings) any { return &s.LadderAnswersMax }},
 	{Key: "ladder.bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 17179869184, Allowed: []string{}, Flag: "", Doc: "Bytes of all of them.", field: func(s *Settings) any { return &s.LadderBytesMax }},
 	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},

@@ -51,6 +51,8 @@ class LoadedVersion:
         """Element counts of shapes that were found to fit the contract; bounded by its users."""
         self.answer_heads: dict[object, bytes] = {}
         """Encoded answers without id and contents, by output names and shapes; bounded by its users."""
+        self.stand_in: Any = None
+        """What is told of its ladder (server/ladder.py); None without one."""
         self.plans: dict[bytes, Any] = {}
         self.forms: dict[object, Any] = {}
         """What is known of requests that differ in id and tensor bytes only (server/forms.py); bounded by its users."""

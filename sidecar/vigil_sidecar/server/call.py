@@ -28,6 +28,8 @@ class CallContext:
     """Whether rules of the same contract were already run by the gateway."""
     stands_for: str = ""
     """The model that the caller asked for, when the one called stands in for it."""
+    asked_before: bool = False
+    """That model was given the call before."""
 
 
 @dataclass(slots=True)

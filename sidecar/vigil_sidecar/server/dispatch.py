@@ -94,7 +94,9 @@ class Dispatcher:
         found = self._registry.models.get(model)
         serving = found.serving if found is not None else None
         small = sum(len(c.message) for c in calls) <= _INLINE_BYTES_MAX
-        light = serving is None or (serving.run_s <= self._inline_s and serving.options.pipeline is None)
+        # What has a ladder must not hold the reader either: others are stood in for through it.
+        plain = serving is None or (serving.options.pipeline is None and serving.options.ladder is None)
+        light = serving is None or (plain and serving.run_s <= self._inline_s)
         if light and small:
             try:
                 self._processor.process(calls)

@@ -241,6 +241,7 @@ class LinkServer:
             context = CallContext(
                 x.trace_id or ZERO16, x.span_id or ZERO8, x.sampled,
                 now_ns + timeout_us * 1000 if timeout_us else 0, x.tenant, x.control, now_ns, validated, x.stands_for,
+                x.asked_before,
             )  # fmt: skip
             call = under_way[call_id] = Call(call_id, methods[method], message, context, reply)
             if not model and self._dispatcher.is_stream(call.method):

@@ -126,9 +126,7 @@ class Perception:
         else:
             data = frame.encoded
             image = self._decoder.decode(data)
-        self._order.accept(
-            call.context.tenant, request.source_id, request.capture_time_us, request.request_id, bool(call.context.stands_for)
-        )
+        self._order.accept(call.context.tenant, request.source_id, request.capture_time_us, request.request_id, call.context.asked_before)
         feeds = pipeline.prepare(image)
         height, width = image.shape[:2]
         names = tuple(version.outputs)

@@ -756,7 +756,9 @@ type Context struct {
 	// Whether the caller may make control calls.
 	Control bool `protobuf:"varint,6,opt,name=control,proto3" json:"control,omitempty"`
 	// The model that the caller asked for, when the one called stands in for it.
-	StandsFor     string `protobuf:"bytes,7,opt,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"`
+	StandsFor string `protobuf:"bytes,7,opt,name=stands_for,json=standsFor,proto3" json:"stands_for,omitempty"`
+	// That model was given the call before.
+	AskedBefore   bool `protobuf:"varint,8,opt,name=asked_before,json=askedBefore,proto3" json:"asked_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -838,6 +840,13 @@ func (x *Context) GetStandsFor() string {
 		return x.StandsFor
 	}
 	return ""
+}
+
+func (x *Context) GetAskedBefore() bool {
+	if x != nil {
+		return x.AskedBefore
+	}
+	return false
 }
 
 // Call is one client message, as received.
@@ -1411,8 +1420,10 @@ func (x *Chunk) GetLast() bool {
 // Ladders are all models that have one. The sidecar sends them when it has
 // looked at every model, and again when they change.
 type Ladders struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ladders       []*Ladder              `protobuf:"bytes,1,rep,name=ladders,proto3" json:"ladders,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Ladders []*Ladder              `protobuf:"bytes,1,rep,name=ladders,proto3" json:"ladders,omitempty"`
+	// Models that are there and serve nothing: what was known of them still holds.
+	Waiting       []string `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1454,6 +1465,13 @@ func (x *Ladders) GetLadders() []*Ladder {
 	return nil
 }
 
+func (x *Ladders) GetWaiting() []string {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
 // Ladder says what answers a call while its model does not ([ladder] in vigil.toml).
 type Ladder struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1473,9 +1491,14 @@ type Ladder struct {
 	// Rows that a request may have; 0: the model does not batch.
 	MaxBatchSize uint32 `protobuf:"varint,8,opt,name=max_batch_size,json=maxBatchSize,proto3" json:"max_batch_size,omitempty"`
 	// Whether inputs must be finite.
-	FiniteInputs  bool `protobuf:"varint,9,opt,name=finite_inputs,json=finiteInputs,proto3" json:"finite_inputs,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FiniteInputs bool `protobuf:"varint,9,opt,name=finite_inputs,json=finiteInputs,proto3" json:"finite_inputs,omitempty"`
+	// The version that serves, and the SHA-256 of its file.
+	Version string `protobuf:"bytes,10,opt,name=version,proto3" json:"version,omitempty"`
+	Digest  string `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The fallback model has a pipeline, but other tensors: it answers Detect only.
+	FallbackDetectsOnly bool `protobuf:"varint,12,opt,name=fallback_detects_only,json=fallbackDetectsOnly,proto3" json:"fallback_detects_only,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Ladder) Reset() {
@@ -1567,6 +1590,27 @@ func (x *Ladder) GetMaxBatchSize() uint32 {
 func (x *Ladder) GetFiniteInputs() bool {
 	if x != nil {
 		return x.FiniteInputs
+	}
+	return false
+}
+
+func (x *Ladder) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Ladder) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Ladder) GetFallbackDetectsOnly() bool {
+	if x != nil {
+		return x.FallbackDetectsOnly
 	}
 	return false
 }
@@ -1762,7 +1806,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\tSTATUS_OK\x10\x01\x12\x11\n" +
 	"\rSTATUS_FAILED\x10\x02\x12\x12\n" +
 	"\x0eSTATUS_EXPIRED\x10\x03\x12\x12\n" +
-	"\x0eSTATUS_STOPPED\x10\x04\"\xc7\x01\n" +
+	"\x0eSTATUS_STOPPED\x10\x04\"\xea\x01\n" +
 	"\aContext\x12\x19\n" +
 	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
 	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x18\n" +
@@ -1772,7 +1816,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x18\n" +
 	"\acontrol\x18\x06 \x01(\bR\acontrol\x12\x1d\n" +
 	"\n" +
-	"stands_for\x18\a \x01(\tR\tstandsFor\"\x8c\x01\n" +
+	"stands_for\x18\a \x01(\tR\tstandsFor\x12!\n" +
+	"\fasked_before\x18\b \x01(\bR\vaskedBefore\"\x8c\x01\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n" +
@@ -1811,9 +1856,10 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\":\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"T\n" +
 	"\aLadders\x12/\n" +
-	"\aladders\x18\x01 \x03(\v2\x15.vigil.link.v1.LadderR\aladders\"\xf5\x02\n" +
+	"\aladders\x18\x01 \x03(\v2\x15.vigil.link.v1.LadderR\aladders\x12\x18\n" +
+	"\awaiting\x18\x02 \x03(\tR\awaiting\"\xdb\x03\n" +
 	"\x06Ladder\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12 \n" +
 	"\flast_good_ms\x18\x02 \x01(\rR\n" +
@@ -1824,7 +1870,11 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x05boxes\x18\x06 \x03(\v2\x18.vigil.perception.v1.BoxR\x05boxes\x121\n" +
 	"\x06inputs\x18\a \x03(\v2\x19.vigil.link.v1.TensorFormR\x06inputs\x12$\n" +
 	"\x0emax_batch_size\x18\b \x01(\rR\fmaxBatchSize\x12#\n" +
-	"\rfinite_inputs\x18\t \x01(\bR\ffiniteInputs\"R\n" +
+	"\rfinite_inputs\x18\t \x01(\bR\ffiniteInputs\x12\x18\n" +
+	"\aversion\x18\n" +
+	" \x01(\tR\aversion\x12\x16\n" +
+	"\x06digest\x18\v \x01(\tR\x06digest\x122\n" +
+	"\x15fallback_detects_only\x18\f \x01(\bR\x13fallbackDetectsOnly\"R\n" +
 	"\n" +
 	"TensorForm\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +

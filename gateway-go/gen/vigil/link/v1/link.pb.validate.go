@@ -1332,6 +1332,8 @@ func (m *Context) validate(all bool) error {
 
 	// no validation rules for StandsFor
 
+	// no validation rules for AskedBefore
+
 	if len(errors) > 0 {
 		return ContextMultiError(errors)
 	}
@@ -2701,6 +2703,12 @@ func (m *Ladder) validate(all bool) error {
 	// no validation rules for MaxBatchSize
 
 	// no validation rules for FiniteInputs
+
+	// no validation rules for Version
+
+	// no validation rules for Digest
+
+	// no validation rules for FallbackDetectsOnly
 
 	if len(errors) > 0 {
 		return LadderMultiError(errors)

@@ -125,7 +125,7 @@ class Supervision(_message.Message):
     def __init__(self, cycles: _Optional[int] = ..., status: _Optional[_Union[Supervision.Status, str]] = ..., expired: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Context(_message.Message):
-    __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control", "stands_for")
+    __slots__ = ("trace_id", "span_id", "sampled", "timeout_us", "tenant", "control", "stands_for", "asked_before")
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class Context(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     STANDS_FOR_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     trace_id: bytes
     span_id: bytes
     sampled: bool
@@ -140,7 +141,8 @@ class Context(_message.Message):
     tenant: str
     control: bool
     stands_for: str
-    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., sampled: _Optional[bool] = ..., timeout_us: _Optional[int] = ..., tenant: _Optional[str] = ..., control: _Optional[bool] = ..., stands_for: _Optional[str] = ...) -> None: ...
+    asked_before: bool
+    def __init__(self, trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., sampled: _Optional[bool] = ..., timeout_us: _Optional[int] = ..., tenant: _Optional[str] = ..., control: _Optional[bool] = ..., stands_for: _Optional[str] = ..., asked_before: _Optional[bool] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("id", "method", "message", "context", "crc")
@@ -235,13 +237,15 @@ class Chunk(_message.Message):
     def __init__(self, stream: _Optional[int] = ..., data: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class Ladders(_message.Message):
-    __slots__ = ("ladders",)
+    __slots__ = ("ladders", "waiting")
     LADDERS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     ladders: _containers.RepeatedCompositeFieldContainer[Ladder]
-    def __init__(self, ladders: _Optional[_Iterable[_Union[Ladder, _Mapping]]] = ...) -> None: ...
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ladders: _Optional[_Iterable[_Union[Ladder, _Mapping]]] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Ladder(_message.Message):
-    __slots__ = ("model", "last_good_ms", "fallback_model", "outputs", "constant_boxes", "boxes", "inputs", "max_batch_size", "finite_inputs")
+    __slots__ = ("model", "last_good_ms", "fallback_model", "outputs", "constant_boxes", "boxes", "inputs", "max_batch_size", "finite_inputs", "version", "digest", "fallback_detects_only")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAST_GOOD_MS_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +255,9 @@ class Ladder(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     FINITE_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_DETECTS_ONLY_FIELD_NUMBER: _ClassVar[int]
     model: str
     last_good_ms: int
     fallback_model: str
@@ -260,7 +267,10 @@ class Ladder(_message.Message):
     inputs: _containers.RepeatedCompositeFieldContainer[TensorForm]
     max_batch_size: int
     finite_inputs: bool
-    def __init__(self, model: _Optional[str] = ..., last_good_ms: _Optional[int] = ..., fallback_model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[ConstantOutput, _Mapping]]] = ..., constant_boxes: _Optional[bool] = ..., boxes: _Optional[_Iterable[_Union[_perception_pb2.Box, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[TensorForm, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., finite_inputs: _Optional[bool] = ...) -> None: ...
+    version: str
+    digest: str
+    fallback_detects_only: bool
+    def __init__(self, model: _Optional[str] = ..., last_good_ms: _Optional[int] = ..., fallback_model: _Optional[str] = ..., outputs: _Optional[_Iterable[_Union[ConstantOutput, _Mapping]]] = ..., constant_boxes: _Optional[bool] = ..., boxes: _Optional[_Iterable[_Union[_perception_pb2.Box, _Mapping]]] = ..., inputs: _Optional[_Iterable[_Union[TensorForm, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., finite_inputs: _Optional[bool] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., fallback_detects_only: _Optional[bool] = ...) -> None: ...
 
 class TensorForm(_message.Message):
     __slots__ = ("name", "datatype", "shape")
