@@ -347,11 +347,13 @@ def test_remote_control_and_reading_are_settings(tmp_path: Path, allowed: str) -
         stream = remote.channel.unary_stream(
             SERVICE + "VerifyRange", audit.VerifyRangeRequest.SerializeToString, audit.VerifyRangeResponse.FromString
         )
-        calls = {
-            "audit.read_remote": lambda s: s.unary(SERVICE + "Search", search, audit.SearchResponse),
-            "control.allow_remote": lambda s: s.unary("/vigil.models.v1.ModelsService/ReloadModel", reload, models.ReloadModelResponse),
-        }
-        for setting, call in calls.items():
+        rotate = audit.RotateKeyRequest(log=audit.LOG_GATEWAY, reason="a test")  # which the gateway answers by itself
+        calls = [
+            ("audit.read_remote", lambda s: s.unary(SERVICE + "Search", search, audit.SearchResponse)),
+            ("control.allow_remote", lambda s: s.unary("/vigil.models.v1.ModelsService/ReloadModel", reload, models.ReloadModelResponse)),
+            ("control.allow_remote", lambda s: s.unary(SERVICE + "RotateKey", rotate, audit.RotateKeyResponse)),
+        ]
+        for setting, call in calls:
             call(local)
             if allowed == "true":
                 call(remote)
