@@ -93,7 +93,7 @@ class Settings:
     safety_probe_interval_s: float = 60
     safety_run_ms_max: int = 10000
     safety_injection: bool = False
-    ladder_wait_ms: int = 100
+    ladder_wait_ms: int = 75
     ladder_fallback_ms: int = 1000
     ladder_answers_max: int = 1024
     ladder_bytes_max: int = 67108864
@@ -335,7 +335,7 @@ SPECS: tuple[Spec, ...] = (
     Spec('safety.injection', 'safety_injection', 'bool', False, None, None,
          (), None,
          'Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.'),
-    Spec('ladder.wait_ms', 'ladder_wait_ms', 'int', 100, 5, 60000,
+    Spec('ladder.wait_ms', 'ladder_wait_ms', 'int', 75, 5, 60000,
          (), None,
          'Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.'),
     Spec('ladder.fallback_ms', 'ladder_fallback_ms', 'int', 1000, 1, 600000,

@@ -65,6 +65,7 @@ type Client struct {
 	conn      atomic.Pointer[conn]
 	condemned atomic.Pointer[string]
 	other     atomic.Pointer[peer]
+	up        bool // of Run: the handshake of the present link was done
 }
 
 // New makes a client; Run connects it.
@@ -83,10 +84,12 @@ func (c *Client) Run(ctx context.Context) {
 			return
 		}
 		var damage *DamageError
-		if reason := err.Error(); reason != last || time.Since(started) > time.Second {
+		// What was up is told each time; that nobody listens, or greets well, once.
+		if reason := err.Error(); c.up || reason != last {
 			c.observer.LinkDown(reason, errors.As(err, &damage))
 			last = reason
 		}
+		c.up = false
 		if time.Since(started) > time.Second {
 			wait = waitMin
 		}
@@ -124,6 +127,7 @@ func (c *Client) once(ctx context.Context) error {
 	defer stop()
 	go cn.w.run()
 	c.condemned.Store(nil)
+	c.up = true
 	c.observer.LinkUp(welcome)
 	c.conn.Store(cn)
 	defer c.conn.CompareAndSwap(cn, nil)

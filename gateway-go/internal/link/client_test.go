@@ -240,9 +240,12 @@ func TestClosedLinkFailsCallsAtOnce(t *testing.T) {
 	if err := <-failed; !errors.Is(err, ErrDown) {
 		t.Fatal(err)
 	}
-	wait(t, func() bool { return h.get(func(h *heard) bool { return len(h.down) == 1 }) })
-	s.accept(&linkv1.Welcome{ProtocolVersion: ProtocolVersion, Methods: []string{method}})
-	wait(t, c.Connected)
+	for times := 1; times < 4; times++ { // each is told, however soon it comes after the last
+		wait(t, func() bool { return h.get(func(h *heard) bool { return len(h.down) == times }) })
+		s.accept(&linkv1.Welcome{ProtocolVersion: ProtocolVersion, Methods: []string{method}})
+		wait(t, c.Connected)
+		s.conn.Close()
+	}
 }
 
 // A caller that goes away withdraws its call: the sidecar is told, and a call still queued is never sent.

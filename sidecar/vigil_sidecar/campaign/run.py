@@ -57,7 +57,11 @@ def read_seen(folders: Sequence[Path], from_ns: int) -> list[Seen]:
             name = events.NAMES.get(h.event_id, str(h.event_id))
             if h.kind == layout.KIND_STATE:
                 p = StatePayload.FromString(r.payload)
-                at_ns = min(h.monotonic_ns, (p.now_ms + 1) * 1_000_000)  # while a log hangs, its records come later than what they say
+                at_ns = h.monotonic_ns
+                if (
+                    folder.name == "sidecar"
+                ):  # its machines' time is CLOCK_MONOTONIC; while its log hangs, records come later than what they say
+                    at_ns = min(at_ns, (p.now_ms + 1) * 1_000_000)
                 out.append(Seen(at_ns, folder.name, name, p.subject, p.to, p.reason))
             elif h.kind == layout.KIND_SYSTEM:
                 out.append(Seen(h.monotonic_ns, folder.name, name, text=SystemPayload.FromString(r.payload).text))

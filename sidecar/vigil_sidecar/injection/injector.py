@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import resource
 import shutil
 import sys
@@ -158,8 +159,8 @@ class Injector:
         source = self._serving_file(injection.model)
         with self._another_version(injection.model) as place:
             partial = place.with_suffix(".new")
-            partial.write_bytes(source.read_bytes() + _LARGE_TAG)
-            os.truncate(partial, partial.stat().st_size + _LARGE_BYTES)
+            partial.write_bytes(source.read_bytes() + _LARGE_TAG + os.urandom(8))
+            os.truncate(partial, partial.stat().st_size + _LARGE_BYTES - 8)
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             with _limited(resource.RLIMIT_AS, pages * resource.getpagesize()):
                 partial.rename(place)
@@ -204,14 +205,14 @@ class Injector:
     def _file_corrupt(self, injection: Injection) -> None:
         with self._another_version(injection.model) as place:
             partial = place.with_suffix(".new")
-            partial.write_bytes(b"\x13\x37" * 512)
+            partial.write_bytes(os.urandom(1024))
             partial.rename(place)
             self._wait(injection)
 
     def _file_truncated(self, injection: Injection) -> None:
         source = self._serving_file(injection.model)
         with self._another_version(injection.model) as place:
-            self._appear(place, source, source.stat().st_size // 2)
+            self._appear(place, source, random.randint(1, source.stat().st_size * 3 // 4))
             self._wait(injection)
 
     def _file_permissions(self, injection: Injection) -> None:
@@ -232,7 +233,7 @@ class Injector:
         path = self._serving_file(injection.model)
         before = path.read_bytes()
         try:
-            path.write_bytes(before[::-1])
+            path.write_bytes(os.urandom(len(before)))
             self._wait(injection)
         finally:
             path.write_bytes(before)
