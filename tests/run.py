@@ -132,7 +132,7 @@ def requirements(outcome: Outcome, full: bool) -> None:
     traceability.keep(outcome.results)
     found = traceability.holes(outcome.results)
     if full and not found:
-        found = mutants.survivors()
+        found = mutants.findings()
     outcome.failed += [f"requirement {x}" for x in found]
     outcome.passed += not found
     if not found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -14,34 +13,33 @@ from vigil.contract_digest import CONTRACT_DIGEST
 from vigil.link.v1 import link_pb2 as link
 
 from vigil_safety import events_gen as events
-from vigil_safety.monitor import Change
-from vigil_safety.table import machine_table, worst
-from vigil_safety.tally import DEGRADED, EXPIRED, STOPPED
+from vigil_safety.table import worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.batching.job import Job
-from vigil_sidecar.errors import AuditError, CallError, ContractViolation, Resting
-from vigil_sidecar.injection.injector import Injection, Injector
-from vigil_sidecar.injection.wire import FaultyConnection
+from vigil_sidecar.errors import AuditError, CallError, Resting
+from vigil_sidecar.injection.files import recover
+from vigil_sidecar.injection.injector import Injector
+from vigil_sidecar.injection.wire import connection_maker
+from vigil_sidecar.journal import Journal
 from vigil_sidecar.log_setup import open_log
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
-from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.registry.watcher import Watcher
 from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
-from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.direct import DirectServer
 from vigil_sidecar.server.dispatch import Dispatcher
 from vigil_sidecar.server.ladder import Ladders, check_ladder
 from vigil_sidecar.server.link import LinkConfig, LinkServer
 from vigil_sidecar.server.methods import Parts, batch_methods, missing_methods, stream_methods, unary_methods
 from vigil_sidecar.server.model_config import read_options
-from vigil_sidecar.server.payloads import model_payload, state_payload, system_payload
+from vigil_sidecar.server.payloads import system_payload
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import Processor
 from vigil_sidecar.server.revalidation import Revalidation
@@ -56,16 +54,10 @@ __all__ = ["Sidecar"]
 
 _DIRECT_THREADS = 32
 _WORKER_QUEUE_MAX = 4096
-_TRANSITIONS_MAX = 256
 _LOG_PROBE_S = 0.2
 _ANCHOR_WAIT_S = 1.0
-_COUNTED = {"DEGRADED": DEGRADED, "SAFE_STOP": STOPPED}
 _LOG = "log/sidecar"
 """Subject of the log's own state machine."""
-_SWAP_RESULTS = {
-    events.VERSION_SWITCHED: "switched", events.VERSION_REFUSED: "refused",
-    events.VERSION_RETIRED: "retired", events.VERSION_LOADED: "loaded",
-}  # fmt: skip
 
 
 class Sidecar:
@@ -87,19 +79,19 @@ class Sidecar:
         self.metrics.count_unlogged(lambda: self.audit.unlogged_total)
         self.metrics.checkpoint_age(lambda: log.checkpoint_age_s)
         self._stopping = threading.Event()
-        self._pending: list[Change] = []
-        self._pending_lock = threading.Lock()
         self._news, self._ladders = threading.Event(), Ladders()
+        self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
+        self.journal = Journal(self.audit, self.metrics, self._hub, self._news, self._model_state)
         self.registry = Registry()
-        self.safety = Safety(settings, self.registry, self._state_changed, self._part_expired, self._action_failed)
+        self.safety = Safety(settings, self.registry, self.journal.state_changed, self.journal.part_expired, self.journal.action_failed)
         self.monitor = self.safety.monitor
+        self.journal.follow(self.safety)
         root = Path(settings.models_dir)
-        loader = Loader(settings, self._model_event, self._check_version, self.injector.session if self.injector else None)
+        loader = Loader(settings, self.journal.model_event, self._check_version, self.injector.session if self.injector else None)
         self.reconciler = Reconciler(
-            root, settings, self.registry, loader, self.monitor, read_options, self._model_event, self._look_failed
+            root, settings, self.registry, loader, self.monitor, read_options, self.journal.model_event, self.journal.look_failed
         )  # fmt: skip
         self._watcher = Watcher(root, self.reconciler.mark)
-        self._hub = WatchHub(settings.limits_watchers_max, settings.limits_watch_queue_max)
         self.dispatcher = self._make_dispatcher(root)
         instance, boot = log.instance.hex(), log.boot_id.hex()
         self._checkpoint, self._checkpoint_came, self._link_stopped = b"", threading.Event(), threading.Event()
@@ -110,33 +102,37 @@ class Sidecar:
             settings.link_spin_us_max * 1000,
         )  # fmt: skip
         self._link = LinkServer(
-            config, self.dispatcher, self._heartbeat, self._link_notice, self._anchor, self._all_ladders, self._news, self._connect
+            config,
+            self.dispatcher,
+            self._heartbeat,
+            self.journal.link_notice,
+            self._anchor,
+            self._all_ladders,
+            self._news,
+            connection_maker(self.injector.faults if self.injector else None),
         )
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
         )  # fmt: skip
 
-    def _connect(self, sock: socket.socket) -> Connection:
-        return FaultyConnection(sock, self.injector.faults) if self.injector else Connection(sock)
-
-    def _enable_injection(self, injector: Injector) -> None:
-        """Say that faults can be injected, and be told of each."""
-        injector.record, injector.log_file = self._injected, lambda: self.audit.log.path
+    def _enable_injection(self) -> None:
+        """Undo what an injection left behind when it was killed; where faults can be injected, say so and be told of each."""
+        told = lambda text: self.log.warning("injected fault", what=text)  # noqa: E731
+        recover(Path(self.settings.models_dir), told)
+        if (injector := self.injector) is None:
+            return
+        injector.record, injector.log_file, injector.told = self.journal.injected, lambda: self.audit.log.path, told
         injector.failed = lambda kind, error: self.log.error("a fault could not be injected", kind=kind, exc_info=error)
         injector.supervise(self.safety.supervision)
-        self._append(Entry(layout.KIND_SYSTEM, events.INJECTION_ENABLED, payload=system_payload("safety.injection is on", {})))
+        self.journal.append(Entry(layout.KIND_SYSTEM, events.INJECTION_ENABLED, payload=system_payload("safety.injection is on", {})))
         self.log.warning("faults can be injected here (safety.injection); rely on no answer")
-
-    def _injected(self, fault: Injection) -> None:
-        fields = {"model": fault.model, "duration_ms": str(fault.duration_ms), "magnitude": f"{fault.magnitude:g}"}
-        self._append(Entry(layout.KIND_SYSTEM, events.FAULT_INJECTED, payload=system_payload(fault.kind.name, fields)))
 
     def _make_dispatcher(self, root: Path) -> Dispatcher:
         s = self.settings
         decoder = FrameDecoder(s.limits_frame_side_max, s.limits_frame_pixels_max, s.limits_decode_bytes_max)
         order = SourceOrder(s.limits_sources_max, s.limits_source_idle_s, s.limits_capture_skew_max_s, time.monotonic, time.time)
-        revalidation = Revalidation(s.link_revalidate, s.link_revalidate_every, self._disagreed)
+        revalidation = Revalidation(s.link_revalidate, s.link_revalidate_every, self.journal.disagreed)
         parts = Parts(
             Perception(decoder, order, self._hub),
             Metadata(self.registry, self.ready),
@@ -157,8 +153,7 @@ class Sidecar:
     def start(self) -> tuple[int, int]:
         """Listen and start loading; returns the ports of gRPC and metrics. Raises ``OSError``."""
         s = self.settings
-        if self.injector is not None:
-            self._enable_injection(self.injector)
+        self._enable_injection()
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         self._watcher.start()
@@ -181,6 +176,8 @@ class Sidecar:
         """Finish running calls and close the log."""
         self.log.info("sidecar stops")
         self._stopping.set()
+        if self.injector is not None:
+            self.injector.close()
         self._direct.set_ready(False)
         self._direct.stop(self.settings.gateway_drain_timeout_s)
         if not self._link.drain(self.settings.gateway_drain_timeout_s):
@@ -255,82 +252,6 @@ class Sidecar:
         state = self.monitor.status(f"model/{model}").state
         return worst([state, self.monitor.status(_LOG).state]) if self.audit.failure is not None else state
 
-    def _append(self, entry: Entry) -> None:
-        """Write an event; when the log fails the event is still logged, and calls are being refused."""
-        try:
-            self.audit.append([entry])
-        except AuditError as error:
-            self.log.error("event not recorded", dia=entry.event_id, reason=str(error))
-
-    def _model_event(self, event: ModelEvent) -> None:
-        """Record and tell. A switch without its record does not happen: that one raises ``AuditError``."""
-        digest = bytes.fromhex(event.digest) if event.digest else bytes(32)
-        append = self._append if event.event_id != events.VERSION_SWITCHED else self.audit.append_or_fail
-        append(
-            Entry(
-                layout.KIND_MODEL, event.event_id, SAFETY_CODES.get(self._model_state(event.model), 0),
-                model_digest=digest, model_version=event.version, payload=model_payload(event),
-            )
-        )  # fmt: skip
-        fields = {k: v for k, v in event._asdict().items() if v not in ("", 0)}
-        self.log.info(events.NAMES[event.event_id], dia=f"DIA-{event.event_id}", **{k: v for k, v in fields.items() if k != "event_id"})
-        result = _SWAP_RESULTS.get(event.event_id)
-        if result:
-            self.metrics.swaps.labels(event.model, result).inc()
-        if event.event_id == events.VERSION_SWITCHED:
-            self._news.set()  # its ladder is another one
-            if event.replaced_version:
-                self.metrics.model_info.remove(event.model, str(event.replaced_version), event.replaced_digest)
-            self.metrics.model_info.labels(event.model, str(event.version), event.digest).set(1)
-
-    def _look_failed(self, model: str, error: Exception) -> None:
-        self.metrics.faults.inc()
-        self.log.error("a look at a model failed", model=model, exc_info=error)
-
-    def _state_changed(self, change: Change) -> None:
-        entry = Entry(
-            layout.KIND_STATE, events.STATE_CHANGED, SAFETY_CODES[change.after], payload=state_payload(change, self.monitor.table)
-        )  # fmt: skip
-        self._append(entry)
-        for state in machine_table().ranks:
-            self.metrics.safety_state.labels(change.subject, state).set(state == change.after)
-        with self._pending_lock:
-            if len(self._pending) < _TRANSITIONS_MAX:
-                self._pending.append(change)
-        self.safety.history.append(change)
-        if change.after in _COUNTED:
-            self.safety.tally.count(_COUNTED[change.after], change.subject)
-        self._news.set()
-        self._hub.publish("safety", change)
-        self.log.warning(
-            "safety state changed", subject=change.subject, before=change.before, after=change.after,
-            cause=change.event, reason=change.reason,
-        )  # fmt: skip
-
-    def _part_expired(self, what: str, reason: str) -> None:
-        self._append(Entry(layout.KIND_SYSTEM, events.SUPERVISION_EXPIRED, payload=system_payload(reason, {"what": what})))
-        self.safety.tally.count(EXPIRED, f"model/{what[4:]}" if what.startswith("run/") else what)
-        self.log.error("supervision expired", what=what, reason=reason)
-
-    def _action_failed(self, subject: str, text: str) -> None:
-        self._append(Entry(layout.KIND_SYSTEM, events.ACTION_FAILED, payload=system_payload(text, {"subject": subject})))
-        self.log.error("a safety action failed", subject=subject, reason=text)
-
-    def _disagreed(self, call: Call, violation: ContractViolation) -> None:
-        self._append(
-            Entry(
-                layout.KIND_SYSTEM, events.REVALIDATION_DISAGREEMENT, trace_id=call.context.trace_id,
-                payload=system_payload(violation.text, {"method": call.method}),
-            )
-        )  # fmt: skip
-
-    def _link_notice(self, what: str, text: str) -> None:
-        event = {
-            "up": events.LINK_UP, "lost": events.LINK_LOST, "damage": events.LINK_CORRUPTION, "expired": events.HEARTBEAT_EXPIRED,
-        }[what]  # fmt: skip
-        self._append(Entry(layout.KIND_SYSTEM, event, payload=system_payload(text, {})))
-        self.log.warning("link " + what, reason=text)
-
     def _heartbeat(self, beat: link.Heartbeat) -> None:
         beat.ready, beat.checkpoint = self.ready(), self.audit.log.checkpoint
         beat.log_failure = self._lost_to_the_log()[:256]
@@ -341,9 +262,7 @@ class Sidecar:
         expired = [f"{n}: {r}"[:256] for n, r in list(report.expired.items())[:16]]
         beat.supervision.MergeFrom(link.Supervision(cycles=report.cycles, status="STATUS_" + report.status, expired=expired))
         beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
-        with self._pending_lock:
-            pending, self._pending = self._pending, []
-        beat.transitions.extend(transition_message(c) for c in pending)
+        beat.transitions.extend(transition_message(c) for c in self.journal.take_changes())
 
     def _anchor(self, note: bytes) -> None:
         """Note the gateway's latest checkpoint: the link's reader never waits for a disk."""

@@ -11,6 +11,7 @@ from vigil_sidecar.audit.disk import DISK
 from vigil_sidecar.audit.keys import KeyFile, hash_key
 from vigil_sidecar.audit.prune import Retention
 from vigil_sidecar.audit.writer import AuditWriter
+from vigil_sidecar.injection.files import recover_log
 from vigil_sidecar.injection.injector import Injector
 from vigil_sidecar.server.payloads import system_payload
 from vigil_sidecar.settings_gen import Settings
@@ -22,6 +23,8 @@ def open_log(settings: Settings, clock: ClockDaemon, injector: Injector | None, 
     """The log's writer; with an injector its disk and clock can fail. Raises ``AuditError``."""
     data = Path(settings.data_dir)
     faulty = injector.clock(clock.status) if injector else None
+    if injector is not None:
+        recover_log(data / "audit" / "sidecar")
     return AuditWriter(
         data / "audit" / "sidecar", "sidecar", clock=faulty.status if faulty else clock.status, durability=settings.audit_durability,
         sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,

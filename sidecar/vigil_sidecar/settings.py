@@ -102,6 +102,11 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
             f"link.heartbeat_timeout_ms = {values['link.heartbeat_timeout_ms']}: allowed is at least twice "
             f"link.heartbeat_interval_ms ({values['link.heartbeat_interval_ms']})"
         )
+    if values["ladder.wait_ms"] < 2 * values["link.heartbeat_interval_ms"]:
+        raise SettingsError(
+            f"ladder.wait_ms = {values['ladder.wait_ms']}: allowed is at least twice "
+            f"link.heartbeat_interval_ms ({values['link.heartbeat_interval_ms']})"
+        )
     if values["audit.retention_bytes"] < 2 * values["audit.segment_bytes"]:
         raise SettingsError(
             f"audit.retention_bytes = {values['audit.retention_bytes']}: allowed is at least twice "

@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,7 +22,7 @@ from vigil.audit.v1 import service_pb2 as audit
 from vigil.models.v1 import models_pb2 as models
 
 from tests.harness import graphs
-from tests.harness.calls import INFER, Stub, details, infer_request
+from tests.harness.calls import INFER, Stub, details, infer_request, own_address
 from tests.harness.product import ROOT, Product, wait_for
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
@@ -321,16 +320,6 @@ def test_logs_are_read_without_a_sidecar(product: Product) -> None:
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "gateway" in error.value.details()
     os.kill(product.pids()["sidecar_pid"], signal.SIGKILL)
     assert pages(product, log=audit.LOG_SIDECAR, trace_id=TRACE)
-
-
-def own_address() -> str:
-    """An address of this machine that is not loopback; empty when it has none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        try:
-            s.connect(("192.0.2.1", 9))  # sends nothing: the kernel names the address that it would use
-            return str(s.getsockname()[0])
-        except OSError:
-            return ""
 
 
 @pytest.mark.skipif(not own_address(), reason="this machine has no address but loopback")

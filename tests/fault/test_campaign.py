@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +15,7 @@ from vigil.safety.v1 import safety_pb2 as safety
 from tests.harness import graphs
 from tests.harness.calls import Stub, details
 from tests.harness.injecting import MODEL, injected_product
-from tests.harness.product import Product
+from tests.harness.product import Product, wait_for
 from vigil_safety import events_gen as events
 from vigil_safety.kinds import KINDS
 from vigil_sidecar.audit.reader import read_records
@@ -63,6 +65,30 @@ def test_what_cannot_be_injected_is_named(tmp_path: Path) -> None:
                     INJECT, safety.InjectRequest(kind="model_slow", model=MODEL, duration_ms=3000, magnitude=0.1), safety.InjectResponse
                 )
         assert product.vigil("safety", "inject", "meteorite", check=False).returncode == 2
+
+
+def test_a_kill_during_a_fault_of_files_loses_nothing(tmp_path: Path) -> None:
+    """The sidecar that is started next puts back what was put aside; an orderly stop does so itself. Two such faults exclude each other."""
+    product = injected_product(tmp_path)
+    folder = product.models / MODEL
+
+    def mine() -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    before = mine()
+    for kind, killed in (("file_overwritten", True), ("config_bad", True), ("file_corrupt", True), ("file_vanished", False)):
+        with product:
+            stub = Stub(product.channel())
+            stub.unary(INJECT, safety.InjectRequest(kind=kind, model=MODEL, duration_ms=600_000), safety.InjectResponse)
+            wait_for(lambda: mine() != before, what=f"{kind} began")
+            with pytest.raises(grpc.RpcError, match="another that changes files"):
+                stub.unary(INJECT, safety.InjectRequest(kind="file_truncated", model=MODEL), safety.InjectResponse)
+            if killed:
+                old = product.pids()["sidecar_pid"]
+                os.kill(old, signal.SIGKILL)
+                wait_for(lambda old=old: product.pids()["sidecar_pid"] != old, 60, "another sidecar")
+                wait_for(lambda: mine() == before, 30, f"{kind} undone")
+        assert mine() == before, kind
 
 
 def campaign(product: Product, *more: str) -> dict[str, dict[str, object]]:

@@ -81,6 +81,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     model(running, "log", LOG)
     model(running, "bare")
     model(running, "refusing", "[ladder]\n")
+    model(running, "strict", "finite_inputs = true\n[ladder]\noutputs.y.fill = 0.0\n", lambda p: graphs.scale(2.0, p))
     model(running, "small", make=lambda p: graphs.scale(2.0, p))
     with running:
         yield running
@@ -143,6 +144,16 @@ def test_the_callers_own_faults_are_refused_as_ever(product: Product) -> None:
         assert details(error.value)["fields"] == [field]
 
 
+def test_inputs_that_are_refused_do_not_bring_a_model_down(product: Product) -> None:
+    """However many: they are found just before the run, and are the caller's own; nothing stands in for them either."""
+    stub = Stub(product.channel())
+    for _ in range(30):
+        with pytest.raises(grpc.RpcError) as error:
+            ask(stub, request("strict", X * np.nan, "cam-1"))
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+    assert next(s.state for s in stub.state().subjects if s.subject == "model/strict") == 2
+
+
 def test_with_a_dead_sidecar_the_gateway_answers(product: Product) -> None:
     """From its cache, then with constants; both have their record in its log. This is the last test of this product."""
     stub = Stub(product.channel())
@@ -202,6 +213,19 @@ def test_a_stop_is_answered_by_nobody(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as error:
             ask(stub, request("log", X, "cam-1"))
         assert "model 'log' is stopped safely" in error.value.details()
+
+
+def test_the_call_that_stops_a_model_has_no_stand_in(tmp_path: Path) -> None:
+    """With no falls borne, the first one is a stop: it and later calls are refused, whichever the gateway hears of first."""
+    for trial in range(5):
+        product = Product(tmp_path / str(trial), GONE | {"safety.rounds_max": 0, "safety.probe_interval_s": 0})
+        model(product, "log", "[ladder]\nlast_good_ms = 60000\noutputs.y.fill = 0.0\n")
+        with product:
+            stub = Stub(product.channel())
+            ask(stub, request("log", X, "cam"))
+            for x in (-X, X):
+                with pytest.raises(grpc.RpcError):
+                    ask(stub, request("log", x, "cam"))
 
 
 def test_calls_under_way_do_not_wait_for_a_run_that_hangs(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.harness import graphs
 from tests.harness.calls import Stub
 from tests.harness.product import Product, wait_for
+from vigil_safety import events_gen as events
+from vigil_sidecar.audit.reader import read_records
 
 WATCHDOG_S = 0.6
 
@@ -127,3 +129,18 @@ def test_a_device_that_cannot_be_opened(tmp_path: Path) -> None:
     product.start(wait=False)
     assert product.process is not None and product.process.wait(20) == 1
     assert "supervisor.watchdog_device" in product.log.read_text() and "No such file" in product.log.read_text()
+
+
+def test_a_sidecar_that_stands_still_before_its_greeting_is_replaced(tmp_path: Path) -> None:
+    """It listens and answers nothing to a gateway that was started anew: nobody else would see it."""
+    product = Product(tmp_path, {"supervisor.restart_after_ms": 500, "supervisor.backoff_ms": 0})
+    product.accounted = False
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        before = product.pids()
+        os.kill(before["sidecar_pid"], signal.SIGSTOP)
+        os.kill(before["gateway_pid"], signal.SIGKILL)
+        wait_for(lambda: product.pids()["sidecar_pid"] != before["sidecar_pid"], 60, "another sidecar")
+        wait_for(lambda: Stub(product.channel()).models()["m"].serving_version == 1, 30, "served again")
+        killed = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == events.SIDECAR_KILLED]
+        assert killed and b"no greeting" in killed[-1].payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -16,7 +17,7 @@ from vigil.safety.v1 import safety_pb2 as safety
 
 from vigil_sidecar.engine.datatypes import NUMPY
 
-__all__ = ["Stub", "details", "infer_request", "output"]
+__all__ = ["Stub", "details", "infer_request", "output", "own_address"]
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 DETECT = "/vigil.perception.v1.PerceptionService/Detect"
@@ -92,3 +93,13 @@ class Stub:
     def state(self) -> safety.SystemState:
         """The safety state."""
         return self.unary("/vigil.safety.v1.SafetyService/Get", safety.GetRequest(), safety.GetResponse)[0].state
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback; empty when it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))  # sends nothing: the kernel names the address that it would use
+            return str(s.getsockname()[0])
+        except OSError:
+            return ""

@@ -132,7 +132,7 @@ func (s *Service) withLadder(ctx context.Context, c *call, l ladder.Ladder, requ
 		c.handedOver = true
 		return s.climb(ctx, c, l, request, answer, err)
 	}
-	if l.LastGoodMs > 0 {
+	if l.LastGoodMs > 0 && reply.ModelVersion == l.Version { // else a swap was under way
 		if key, ok := l.KeyOf(c.caller.Tenant, request); ok {
 			s.standIns.cache.Keep(key, &ladder.Good{Message: answer.Message, Position: answer.AuditPosition, Version: reply.ModelVersion, Given: c.start})
 		}
@@ -160,7 +160,7 @@ func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request p
 	if !mayStandIn(cause) || ctx.Err() != nil || !l.Serves(request) {
 		return given, cause
 	}
-	if err := s.nothingStandsIn(); err != nil {
+	if err := s.nothingStandsIn(c.model); err != nil {
 		return nil, err
 	}
 	if key, ok := l.KeyOf(c.caller.Tenant, request); ok && l.LastGoodMs > 0 {
@@ -174,11 +174,14 @@ func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request p
 		}
 	}
 	answer, asked := s.fallback(ctx, c, l, request)
+	if err := s.nothingStandsIn(c.model); err != nil { // it took its time
+		return nil, err
+	}
 	if answer != nil {
 		return answer, nil
 	}
 	if ctx.Err() != nil {
-		return given, ctx.Err()
+		return nil, ctx.Err()
 	}
 	a, err := l.Constant(request)
 	if err == nil {
@@ -195,8 +198,11 @@ func (s *Service) climb(ctx context.Context, c *call, l ladder.Ladder, request p
 	return given, cause
 }
 
-// nothingStandsIn says why nothing may: what is stopped safely needs a person.
-func (s *Service) nothingStandsIn() error {
+// nothingStandsIn says why nothing may for a model: what is stopped safely needs a person.
+func (s *Service) nothingStandsIn(model string) error {
+	if e := (*s.standIns.resting.Load())[model]; e != nil && !e.standIn {
+		return e
+	}
 	if e := s.standIns.stopped.Load(); e != nil {
 		return e
 	}

@@ -65,7 +65,8 @@ type Client struct {
 	conn      atomic.Pointer[conn]
 	condemned atomic.Pointer[string]
 	other     atomic.Pointer[peer]
-	up        bool // of Run: the handshake of the present link was done
+	up        bool      // of Run: the handshake of the present link was done
+	deaf      time.Time // of Run: since when a sidecar that listens answers no greeting
 }
 
 // New makes a client; Run connects it.
@@ -110,17 +111,19 @@ func (c *Client) once(ctx context.Context) error {
 	if u, ok := raw.(*net.UnixConn); ok {
 		_ = u.SetWriteBuffer(1 << 20)
 	}
-	reader := newFrameReader(raw, c.config.FrameBytesMax)
-	welcome, err := c.greet(raw, reader)
-	if err != nil {
-		return err
-	}
 	other, err := peerOf(raw)
 	if err != nil {
 		return fmt.Errorf("the sidecar's process: %w", err)
 	}
 	defer other.release()
 	c.other.Store(other)
+	reader := newFrameReader(raw, c.config.FrameBytesMax)
+	welcome, err := c.greet(raw, reader)
+	if err != nil {
+		c.deafTo(other, err)
+		return err
+	}
+	c.deaf = time.Time{}
 	cn := newConn(raw, welcome, c.config.LaneCallsMax)
 	defer cn.fail(ErrDown)
 	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
@@ -136,6 +139,27 @@ func (c *Client) once(ctx context.Context) error {
 	go c.beat(beating, cn, other)
 	return c.readAll(cn, reader)
 }
+
+// deafTo has a sidecar killed that listens and answers no greeting for as long as a
+// silent one would have been borne: nobody else watches it before the handshake.
+func (c *Client) deafTo(other *peer, err error) {
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		c.deaf = time.Time{}
+		return
+	}
+	if c.deaf.IsZero() {
+		c.deaf = time.Now().Add(-greetTimeout)
+	}
+	if lasted := time.Since(c.deaf); c.config.RestartAfter > 0 && lasted > c.config.HeartbeatTimeout+c.config.RestartAfter {
+		c.deaf = time.Time{}
+		c.observer.LinkHung(other.pid, "it answered no greeting for "+lasted.Round(time.Millisecond).String())
+		_ = other.kill()
+	}
+}
+
+// greetTimeout is how long a sidecar may take to answer a greeting.
+const greetTimeout = 2 * time.Second
 
 // dial connects by way of the open folder: a socket's path has at most 107
 // bytes, a folder's may have more.
@@ -162,7 +186,7 @@ func (c *Client) greet(raw net.Conn, reader *frameReader) (*linkv1.Welcome, erro
 	if err != nil {
 		return nil, err
 	}
-	_ = raw.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(greetTimeout))
 	if _, err := raw.Write(data); err != nil {
 		return nil, err
 	}
@@ -268,7 +292,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 				c.observer.LinkSilent(silence, stopped)
 			}
 		}
-		if late := c.config.StandInAfter > 0 && silence > c.config.StandInAfter; cn.setLate(late) {
+		if c.config.StandInAfter > 0 && cn.judgeLate(c.config.StandInAfter) {
 			c.observer.LinkLate(silence)
 		}
 		lasted := now.Sub(since)

@@ -47,7 +47,8 @@ type pending struct {
 	results chan result
 	failed  chan error // of a stream, which may have a full queue of replies
 	model   string
-	standIn bool // something stands in for the model
+	standIn bool         // something stands in for the model
+	queued  *linkv1.Call // until a frame takes it
 }
 
 func (p *pending) fail(err error) {
@@ -141,10 +142,20 @@ func (c *conn) setSilent() {
 	c.mu.Unlock()
 }
 
-// setLate notes whether the sidecar says nothing for so long that calls which something
+// drop takes a call out; one that still waits in a lane gives its bytes back, for who
+// counts them believes that it is gone. The lock is held.
+func (c *conn) drop(id uint64, p *pending) {
+	delete(c.pending, id)
+	if p.queued != nil {
+		p.queued.Message, p.queued = nil, nil
+	}
+}
+
+// judgeLate looks whether the sidecar says nothing for so long that calls which something
 // stands in for have a better answer than waiting; true when that is new.
-func (c *conn) setLate(late bool) bool {
+func (c *conn) judgeLate(after time.Duration) bool {
 	c.mu.Lock()
+	late := time.Since(c.lastBeat) > after
 	fresh := late && !c.late
 	c.late = late
 	c.mu.Unlock()
@@ -168,7 +179,7 @@ func (c *conn) failThose(err error, chosen func(*pending) bool) {
 	for id, p := range c.pending {
 		if chosen(p) {
 			failed = append(failed, p)
-			delete(c.pending, id)
+			c.drop(id, p)
 		}
 	}
 	if len(c.pending) == 0 {
@@ -216,6 +227,7 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 	c.nextID++
 	call.Id = c.nextID
 	call.Crc = callCRC(call.Message, call.Id, call.Method)
+	p.queued = call
 	c.pending[call.Id] = p
 	if !c.models[model] {
 		model = ""
@@ -247,7 +259,8 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 			break
 		}
 		taken++
-		if c.pending[call.Id] != nil { // else cancelled while it waited
+		if p := c.pending[call.Id]; p != nil { // else cancelled while it waited
+			p.queued = nil
 			calls = append(calls, call)
 			size += len(call.Message)
 		}
@@ -263,8 +276,10 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 // forget withdraws a call whose caller has gone.
 func (c *conn) forget(id uint64) {
 	c.mu.Lock()
-	_, known := c.pending[id]
-	delete(c.pending, id)
+	p, known := c.pending[id]
+	if known {
+		c.drop(id, p)
+	}
 	c.mu.Unlock()
 	if known {
 		_ = c.w.send(&linkv1.Frame{Body: &linkv1.Frame_Cancel{Cancel: &linkv1.Cancel{Ids: []uint64{id}}}}, true)

@@ -173,13 +173,23 @@ func Load(file string, environment []string, flags map[string]string) (*Settings
 			return nil, err
 		}
 	}
-	if s.LinkHeartbeatTimeoutMs < 2*s.LinkHeartbeatIntervalMs {
-		return nil, refuse("link.heartbeat_timeout_ms", strconv.FormatInt(s.LinkHeartbeatTimeoutMs, 10), "settings",
-			fmt.Sprintf("at least twice link.heartbeat_interval_ms (%d)", s.LinkHeartbeatIntervalMs))
+	return s, s.agree()
+}
+
+// agree refuses settings that contradict each other.
+func (s *Settings) agree() error {
+	for _, pair := range []struct {
+		key, other   string
+		value, least int64
+	}{
+		{"link.heartbeat_timeout_ms", "link.heartbeat_interval_ms", s.LinkHeartbeatTimeoutMs, s.LinkHeartbeatIntervalMs},
+		{"ladder.wait_ms", "link.heartbeat_interval_ms", s.LadderWaitMs, s.LinkHeartbeatIntervalMs},
+		{"audit.retention_bytes", "audit.segment_bytes", s.AuditRetentionBytes, s.AuditSegmentBytes},
+	} {
+		if pair.value < 2*pair.least {
+			return refuse(pair.key, strconv.FormatInt(pair.value, 10), "settings",
+				fmt.Sprintf("at least twice %s (%d)", pair.other, pair.least))
+		}
 	}
-	if s.AuditRetentionBytes < 2*s.AuditSegmentBytes {
-		return nil, refuse("audit.retention_bytes", strconv.FormatInt(s.AuditRetentionBytes, 10), "settings",
-			fmt.Sprintf("at least twice audit.segment_bytes (%d)", s.AuditSegmentBytes))
-	}
-	return s, nil
+	return nil
 }

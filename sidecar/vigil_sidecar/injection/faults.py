@@ -63,6 +63,11 @@ class Faults:
             self.end(kind)
         return fault
 
+    def wait(self, kind: str, timeout_s: float) -> bool:
+        """Wait until a fault has ended, at most this long; whether it has."""
+        fault = self._active.get(kind)
+        return fault is None or fault.over.wait(timeout_s)
+
     def any(self) -> bool:
         """Whether some fault acts."""
         return bool(self._active)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import random
 import resource
-import shutil
 import sys
 import threading
 import time
@@ -19,6 +17,7 @@ from vigil_safety.kinds import BY_SIDECAR, KINDS, Kind
 from vigil_sidecar.audit.clock import ClockStatus
 from vigil_sidecar.errors import SemanticViolation
 from vigil_sidecar.injection.faults import Faults, FaultyClock, FaultyDisk, FaultySession
+from vigil_sidecar.injection.files import FileFaults
 from vigil_sidecar.registry.repository import MODEL_NAME
 from vigil_sidecar.registry.version import Runnable
 from vigil_sidecar.supervision import Supervision
@@ -28,6 +27,7 @@ __all__ = ["DELAY_MS", "Injection", "Injector"]
 DELAY_MS = 50
 """Between the reply to a caller and the fault: the reply must have left."""
 _CYCLE_S = 0.05
+_CLOSE_S = 5.0
 _ONCE_S = 10.0
 """A fault that acts once, and meets nobody, ends."""
 _LARGE_BYTES = 64 << 20
@@ -77,17 +77,27 @@ def _lowest_free_descriptor() -> int:
     return fd
 
 
+def _changes_files(kind: Kind) -> bool:
+    return kind.group in ("files", "configuration") or kind.name in ("sidecar_memory", "sidecar_files", "log_deleted")
+
+
 class Injector:
     """Owns the active faults and the seams. ``inject`` may be called from any thread."""
 
     def __init__(self, models: Path) -> None:
         self._models = models
+        self._files = FileFaults(models, lambda text: self.told(text))
+        self._lock = threading.Lock()
+        self._reserved: set[str] = set()
+        self._closed = False
         self.faults = Faults()
         self.disk = FaultyDisk(self.faults)
         self.record: Callable[[Injection], None] = lambda injection: None
         """Writes the record with which a fault begins."""
         self.failed: Callable[[str, Exception], None] = lambda kind, error: None
         """Hears of a fault that could not be brought about, or not be undone."""
+        self.told: Callable[[str], None] = lambda text: None
+        """Hears of what was done to files, and undone."""
         self.log_file: Callable[[], Path] = lambda: Path()
         self._indicate: Callable[..., None] = lambda name, checkpoint="alive": None
         self._native = ctypes.PyDLL(None)
@@ -121,17 +131,36 @@ class Injector:
         if kind.needs == "user" and os.geteuid() == 0:
             raise _refuse("kind", f"{name}: the sidecar runs as root, which reads every file")
         injection = Injection(kind, model, duration_ms or kind.duration_ms, magnitude or kind.magnitude)
-        if self.faults.of(name) is not None:
-            raise _refuse("kind", f"a fault {name} acts already")
+        if not self._reserve(injection):
+            raise _refuse("kind", f"a fault {name} acts already, or another that changes files")
         threading.Thread(target=self._run, args=(injection,), name=f"inject-{name}", daemon=True).start()
         return injection
+
+    def _reserve(self, injection: Injection) -> bool:
+        """One fault of a kind at a time, and one that changes files: each undoes what it did and nothing else."""
+        kind = injection.kind
+        with self._lock:
+            busy = kind.name in self._reserved or (_changes_files(kind) and any(_changes_files(KINDS[n]) for n in self._reserved))
+            if not busy and not self._closed:
+                self._reserved.add(kind.name)
+                return True
+        return False
+
+    def close(self) -> None:
+        """End every fault and wait until what was changed is undone, at most a few seconds."""
+        with self._lock:
+            self._closed = True
+        end = time.monotonic() + _CLOSE_S
+        while self._reserved and time.monotonic() < end:
+            for name in list(self._reserved):
+                self.faults.end(name)
+            time.sleep(_CYCLE_S)
 
     def _run(self, injection: Injection) -> None:
         time.sleep(DELAY_MS / 1000)
         kind = injection.kind
         self.record(injection)
-        if not self.faults.begin(kind.name, injection.model, injection.magnitude):
-            return
+        self.faults.begin(kind.name, injection.model, injection.magnitude)
         act: Callable[[Injection], Any] = getattr(self, "_" + kind.name, self._wait)
         try:
             act(injection)
@@ -139,13 +168,15 @@ class Injector:
             self.failed(kind.name, error)
         finally:
             self.faults.end(kind.name)
+            with self._lock:
+                self._reserved.discard(kind.name)
 
     def _wait(self, injection: Injection) -> None:
         """The fault acts at its seam: for a time, or once (then whoever meets it ends it)."""
         if injection.duration_ms:
-            time.sleep(injection.duration_ms / 1000)
-        elif fault := self.faults.of(injection.kind.name):
-            fault.over.wait(_ONCE_S)
+            self.faults.wait(injection.kind.name, injection.duration_ms / 1000)
+        else:
+            self.faults.wait(injection.kind.name, _ONCE_S)
 
     # Process.
 
@@ -156,114 +187,66 @@ class Injector:
         self._native.usleep(ctypes.c_uint(int(injection.magnitude * 1000)))
 
     def _sidecar_memory(self, injection: Injection) -> None:
-        source = self._serving_file(injection.model)
-        with self._another_version(injection.model) as place:
-            partial = place.with_suffix(".new")
-            partial.write_bytes(source.read_bytes() + _LARGE_TAG + os.urandom(8))
-            os.truncate(partial, partial.stat().st_size + _LARGE_BYTES - 8)
+        content = self._files.serving(injection.model).read_bytes() + _LARGE_TAG + os.urandom(8)
+        with self._files.version(injection.model) as place:
+            ready = self._files.prepare(place, content, len(content) + _LARGE_BYTES - 8)
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             with _limited(resource.RLIMIT_AS, pages * resource.getpagesize()):
-                partial.rename(place)
+                ready.rename(place)
                 self._wait(injection)
 
     def _sidecar_files(self, injection: Injection) -> None:
-        source = self._serving_file(injection.model)
-        with self._another_version(injection.model) as place:
-            shutil.copyfile(source, place.with_suffix(".new"))
+        content = self._files.serving(injection.model).read_bytes()
+        with self._files.version(injection.model) as place:
+            ready = self._files.prepare(place, content)
             with _limited(resource.RLIMIT_NOFILE, _lowest_free_descriptor()):
-                place.with_suffix(".new").rename(place)
+                ready.rename(place)
                 self._wait(injection)
 
     # Files.
 
-    def _serving_file(self, model: str) -> Path:
-        folder = self._models / model
-        latest = folder / "latest"
-        if latest.exists():
-            return latest.resolve() / "model.onnx"
-        return max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)) / "model.onnx"
-
-    @contextmanager
-    def _another_version(self, model: str) -> Iterator[Path]:
-        """The place of the file of a version that is not there yet; its folder is gone again at the end."""
-        folder = self._models / model
-        number = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) + 1
-        place = folder / str(number)
-        place.mkdir()
-        try:
-            yield place / "model.onnx"
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-
-    @staticmethod
-    def _appear(place: Path, source: Path, size: int | None = None) -> None:
-        """Let a file appear at once, whole or cut."""
-        partial = place.with_suffix(".new")
-        partial.write_bytes(source.read_bytes()[:size])
-        partial.rename(place)
-
     def _file_corrupt(self, injection: Injection) -> None:
-        with self._another_version(injection.model) as place:
-            partial = place.with_suffix(".new")
-            partial.write_bytes(os.urandom(1024))
-            partial.rename(place)
+        with self._files.version(injection.model) as place:
+            self._files.write(place, os.urandom(1024))
             self._wait(injection)
 
     def _file_truncated(self, injection: Injection) -> None:
-        source = self._serving_file(injection.model)
-        with self._another_version(injection.model) as place:
-            self._appear(place, source, random.randint(1, source.stat().st_size * 3 // 4))
+        content = self._files.cut(injection.model)
+        with self._files.version(injection.model) as place:
+            self._files.write(place, content)
             self._wait(injection)
 
     def _file_permissions(self, injection: Injection) -> None:
-        source = self._serving_file(injection.model)
-        with self._another_version(injection.model) as place:
-            partial = place.with_suffix(".new")
-            shutil.copyfile(source, partial)
-            partial.chmod(0)
-            partial.rename(place)
+        content = self._files.serving(injection.model).read_bytes()
+        with self._files.version(injection.model) as place:
+            ready = self._files.prepare(place, content)
+            ready.chmod(0)
+            ready.rename(place)
             self._wait(injection)
 
     def _file_folder(self, injection: Injection) -> None:
-        with self._another_version(injection.model) as place:
+        with self._files.version(injection.model) as place:
             place.mkdir()
             self._wait(injection)
 
     def _file_overwritten(self, injection: Injection) -> None:
-        path = self._serving_file(injection.model)
-        before = path.read_bytes()
-        try:
-            path.write_bytes(os.urandom(len(before)))
+        path = self._files.serving(injection.model)
+        with self._files.aside(injection.model, f"{path.parent.name}/model.onnx", os.urandom(path.stat().st_size)):
             self._wait(injection)
-        finally:
-            path.write_bytes(before)
 
     def _file_vanished(self, injection: Injection) -> None:
-        folder = self._serving_file(injection.model).parent
-        hidden = folder.with_name(f".{folder.name}.hidden")
-        folder.rename(hidden)
-        try:
+        with self._files.aside(injection.model, self._files.serving(injection.model).parent.name, None):
             self._wait(injection)
-        finally:
-            hidden.rename(folder)
 
     def _config_bad(self, injection: Injection) -> None:
-        path = self._models / injection.model / "vigil.toml"
-        before = path.read_bytes() if path.exists() else None
-        try:
-            path.write_text("no_such_key = 1\n")
+        with self._files.aside(injection.model, "vigil.toml", b"no_such_key = 1\n"):
             self._wait(injection)
-        finally:
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_bytes(before)
 
     # Log, supervision.
 
     def _log_deleted(self, injection: Injection) -> None:
         path = self.log_file()
-        hidden = path.with_name("." + path.name)
+        hidden = path.with_name(".injected." + path.name)
         path.rename(hidden)
         try:
             self._wait(injection)
@@ -272,10 +255,9 @@ class Injector:
 
     def _supervision_many(self, injection: Injection) -> None:
         end = time.monotonic() + injection.duration_ms / 1000
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.faults.wait("supervision_many", _CYCLE_S):
             for _ in range(_SIGNS):
                 self._indicate("prober")
-            time.sleep(_CYCLE_S)
 
     def _supervision_order(self, injection: Injection) -> None:
         self._indicate("registry", "loaded")

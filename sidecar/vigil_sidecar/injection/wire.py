@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 from vigil.link.v1 import link_pb2 as link
 
@@ -11,10 +12,15 @@ from vigil_sidecar.injection.faults import Faults
 from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.frames import HEADER_BYTES, encode_frame, heartbeat_crc
 
-__all__ = ["FaultyConnection"]
+__all__ = ["FaultyConnection", "connection_maker"]
 
 _FOREIGN = 1 << 40
 """Added to an id, or a count, to make one that nobody gave."""
+
+
+def connection_maker(faults: Faults | None) -> Callable[[socket.socket], Connection]:
+    """What makes a connection of a socket: a plain one where no faults are injected."""
+    return Connection if faults is None else lambda sock: FaultyConnection(sock, faults)
 
 
 class FaultyConnection(Connection):

@@ -19,6 +19,7 @@ from vigil_sidecar.errors import (
     CallError,
     ContractViolation,
     DeadlineExceeded,
+    Forbidden,
     InternalFault,
     LimitHit,
     Unavailable,
@@ -165,6 +166,9 @@ class Dispatcher:
         try:
             if call.cancelled or call.expired():
                 raise DeadlineExceeded("the deadline passed, or the caller went away, before the call was served")
+            # SR-049
+            if method.control and not call.context.control:
+                raise Forbidden("control calls are answered on loopback listeners only (setting control.allow_remote)")
             message = method.serve(self._parse(call, method.request), call)
             reply = Reply(message=message.SerializeToString())
             if method.control:

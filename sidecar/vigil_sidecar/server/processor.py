@@ -29,6 +29,7 @@ from vigil_sidecar.server.status import error_reply
 __all__ = ["BatchMethod", "BatchObserver", "Processor"]
 
 _PAYLOADS_MAX = 4096
+_SAFE_STOP = "SAFE_STOP"
 _RULE = 3
 """Quality "rule" in a record."""
 
@@ -259,6 +260,8 @@ class Processor:
         for job in done:  # with a ladder nothing of a model leaves that stopped being Normal while it ran
             if job.version.options.ladder is not None and isinstance(job.result, JobResult) and (why := self._rests(job.version.model)):
                 job.result = why
+            elif isinstance(job.result, CallError) and states[job.version.model] == _SAFE_STOP:
+                job.result.stand_in = False  # it may be what stopped the model: a stop is for a person to end
         codes = {name: SAFETY_CODES.get(state, 0) for name, state in states.items()}
         now_ns = time.monotonic_ns()
         entries = [self._refused_entry(r, codes[r.model], now_ns) for r in refused]
