@@ -111,6 +111,7 @@ class Sidecar:
             self._news,
             connection_maker(self.injector.faults if self.injector else None),
         )
+        loader.pausing = self._link.pausing
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),

@@ -17,6 +17,14 @@ BY_KEY = {s.key: s for s in SPECS}
 BY_ENV = {"VIGIL_" + s.key.upper().replace(".", "_"): s for s in SPECS}
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
+_AT_LEAST = (
+    ("link.heartbeat_timeout_ms", "link.heartbeat_interval_ms", 2),
+    ("link.hang_ms", "link.heartbeat_interval_ms", 3),
+    ("ladder.wait_ms", "link.heartbeat_interval_ms", 2),
+    ("audit.retention_bytes", "audit.segment_bytes", 2),
+)
+"""Settings that are at least so many times another; the first of each, when 0, is off where it may be."""
+
 
 def _refuse(spec: Spec, value: Any, origin: str, allowed: str) -> SettingsError:
     return SettingsError(f"{spec.key} = {value!r} ({origin}): allowed is {allowed}")
@@ -97,19 +105,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         spec = BY_KEY[key]
         values[key] = _check(spec, parse_text(spec, text, "flag"), "flag")
         origin[key] = "flag"
-    if values["link.heartbeat_timeout_ms"] < 2 * values["link.heartbeat_interval_ms"]:
-        raise SettingsError(
-            f"link.heartbeat_timeout_ms = {values['link.heartbeat_timeout_ms']}: allowed is at least twice "
-            f"link.heartbeat_interval_ms ({values['link.heartbeat_interval_ms']})"
-        )
-    if values["ladder.wait_ms"] < 2 * values["link.heartbeat_interval_ms"]:
-        raise SettingsError(
-            f"ladder.wait_ms = {values['ladder.wait_ms']}: allowed is at least twice "
-            f"link.heartbeat_interval_ms ({values['link.heartbeat_interval_ms']})"
-        )
-    if values["audit.retention_bytes"] < 2 * values["audit.segment_bytes"]:
-        raise SettingsError(
-            f"audit.retention_bytes = {values['audit.retention_bytes']}: allowed is at least twice "
-            f"audit.segment_bytes ({values['audit.segment_bytes']})"
-        )
+    for key, other, times in _AT_LEAST:
+        if values[key] < times * values[other] and not (key == "link.hang_ms" and values[key] == 0):
+            raise SettingsError(f"{key} = {values[key]}: allowed is at least {times} times {other} ({values[other]})")
     return replace(Settings(), **{BY_KEY[k].name: v for k, v in values.items()}), origin

@@ -66,6 +66,7 @@ class Settings:
     control_allow_remote: bool = False
     link_heartbeat_interval_ms: int = 25
     link_heartbeat_timeout_ms: int = 1000
+    link_hang_ms: int = 75
     link_call_grace_ms: int = 2000
     link_spin_us_max: int = 300
     link_revalidate: str = 'sample'
@@ -254,6 +255,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('link.heartbeat_timeout_ms', 'link_heartbeat_timeout_ms', 'int', 1000, 5, 60000,
          (), None,
          'A peer silent for this long is failed.'),
+    Spec('link.hang_ms', 'link_hang_ms', 'int', 75, 0, 60000,
+         (), None,
+         "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only."),
     Spec('link.call_grace_ms', 'link_call_grace_ms', 'int', 2000, 0, 600000,
          (), None,
          'Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.'),
@@ -337,7 +341,7 @@ SPECS: tuple[Spec, ...] = (
          'Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.'),
     Spec('ladder.wait_ms', 'ladder_wait_ms', 'int', 75, 5, 60000,
          (), None,
-         'Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.'),
+         'Calls of models with a ladder do not wait for a sidecar that says nothing for so long; also where no hang is sure (link.hang_ms).'),
     Spec('ladder.fallback_ms', 'ladder_fallback_ms', 'int', 1000, 1, 600000,
          (), None,
          'How long a fallback model may take; then the next rung answers.'),
@@ -349,7 +353,7 @@ SPECS: tuple[Spec, ...] = (
          'Bytes of all of them.'),
     Spec('supervisor.restart_after_ms', 'supervisor_restart_after_ms', 'int', 2000, 0, 3600000,
          (), None,
-         'A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.'),
+         'A sidecar that is failed as silent for this much longer is killed, and started again by its supervisor. 0: never.'),
     Spec('supervisor.gateway_timeout_s', 'supervisor_gateway_timeout_s', 'float', 10, 0.5, 3600,
          (), None,
          'A gateway that answers no health check for so long is killed and started again.'),

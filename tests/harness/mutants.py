@@ -56,11 +56,11 @@ def verdict_of(go: bool, code: int, out: str) -> str:
         stopped = re.search(r"^panic: |^fatal error: ", out, re.MULTILINE)
         if stopped or (ran and ran[1] == "FAIL" and code):
             return "failed"
-        return "passed" if ran and ran[1] == "PASS" and code == 0 else f"showed nothing: {out[-300:]}"
+        return "passed" if ran and ran[1] == "PASS" and code == 0 else f"exit code {code}, which shows nothing: {out[-300:]}"
     counts = {what for _, what in re.findall(r"(\d+) (passed|failed|skipped)", (out.strip().splitlines() or [""])[-1])}
     if code == 1 and "failed" in counts:
         return "failed"
-    return "passed" if code == 0 and counts == {"passed"} else f"showed nothing: {out[-300:]}"
+    return "passed" if code == 0 and counts == {"passed"} else f"exit code {code}, which shows nothing: {out[-300:]}"
 
 
 def _test(name: str) -> str:

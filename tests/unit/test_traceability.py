@@ -68,18 +68,18 @@ def test_each_hole_is_found(sound: tuple[Spec, dict[str, list[str]], dict[str, s
         (True, 0, "=== RUN   TestX\n--- PASS: TestX (0.00s)\nPASS\nok  \tvigil\t0.1s\n", "passed"),
         (True, 1, "=== RUN   TestX\n    x_test.go:3: no\n--- FAIL: TestX (0.00s)\nFAIL\n", "failed"),
         (True, 2, "=== RUN   TestX\npanic: close of closed channel\n", "failed"),
-        (True, 2, "./x.go:3:2: undefined: y\nFAIL\tvigil [build failed]\n", "showed nothing"),
-        (True, 0, "testing: warning: no tests to run\nPASS\n", "showed nothing"),
-        (True, 0, "--- SKIP: TestX (0.00s)\nPASS\n", "showed nothing"),
+        (True, 2, "./x.go:3:2: undefined: y\nFAIL\tvigil [build failed]\n", "shows nothing"),
+        (True, 0, "testing: warning: no tests to run\nPASS\n", "shows nothing"),
+        (True, 0, "--- SKIP: TestX (0.00s)\nPASS\n", "shows nothing"),
         (False, 0, ".\n1 passed in 0.10s\n", "passed"),
         (False, 1, "F\nFAILED tests/x.py::test_x - assert 1 failed\n1 failed in 0.10s\n", "failed"),
-        (False, 1, ".E\nERROR tests/x.py::test_x - 1 failed\n1 passed, 1 error in 0.10s\n", "showed nothing"),
-        (False, 2, "ERROR tests/x.py - SyntaxError\n1 error in 0.10s\n", "showed nothing"),
-        (False, 4, "ERROR: not found: tests/x.py::test_x\nno tests ran in 0.01s\n", "showed nothing"),
-        (False, 0, "s\nSKIPPED [1] tests/x.py:3: root\n1 skipped in 0.01s\n", "showed nothing"),
+        (False, 1, ".E\nERROR tests/x.py::test_x - 1 failed\n1 passed, 1 error in 0.10s\n", "shows nothing"),
+        (False, 2, "ERROR tests/x.py - SyntaxError\n1 error in 0.10s\n", "shows nothing"),
+        (False, 4, "ERROR: not found: tests/x.py::test_x\nno tests ran in 0.01s\n", "shows nothing"),
+        (False, 0, "s\nSKIPPED [1] tests/x.py:3: root\n1 skipped in 0.01s\n", "shows nothing"),
         (False, 124, "", "failed"),
     ],
 )
 def test_a_mutant_is_noticed_by_a_failed_test_only(go: bool, code: int, out: str, verdict: str) -> None:
     """What cannot be built, found or run shows nothing about a requirement."""
-    assert verdict_of(go, code, out).split(":")[0] == verdict
+    assert verdict in verdict_of(go, code, out)

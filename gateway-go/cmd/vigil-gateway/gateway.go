@@ -177,6 +177,7 @@ func linkConfig(s *settings.Settings, instance string) link.Config {
 		Socket: filepath.Join(s.DataDir, "run", "sidecar.sock"), Instance: instance, FrameBytesMax: int(2*s.LimitsMessageBytesMax) + 16<<20,
 		HeartbeatInterval: time.Duration(s.LinkHeartbeatIntervalMs) * time.Millisecond,
 		HeartbeatTimeout:  time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
+		HangAfter:         time.Duration(s.LinkHangMs) * time.Millisecond,
 		StandInAfter:      time.Duration(s.LadderWaitMs) * time.Millisecond,
 		CallGrace:         time.Duration(s.LinkCallGraceMs) * time.Millisecond, LaneCallsMax: int(s.LimitsLaneCallsMax),
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "ee8e4548c29837cb4faec2863b9fbd0ba4577c9584fc650680a48f38eb1f0f48"
+const Digest = "a8cd09ce997e67fe1576181cfa9bf90a24e50014121b425e1a7aa0e792b2306f"

@@ -213,14 +213,10 @@ func (s *Service) LinkDown(reason string, damage bool) {
 }
 
 // LinkSilent implements link.Observer.
-func (s *Service) LinkSilent(silence time.Duration, stopped bool) {
-	text := "no heartbeat for " + silence.Round(time.Millisecond).String()
-	if stopped {
-		text = "the sidecar's process is stopped (by a signal or a debugger)"
-	}
-	s.systemEvent(events.HeartbeatExpired, text)
+func (s *Service) LinkSilent(why string) {
+	s.systemEvent(events.HeartbeatExpired, why)
 	s.count(safety.CountExpired, sidecarSubject)
-	s.monitor.Event(sidecarSubject, "fault", text)
+	s.monitor.Event(sidecarSubject, "fault", why)
 }
 
 // LinkLate implements link.Observer. Without a ladder nothing follows from it.

@@ -29,6 +29,9 @@ type Config struct {
 	// so that its supervisor starts another; 0 leaves it alone.
 	RestartAfter time.Duration
 	LaneCallsMax int
+	// HangAfter is how long a sidecar may say nothing although neither side wants for
+	// processors; 0: for HeartbeatTimeout, as one that may only be busy.
+	HangAfter time.Duration
 	// StandInAfter is how long calls that something stands in for wait for a sidecar
 	// that says nothing; 0: as long as any.
 	StandInAfter time.Duration
@@ -41,9 +44,9 @@ type Observer interface {
 	LinkUp(welcome *linkv1.Welcome)
 	// LinkDown: the link ended; damage says whether bytes were damaged.
 	LinkDown(reason string, damage bool)
-	// LinkSilent: no heartbeat came in time, or the process is stopped; new calls are
-	// refused from now on.
-	LinkSilent(silence time.Duration, stopped bool)
+	// LinkSilent: no heartbeat came in time, or the process hangs or is stopped; new
+	// calls are refused from now on.
+	LinkSilent(why string)
 	// LinkLate: nothing came for StandInAfter; calls that something stands in for are
 	// failed until something does.
 	LinkLate(silence time.Duration)
@@ -252,13 +255,15 @@ const (
 )
 
 // beat sends heartbeats and watches for the sidecar's. A silent sidecar may only be
-// busy, so calls under way get CallGrace more; one whose process is stopped is not.
+// busy, so calls under way get CallGrace more; one whose process is stopped, or runs
+// and says nothing, is not.
 func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 	tick := time.NewTicker(min(lookGap, c.config.HeartbeatInterval))
 	defer tick.Stop()
 	var since, next, stands time.Time // since when it is silent; when to send; since when its process stands still
 	last := time.Now()
-	failed, killed, sent := false, false, ""
+	var failed, killed bool
+	sent, own := "", watched(other.pid)
 	for {
 		select {
 		case <-ctx.Done():
@@ -270,6 +275,9 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			cn.alive()
 			since, stands, failed = time.Time{}, time.Time{}, false
 		}
+		if now.Sub(last) > 2*lookGap {
+			own.mark = nil // the silence may be ours: look at what comes from here on
+		}
 		last = now
 		if !now.Before(next) {
 			next = now.Add(c.config.HeartbeatInterval)
@@ -280,8 +288,9 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 		} else if stands.IsZero() {
 			stands = now
 		}
-		silence, stopped := cn.silence(), !stands.IsZero() && now.Sub(stands) >= stoppedFor
-		if silence <= c.config.HeartbeatTimeout && !stopped {
+		silence := cn.silence()
+		why, sure := c.judge(silence, !stands.IsZero() && now.Sub(stands) >= stoppedFor, own)
+		if why == "" {
 			since, failed = time.Time{}, false
 		} else {
 			// SR-018
@@ -289,25 +298,25 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			if since.IsZero() {
 				since = now
 				cn.failThose(ErrSilent, func(p *pending) bool { return p.standIn }) // they have something better to do than wait
-				c.observer.LinkSilent(silence, stopped)
+				c.observer.LinkSilent(why)
 			}
 		}
-		if c.config.StandInAfter > 0 && cn.judgeLate(c.config.StandInAfter) {
+		if c.config.StandInAfter > 0 && cn.judgeLate(c.config.StandInAfter) && why == "" {
 			c.observer.LinkLate(silence)
 		}
 		lasted := now.Sub(since)
-		if !since.IsZero() && !failed && (stopped || lasted > c.config.CallGrace) {
+		if !since.IsZero() && !failed && (sure || lasted > c.config.CallGrace) {
 			failed = true
 			cn.failCalls(ErrSilent)
 		}
-		why := c.condemned.Load()
+		end := c.condemned.Load()
 		if c.config.RestartAfter > 0 && !since.IsZero() && lasted > c.config.RestartAfter {
 			text := "silent for " + silence.Round(time.Millisecond).String()
-			why = &text
+			end = &text
 		}
-		if why != nil && !killed {
+		if end != nil && !killed {
 			killed = true
-			c.observer.LinkHung(other.pid, *why)
+			c.observer.LinkHung(other.pid, *end)
 			// SR-039
 			_ = other.kill() // it may have ended by itself: then the link ends too
 		}

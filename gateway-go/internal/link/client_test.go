@@ -46,9 +46,9 @@ func (h *heard) LinkDown(reason string, damage bool) {
 	defer h.mu.Unlock()
 	h.down, h.damage = append(h.down, reason), h.damage || damage
 }
-func (h *heard) LinkSilent(time.Duration, bool) { h.mu.Lock(); h.silent++; h.mu.Unlock() }
-func (h *heard) LinkHung(int, string)           {}
-func (h *heard) LinkLadders(*linkv1.Ladders)    {}
+func (h *heard) LinkSilent(string)           { h.mu.Lock(); h.silent++; h.mu.Unlock() }
+func (h *heard) LinkHung(int, string)        {}
+func (h *heard) LinkLadders(*linkv1.Ladders) {}
 func (h *heard) LinkLate(time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -90,8 +90,9 @@ type conn struct {
 	mu       sync.Mutex
 	closed   error
 	silent   bool
-	late     bool  // calls that something stands in for do not wait
-	held     error // why new calls are refused although the sidecar lives
+	pause    time.Duration // the sidecar said that it may be silent for so long
+	late     bool          // calls that something stands in for do not wait
+	held     error         // why new calls are refused although the sidecar lives
 	nextID   uint64
 	pending  map[uint64]*pending
 	lanes    map[string]*lane
@@ -155,7 +156,7 @@ func (c *conn) drop(id uint64, p *pending) {
 // stands in for have a better answer than waiting; true when that is new.
 func (c *conn) judgeLate(after time.Duration) bool {
 	c.mu.Lock()
-	late := time.Since(c.lastBeat) > after
+	late := time.Since(c.lastBeat)-c.pause > after
 	fresh := late && !c.late
 	c.late = late
 	c.mu.Unlock()
@@ -358,6 +359,7 @@ func (c *conn) heartbeat(h *linkv1.Heartbeat) error {
 	c.heard = h.Count
 	c.mu.Lock()
 	c.lastBeat = time.Now()
+	c.pause = min(time.Duration(h.PauseMs)*time.Millisecond, pauseMax)
 	c.silent = false
 	if len(h.Models) != len(c.models) || slices.ContainsFunc(h.Models, func(m string) bool { return !c.models[m] }) {
 		c.models = map[string]bool{}
@@ -376,8 +378,9 @@ func (c *conn) alive() {
 	c.mu.Unlock()
 }
 
+// silence is how long nothing came, beyond what was announced.
 func (c *conn) silence() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return time.Since(c.lastBeat)
+	return max(0, time.Since(c.lastBeat)-c.pause)
 }

@@ -50,7 +50,7 @@ func callCRC(message []byte, id uint64, number uint32) uint32 {
 // heartbeatCRC covers count, monotonic time, readiness, and supervision's status
 // and cycles.
 func heartbeatCRC(h *linkv1.Heartbeat) uint32 {
-	var b [26]byte
+	var b [30]byte
 	binary.LittleEndian.PutUint64(b[:], h.Count)
 	binary.LittleEndian.PutUint64(b[8:], h.MonotonicNs)
 	if h.Ready {
@@ -58,6 +58,7 @@ func heartbeatCRC(h *linkv1.Heartbeat) uint32 {
 	}
 	b[17] = byte(h.Supervision.GetStatus())
 	binary.LittleEndian.PutUint64(b[18:], h.Supervision.GetCycles())
+	binary.LittleEndian.PutUint32(b[26:], h.PauseMs)
 	return crc32.Checksum(b[:], castagnoli)
 }
 

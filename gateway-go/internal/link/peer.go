@@ -46,12 +46,21 @@ func peerOf(raw net.Conn) (*peer, error) {
 // stopped says whether the process stands still: stopped by a signal or a debugger
 // (proc_pid_stat(5), state T or t). A busy one never does.
 func (p *peer) stopped() bool {
-	data, err := os.ReadFile(p.stat)
+	state := stateOf(p.stat)
+	return state == 'T' || state == 't'
+}
+
+// stateOf gives the state in a stat file of proc, 0 when there is none.
+func stateOf(path string) byte {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return false
+		return 0
 	}
 	end := bytes.LastIndexByte(data, ')') // its name may hold anything
-	return end >= 0 && end+2 < len(data) && (data[end+2] == 'T' || data[end+2] == 't')
+	if end < 0 || end+2 >= len(data) {
+		return 0
+	}
+	return data[end+2]
 }
 
 func (p *peer) kill() error { return p.process.Signal(unix.SIGKILL) }

@@ -179,16 +179,17 @@ func Load(file string, environment []string, flags map[string]string) (*Settings
 // agree refuses settings that contradict each other.
 func (s *Settings) agree() error {
 	for _, pair := range []struct {
-		key, other   string
-		value, least int64
+		key, other          string
+		value, least, times int64
 	}{
-		{"link.heartbeat_timeout_ms", "link.heartbeat_interval_ms", s.LinkHeartbeatTimeoutMs, s.LinkHeartbeatIntervalMs},
-		{"ladder.wait_ms", "link.heartbeat_interval_ms", s.LadderWaitMs, s.LinkHeartbeatIntervalMs},
-		{"audit.retention_bytes", "audit.segment_bytes", s.AuditRetentionBytes, s.AuditSegmentBytes},
+		{"link.heartbeat_timeout_ms", "link.heartbeat_interval_ms", s.LinkHeartbeatTimeoutMs, s.LinkHeartbeatIntervalMs, 2},
+		{"link.hang_ms", "link.heartbeat_interval_ms", s.LinkHangMs, s.LinkHeartbeatIntervalMs, 3},
+		{"ladder.wait_ms", "link.heartbeat_interval_ms", s.LadderWaitMs, s.LinkHeartbeatIntervalMs, 2},
+		{"audit.retention_bytes", "audit.segment_bytes", s.AuditRetentionBytes, s.AuditSegmentBytes, 2},
 	} {
-		if pair.value < 2*pair.least {
+		if pair.value < pair.times*pair.least && (pair.key != "link.hang_ms" || pair.value != 0) {
 			return refuse(pair.key, strconv.FormatInt(pair.value, 10), "settings",
-				fmt.Sprintf("at least twice %s (%d)", pair.other, pair.least))
+				fmt.Sprintf("at least %d times %s (%d)", pair.times, pair.other, pair.least))
 		}
 	}
 	return nil

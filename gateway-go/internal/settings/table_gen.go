@@ -84,6 +84,8 @@ type Settings struct {
 	LinkHeartbeatIntervalMs int64
 	// LinkHeartbeatTimeoutMs is link.heartbeat_timeout_ms. A peer silent for this long is failed.
 	LinkHeartbeatTimeoutMs int64
+	// LinkHangMs is link.hang_ms. A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only.
+	LinkHangMs int64
 	// LinkCallGraceMs is link.call_grace_ms. Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.
 	LinkCallGraceMs int64
 	// LinkSpinUsMax is link.spin_us_max. The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.
@@ -138,7 +140,7 @@ type Settings struct {
 	SafetyRunMsMax int64
 	// SafetyInjection is safety.injection. Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.
 	SafetyInjection bool
-	// LadderWaitMs is ladder.wait_ms. Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.
+	// LadderWaitMs is ladder.wait_ms. Calls of models with a ladder do not wait for a sidecar that says nothing for so long; also where no hang is sure (link.hang_ms).
 	LadderWaitMs int64
 	// LadderFallbackMs is ladder.fallback_ms. How long a fallback model may take; then the next rung answers.
 	LadderFallbackMs int64
@@ -146,7 +148,7 @@ type Settings struct {
 	LadderAnswersMax int64
 	// LadderBytesMax is ladder.bytes_max. Bytes of all of them.
 	LadderBytesMax int64
-	// SupervisorRestartAfterMs is supervisor.restart_after_ms. A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.
+	// SupervisorRestartAfterMs is supervisor.restart_after_ms. A sidecar that is failed as silent for this much longer is killed, and started again by its supervisor. 0: never.
 	SupervisorRestartAfterMs int64
 	// SupervisorGatewayTimeoutS is supervisor.gateway_timeout_s. A gateway that answers no health check for so long is killed and started again.
 	SupervisorGatewayTimeoutS float64
@@ -242,6 +244,7 @@ var table = []Spec{
 	{Key: "control.allow_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer control calls (activate, load, reload) on a listener that is not loopback.", field: func(s *Settings) any { return &s.ControlAllowRemote }},
 	{Key: "link.heartbeat_interval_ms", Type: "int", Default: "25", Min: 1, Max: 10000, Allowed: []string{}, Flag: "", Doc: "Time between heartbeats, both ways.", field: func(s *Settings) any { return &s.LinkHeartbeatIntervalMs }},
 	{Key: "link.heartbeat_timeout_ms", Type: "int", Default: "1000", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A peer silent for this long is failed.", field: func(s *Settings) any { return &s.LinkHeartbeatTimeoutMs }},
+	{Key: "link.hang_ms", Type: "int", Default: "75", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LinkHangMs }},
 	{Key: "link.call_grace_ms", Type: "int", Default: "2000", Min: 0, Max: 600000, Allowed: []string{}, Flag: "", Doc: "Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.", field: func(s *Settings) any { return &s.LinkCallGraceMs }},
 	{Key: "link.spin_us_max", Type: "int", Default: "300", Min: 0, Max: 10000, Allowed: []string{}, Flag: "", Doc: "The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.", field: func(s *Settings) any { return &s.LinkSpinUsMax }},
 	{Key: "link.revalidate", Type: "string", Default: "sample", Min: 0, Max: 0, Allowed: []string{"all", "sample", "off"}, Flag: "", Doc: "Contract rules run again in the sidecar for calls from a gateway with the same contract.", field: func(s *Settings) any { return &s.LinkRevalidate }},
@@ -269,11 +272,11 @@ var table = []Spec{
 	{Key: "safety.probe_interval_s", Type: "float", Default: "60", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "Between golden runs of a model that is Normal; a run that drifted degrades it. 0: none.", field: func(s *Settings) any { return &s.SafetyProbeIntervalS }},
 	{Key: "safety.run_ms_max", Type: "int", Default: "10000", Min: 1, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A run of a model that takes longer is a timeout (safety.timeouts_max); gates.run_ms_max of a model counts where it is given.", field: func(s *Settings) any { return &s.SafetyRunMsMax }},
 	{Key: "safety.injection", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Offer SafetyService.Inject (vigil safety inject, campaign), which brings about faults. Shown in every state report and recorded; never set it where anybody relies on the answers.", field: func(s *Settings) any { return &s.SafetyInjection }},
-	{Key: "ladder.wait_ms", Type: "int", Default: "75", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Calls of models with a ladder do not wait for a sidecar that says nothing for so long; its state changes after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LadderWaitMs }},
+	{Key: "ladder.wait_ms", Type: "int", Default: "75", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "Calls of models with a ladder do not wait for a sidecar that says nothing for so long; also where no hang is sure (link.hang_ms).", field: func(s *Settings) any { return &s.LadderWaitMs }},
 	{Key: "ladder.fallback_ms", Type: "int", Default: "1000", Min: 1, Max: 600000, Allowed: []string{}, Flag: "", Doc: "How long a fallback model may take; then the next rung answers.", field: func(s *Settings) any { return &s.LadderFallbackMs }},
 	{Key: "ladder.answers_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Last good answers that the gateway keeps for the ladders of models; the one not asked for longest goes first.", field: func(s *Settings) any { return &s.LadderAnswersMax }},
 	{Key: "ladder.bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 17179869184, Allowed: []string{}, Flag: "", Doc: "Bytes of all of them.", field: func(s *Settings) any { return &s.LadderBytesMax }},
-	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is silent for this much longer than link.heartbeat_timeout_ms is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
+	{Key: "supervisor.restart_after_ms", Type: "int", Default: "2000", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A sidecar that is failed as silent for this much longer is killed, and started again by its supervisor. 0: never.", field: func(s *Settings) any { return &s.SupervisorRestartAfterMs }},
 	{Key: "supervisor.gateway_timeout_s", Type: "float", Default: "10", Min: 0.5, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A gateway that answers no health check for so long is killed and started again.", field: func(s *Settings) any { return &s.SupervisorGatewayTimeoutS }},
 	{Key: "supervisor.watchdog_device", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Watchdog device that `vigil up` feeds each second while everything is supervised (/dev/watchdog); it bites when that ends other than in order. Empty: none. systemd's WatchdogSec needs no setting.", field: func(s *Settings) any { return &s.SupervisorWatchdogDevice }},
 	{Key: "supervisor.restart_count_max", Type: "int", Default: "5", Min: 0, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Restarts within supervisor.restart_window_s; with one more of the sidecar Safe stop is latched, with one more of the gateway the supervisor gives up.", field: func(s *Settings) any { return &s.SupervisorRestartCountMax }},

@@ -50,9 +50,12 @@ class LinkDamage(VigilError):
 
 
 def heartbeat_crc(beat: Heartbeat) -> int:
-    """CRC-32C of a heartbeat: count, monotonic time, readiness, supervision's status and cycles (docs/link.md)."""
+    """CRC-32C of a heartbeat: count, monotonic time, readiness, supervision's status and cycles, announced pause (docs/link.md)."""
     supervision = beat.supervision
-    crc: int = google_crc32c.value(struct.pack("<QQ?BQ", beat.count, beat.monotonic_ns, beat.ready, supervision.status, supervision.cycles))
+    packed = struct.pack(
+        "<QQ?BQI", beat.count, beat.monotonic_ns, beat.ready, supervision.status, supervision.cycles, beat.pause_ms
+    )  # fmt: skip
+    crc: int = google_crc32c.value(packed)
     return crc
 
 

@@ -8,7 +8,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ class LinkServer:
         self._claims = threading.Lock()
         self._claimed: Connection | None = None
         self._stopping = threading.Event()
-        self._beats = 0
+        self._beats, self._pause_ms, self._beating = 0, 0, threading.Lock()
         self._validated = False
         config.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_fd = os.open(config.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -284,7 +285,11 @@ class LinkServer:
             if connection.reading and time.monotonic() - connection.last_heard > self._config.heartbeat_timeout_s:
                 self._notice("expired", f"the gateway was silent for {self._config.heartbeat_timeout_s} s")
                 connection.last_heard = time.monotonic()
-            beat = link.Heartbeat(count=self._beats + 1, monotonic_ns=time.monotonic_ns())
+            self._send_beat(connection)
+
+    def _send_beat(self, connection: Connection) -> None:
+        with self._beating:
+            beat = link.Heartbeat(count=self._beats + 1, monotonic_ns=time.monotonic_ns(), pause_ms=self._pause_ms)
             try:
                 ladders = self._ladders()
                 if ladders is not None and ladders is not connection.ladders_sent:
@@ -293,7 +298,7 @@ class LinkServer:
                 self._heartbeat(beat)
             except Exception as error:  # a beat that cannot be made must not end the heart
                 self._notice("damage", f"heartbeat: {error}")
-                continue
+                return
             if beat.checkpoint == connection.checkpoint_sent:
                 beat.ClearField("checkpoint")
             else:
@@ -301,3 +306,17 @@ class LinkServer:
             beat.crc = heartbeat_crc(beat)
             self._beats += 1
             connection.send_first(link.Frame(heartbeat=beat).SerializeToString())
+
+    @contextmanager
+    def pausing(self, pause_ms: int) -> Iterator[None]:
+        """Announce that nothing may be heard for so long, since what is done here lets nothing else run. Any thread."""
+        with self._beating:
+            self._pause_ms += pause_ms
+        try:
+            if pause_ms and (connection := self._connection) is not None and connection.open:
+                self._send_beat(connection)
+            yield
+        finally:
+            with self._beating:
+                self._pause_ms -= pause_ms
+            self._news.set()

@@ -568,14 +568,17 @@ type Heartbeat struct {
 	Models []string `protobuf:"bytes,5,rep,name=models,proto3" json:"models,omitempty"`
 	// Changes of state since the last heartbeat.
 	Transitions []*v1.Transition `protobuf:"bytes,6,rep,name=transitions,proto3" json:"transitions,omitempty"`
-	// CRC-32C of count, monotonic time, readiness and supervision, encoded as in docs/link.md.
+	// CRC-32C of count, monotonic time, readiness, supervision and pause, encoded as in docs/link.md.
 	Crc uint32 `protobuf:"fixed32,7,opt,name=crc,proto3" json:"crc,omitempty"`
 	// The sender's latest signed audit checkpoint, when it changed since the last heartbeat.
 	Checkpoint []byte `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Why calls under way must not wait for their record: the disk hangs. Empty otherwise.
 	LogFailure string `protobuf:"bytes,9,opt,name=log_failure,json=logFailure,proto3" json:"log_failure,omitempty"`
 	// The sidecar's supervision of its own parts. The gateway sends none.
-	Supervision   *Supervision `protobuf:"bytes,10,opt,name=supervision,proto3" json:"supervision,omitempty"`
+	Supervision *Supervision `protobuf:"bytes,10,opt,name=supervision,proto3" json:"supervision,omitempty"`
+	// For how long, until the next heartbeat, the sender may say nothing, milliseconds: it
+	// does something that nothing else runs beside, such as freeing a large model.
+	PauseMs       uint32 `protobuf:"varint,11,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -678,6 +681,13 @@ func (x *Heartbeat) GetSupervision() *Supervision {
 		return x.Supervision
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetPauseMs() uint32 {
+	if x != nil {
+		return x.PauseMs
+	}
+	return 0
 }
 
 // Supervision is how a process finds its own parts (safety/supervision.yaml).
@@ -1781,7 +1791,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n" +
 	"\amethods\x18\a \x03(\tR\amethods\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x91\x03\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xac\x03\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1796,7 +1806,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\vlog_failure\x18\t \x01(\tB\b\xfaB\x05r\x03\x18\x80\bR\n" +
 	"logFailure\x12<\n" +
 	"\vsupervision\x18\n" +
-	" \x01(\v2\x1a.vigil.link.v1.SupervisionR\vsupervision\"\xe6\x01\n" +
+	" \x01(\v2\x1a.vigil.link.v1.SupervisionR\vsupervision\x12\x19\n" +
+	"\bpause_ms\x18\v \x01(\rR\apauseMs\"\xe6\x01\n" +
 	"\vSupervision\x12\x16\n" +
 	"\x06cycles\x18\x01 \x01(\x04R\x06cycles\x129\n" +
 	"\x06status\x18\x02 \x01(\x0e2!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n" +

@@ -1117,6 +1117,8 @@ func (m *Heartbeat) validate(all bool) error {
 		}
 	}
 
+	// no validation rules for PauseMs
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}

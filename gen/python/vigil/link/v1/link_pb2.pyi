@@ -79,7 +79,7 @@ class Reject(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure", "supervision")
+    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure", "supervision", "pause_ms")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Heartbeat(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     LOG_FAILURE_FIELD_NUMBER: _ClassVar[int]
     SUPERVISION_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_MS_FIELD_NUMBER: _ClassVar[int]
     count: int
     monotonic_ns: int
     ready: bool
@@ -100,7 +101,8 @@ class Heartbeat(_message.Message):
     checkpoint: bytes
     log_failure: str
     supervision: Supervision
-    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ..., supervision: _Optional[_Union[Supervision, _Mapping]] = ...) -> None: ...
+    pause_ms: int
+    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ..., supervision: _Optional[_Union[Supervision, _Mapping]] = ..., pause_ms: _Optional[int] = ...) -> None: ...
 
 class Supervision(_message.Message):
     __slots__ = ("cycles", "status", "expired")
