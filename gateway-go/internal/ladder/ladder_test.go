@@ -152,9 +152,11 @@ func TestWrongRequests(t *testing.T) {
 		field  string
 		change func(*inference.ModelInferRequest)
 	}{
-		"name":     {"q", func(r *inference.ModelInferRequest) { r.Inputs[0].Name = "q" }},
-		"type":     {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Datatype = "INT8" }},
-		"width":    {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Shape[1] = 5 }},
+		"name": {"q", func(r *inference.ModelInferRequest) { r.Inputs[0].Name = "q" }},
+		"type": {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Datatype = "INT8" }},
+		"width": {"x", func(r *inference.ModelInferRequest) {
+			r.Inputs[0].Shape[1], r.RawInputContents[0] = 5, make([]byte, 20)
+		}},
 		"rank":     {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Shape = nil }},
 		"negative": {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Shape[0] = -1 }},
 		"huge":     {"x", func(r *inference.ModelInferRequest) { r.Inputs[0].Shape[0] = math.MaxInt64 }},

@@ -244,11 +244,13 @@ func (c *Client) readAll(cn *conn, reader *frameReader) error {
 }
 
 // lookGap lies between two looks at how long the sidecar is silent, and at its process.
-const lookGap = 20 * time.Millisecond
+const lookGap = 10 * time.Millisecond
 
 const (
 	// ownPause between two looks means that this process, or the machine, stood still.
 	ownPause = 250 * time.Millisecond
+	// ownLate between two looks means that a silence may be ours.
+	ownLate = 40 * time.Millisecond
 	// stoppedFor is how long a process has to stand still to be called stopped: tools
 	// that look into one stop it for a moment.
 	stoppedFor = 45 * time.Millisecond
@@ -275,8 +277,8 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			cn.alive()
 			since, stands, failed = time.Time{}, time.Time{}, false
 		}
-		if now.Sub(last) > 2*lookGap {
-			own.mark = nil // the silence may be ours: look at what comes from here on
+		if now.Sub(last) > ownLate {
+			own.mark = nil
 		}
 		last = now
 		if !now.Before(next) {
