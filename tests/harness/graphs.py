@@ -24,10 +24,10 @@ def _save(graph: onnx.GraphProto, path: Path | None) -> bytes:
     return data
 
 
-def scale(factor: float, path: Path | None = None, width: int = 4) -> bytes:
-    """y = factor * x, x [N, width] of FP32."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])
+def scale(factor: float, path: Path | None = None, width: int = 4, rows: int | str = "N") -> bytes:
+    """y = factor * x, x [rows, width] of FP32."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, width])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, width])
     weight = numpy_helper.from_array(np.array(factor, np.float32), "s")
     return _save(helper.make_graph([helper.make_node("Mul", ["x", "s"], ["y"])], "scale", [x], [y], [weight]), path)
 

@@ -291,7 +291,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			stands = now
 		}
 		silence := cn.silence()
-		why, sure := c.judge(silence, !stands.IsZero() && now.Sub(stands) >= stoppedFor, own)
+		why, sure := c.judge(cn, silence, !stands.IsZero() && now.Sub(stands) >= stoppedFor, own)
 		if why == "" {
 			since, failed = time.Time{}, false
 		} else {

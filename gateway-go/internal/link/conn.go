@@ -47,6 +47,7 @@ type pending struct {
 	results chan result
 	failed  chan error // of a stream, which may have a full queue of replies
 	model   string
+	bytes   int          // of its message
 	standIn bool         // something stands in for the model
 	queued  *linkv1.Call // until a frame takes it
 }
@@ -228,7 +229,7 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 	c.nextID++
 	call.Id = c.nextID
 	call.Crc = callCRC(call.Message, call.Id, call.Method)
-	p.queued = call
+	p.queued, p.bytes = call, len(call.Message)
 	c.pending[call.Id] = p
 	if !c.models[model] {
 		model = ""
@@ -383,4 +384,15 @@ func (c *conn) silence() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(0, time.Since(c.lastBeat)-c.pause)
+}
+
+// underWay is how many bytes the messages of calls under way have.
+func (c *conn) underWay() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sum := 0
+	for _, p := range c.pending {
+		sum += p.bytes
+	}
+	return sum
 }

@@ -59,6 +59,7 @@ func (p *processors) hangs(silence, after time.Duration) bool {
 	case p.mark == nil:
 		p.mark, p.at = p.read(), silence
 	case !p.hung && silence > after && len(p.mark) > 0:
+		// SR-050
 		p.hung = !starved(p.mark, p.read(), silence-p.at) && !p.blocked()
 	}
 	return p.hung
@@ -85,13 +86,21 @@ func starved(before, after map[string]int64, lasted time.Duration) bool {
 	return false
 }
 
+// largeMessage is how long the sidecar may let nothing else run for each MiB of the calls
+// under way: it copies, hashes and encodes messages under the interpreter's lock.
+const largeMessage = 2 * time.Millisecond
+
 // pauseMax bounds the silence that a sidecar may announce.
 const pauseMax = 5 * time.Second
 
 // judge says why a sidecar that is silent for so long is failed, empty when it is not, and
 // whether that is sure: then calls under way do not wait for it.
-func (c *Client) judge(silence time.Duration, stopped bool, own *processors) (why string, sure bool) {
-	hung := own.hangs(silence, c.config.HangAfter)
+func (c *Client) judge(cn *conn, silence time.Duration, stopped bool, own *processors) (why string, sure bool) {
+	beyond := silence
+	if silence > c.config.HangAfter/2 {
+		beyond -= time.Duration(cn.underWay()) * largeMessage / (1 << 20)
+	}
+	hung := own.hangs(beyond, c.config.HangAfter)
 	lasted := silence.Round(time.Millisecond).String()
 	switch {
 	case stopped:

@@ -93,3 +93,51 @@ func TestHangs(t *testing.T) {
 		t.Skip("this kernel does not count how long threads wait for processors")
 	}
 }
+
+func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
+	const ms = time.Millisecond
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "1"), []byte("12 0 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := New(Config{HangAfter: 75 * ms, HeartbeatTimeout: time.Second}, nil)
+	cn := &conn{pending: map[uint64]*pending{1: {bytes: 60 << 20}, 2: {bytes: 40 << 20}}}
+	own := &processors{tasks: []string{filepath.Join(dir, "[0-9]")}}
+	for _, l := range []struct {
+		silence      time.Duration
+		stopped      bool
+		failed, sure bool
+		nothing      bool
+	}{
+		{silence: 100 * ms},
+		{silence: 250 * ms},                           // 100 MiB explain 200 ms of it
+		{silence: 280 * ms, failed: true, sure: true}, // and no more
+		{silence: 1001 * ms, failed: true, sure: true},
+		{silence: 0},
+		{silence: 1001 * ms, failed: true}, // too late to tell why
+		{silence: 0},
+		{silence: 60 * ms, stopped: true, failed: true, sure: true},
+		{silence: 0},
+		{silence: 50 * ms, nothing: true},
+		{silence: 80 * ms, failed: true, sure: true, nothing: true},
+	} {
+		if l.nothing {
+			clear(cn.pending)
+		}
+		why, sure := c.judge(cn, l.silence, l.stopped, own)
+		if (why != "") != l.failed || sure != l.sure {
+			t.Errorf("silent for %v, stopped %v: %q, sure %v", l.silence, l.stopped, why, sure)
+		}
+	}
+}
+
+func TestAnAnnouncedPauseIsNoSilence(t *testing.T) {
+	cn := &conn{lastBeat: time.Now().Add(-2 * time.Second), pause: 1900 * time.Millisecond}
+	if s := cn.silence(); s < 90*time.Millisecond || s > 1900*time.Millisecond {
+		t.Errorf("silent for %v beyond the pause", s)
+	}
+	cn.pause = pauseMax
+	if s := cn.silence(); s != 0 || cn.judgeLate(time.Millisecond) {
+		t.Errorf("silent for %v within the pause", s)
+	}
+}
