@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,11 +14,42 @@ import pytest
 
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request
-from tests.harness.product import Product
+from tests.harness.product import Product, wait_for
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit.reader import read_records
 
 _SILENT = (events.HEARTBEAT_EXPIRED, events.HEARTBEAT_LATE)
+
+_HOG = """
+import os, sys, time
+os.sched_setaffinity(0, {0})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    pass
+"""
+"""Leaves nothing of the first processor to whoever has no real-time priority."""
+
+
+def _may_hog() -> bool:
+    return subprocess.run([sys.executable, "-c", _HOG, "0"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2 or not _may_hog(), reason="needs two processors and the right to real-time priority")
+def test_a_sidecar_that_gets_no_processor_does_not_hang(tmp_path: Path) -> None:
+    """As where a container's share is used up: the kernel counts such a wait only when it ends."""
+    graphs.scale(2.0, tmp_path / "models" / "scale" / "1" / "model.onnx")
+    with Product(tmp_path) as product:
+        stub = Stub(product.channel())
+        wait_for(lambda: stub.infer(infer_request("scale", {"x": np.ones((1, 4), np.float32)})), what="an answer")
+        pids = product.pids()
+        for process, processor in (("sidecar_pid", 0), ("gateway_pid", 1)):
+            for thread in os.listdir(f"/proc/{pids[process]}/task"):
+                os.sched_setaffinity(int(thread), {processor})
+        for _ in range(3):
+            subprocess.run([sys.executable, "-c", _HOG, "0.35"], check=True)
+            time.sleep(0.2)
+    assert [r.payload for r in read_records(product.data / "audit" / "gateway") if r.header.event_id in _SILENT] == []
 
 
 @pytest.mark.parametrize(("form", "mib", "calls", "at_once"), [("raw", 40, 9, 3), ("typed", 12, 3, 1)])

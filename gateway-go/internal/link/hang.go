@@ -9,38 +9,43 @@ import (
 	"time"
 )
 
-// processors counts how long the threads of some processes waited for a processor
-// (proc's schedstat, second field, ns). Such a wait explains a silence, and so does one
-// for a device; a process that says nothing although its threads run, or wait for each
-// other, hangs.
+// thread is what the kernel counts of one: how long it ran, and how long it waited for a
+// processor before it ran, in ns (proc's schedstat).
+type thread struct{ ran, waited int64 }
+
+// processors counts how long the threads of this process and of another wanted for a
+// processor. That explains a silence, and so does a wait for a device; a process that says
+// nothing although its threads run, or wait for each other, hangs.
 type processors struct {
-	tasks []string // patterns of files, one for each thread
-	stats string   // likewise: what the other's threads do (proc_pid_stat(5))
-	mark  map[string]int64
-	at    time.Duration
-	hung  bool
+	own, other string // patterns of folders, one for each thread
+	mark       map[string]thread
+	at         time.Duration
+	hung       bool
 }
 
 // watched gives the processors of this process and of the one with this id.
 func watched(pid int) *processors {
-	other := fmt.Sprintf("/proc/%d/task/[0-9]*/", pid)
-	return &processors{tasks: []string{"/proc/self/task/[0-9]*/schedstat", other + "schedstat"}, stats: other + "stat"}
+	return &processors{own: "/proc/self/task/[0-9]*", other: fmt.Sprintf("/proc/%d/task/[0-9]*", pid)}
 }
 
-// read gives the waiting of each thread; none where the kernel does not count it.
-func (p *processors) read() map[string]int64 {
-	out := map[string]int64{}
-	for _, pattern := range p.tasks {
-		paths, _ := filepath.Glob(pattern) // the only error is a bad pattern
-		for _, path := range paths {
-			data, err := os.ReadFile(path)
+// read gives what is counted, by folder; nothing where the kernel does not count.
+func (p *processors) read() map[string]thread {
+	out := map[string]thread{}
+	for _, pattern := range []string{p.own, p.other} {
+		folders, _ := filepath.Glob(pattern) // the only error is a bad pattern
+		for _, folder := range folders {
+			data, err := os.ReadFile(folder + "/schedstat")
 			if err != nil {
 				continue // it ended meanwhile
 			}
-			if fields := bytes.Fields(data); len(fields) == 3 {
-				if n, err := strconv.ParseInt(string(fields[1]), 10, 64); err == nil {
-					out[path] = n
-				}
+			fields := bytes.Fields(data)
+			if len(fields) != 3 {
+				continue
+			}
+			ran, err1 := strconv.ParseInt(string(fields[0]), 10, 64)
+			waited, err2 := strconv.ParseInt(string(fields[1]), 10, 64)
+			if err1 == nil && err2 == nil {
+				out[folder] = thread{ran, waited}
 			}
 		}
 	}
@@ -50,8 +55,8 @@ func (p *processors) read() map[string]int64 {
 // hangs says whether a silence is longer than after, and no want of processors. It is
 // called again and again while a silence lasts, and looks from half of after on: for
 // the rest of the silence no thread may have waited for more than half, and at its end
-// none of the other's may wait for a device. Once it hangs, it does until something
-// comes. False where the kernel does not count.
+// none of the other's may wait. Once it hangs, it does until something comes. False
+// where the kernel does not count.
 func (p *processors) hangs(silence, after time.Duration) bool {
 	switch {
 	case after <= 0 || silence < after/2:
@@ -59,27 +64,33 @@ func (p *processors) hangs(silence, after time.Duration) bool {
 	case p.mark == nil:
 		p.mark, p.at = p.read(), silence
 	case !p.hung && silence > after && len(p.mark) > 0:
+		lasted, now := silence-p.at, p.read()
 		// SR-050
-		p.hung = !starved(p.mark, p.read(), silence-p.at) && !p.blocked()
+		p.hung = !starved(p.mark, now, lasted) && !p.waits(now, lasted)
 	}
 	return p.hung
 }
 
-// blocked says whether a thread of the other waits for a device, or for memory (state D).
-func (p *processors) blocked() bool {
-	paths, _ := filepath.Glob(p.stats) // the only error is a bad pattern
-	for _, path := range paths {
-		if stateOf(path) == 'D' {
+// starved says whether a thread waited for a processor more than half of this time.
+func starved(before, now map[string]thread, lasted time.Duration) bool {
+	for folder, t := range now {
+		if 2*(t.waited-before[folder].waited) > lasted.Nanoseconds() {
 			return true
 		}
 	}
 	return false
 }
 
-// starved says whether a thread waited for a processor more than half of this time.
-func starved(before, after map[string]int64, lasted time.Duration) bool {
-	for path, n := range after {
-		if 2*(n-before[path]) > lasted.Nanoseconds() {
+// waits says whether a thread of the other waits right now: for a device or for memory
+// (state D), or for a processor. A wait for that is counted only when it ends; until then
+// the thread is ready (state R), and has not run for most of the time.
+func (p *processors) waits(now map[string]thread, lasted time.Duration) bool {
+	for folder, t := range now {
+		if ok, _ := filepath.Match(p.other, folder); !ok {
+			continue // ours runs: it is asking
+		}
+		state := stateOf(folder + "/stat")
+		if state == 'D' || (state == 'R' && 2*(t.ran-p.mark[folder].ran) < lasted.Nanoseconds()) {
 			return true
 		}
 	}

@@ -9,60 +9,88 @@ import (
 )
 
 func TestStarved(t *testing.T) {
+	type waits map[string]int64
+	threads := func(w waits) map[string]thread {
+		out := map[string]thread{}
+		for name, n := range w {
+			out[name] = thread{waited: n}
+		}
+		return out
+	}
 	for _, c := range []struct {
-		name          string
-		before, after map[string]int64
-		want          bool
+		name        string
+		before, now waits
+		want        bool
 	}{
-		{"nothing waited", map[string]int64{"a": 5}, map[string]int64{"a": 5}, false},
-		{"half is borne", map[string]int64{"a": 0}, map[string]int64{"a": 20e6}, false},
-		{"more than half", map[string]int64{"a": 7}, map[string]int64{"a": 20e6 + 8}, true},
-		{"one of many", map[string]int64{"a": 0, "b": 0}, map[string]int64{"a": 0, "b": 30e6}, true},
-		{"many a little", map[string]int64{"a": 0, "b": 0}, map[string]int64{"a": 15e6, "b": 15e6}, false},
-		{"a thread that is new", map[string]int64{}, map[string]int64{"a": 21e6}, true},
-		{"a thread that ended", map[string]int64{"a": 0}, map[string]int64{}, false},
+		{"nothing waited", waits{"a": 5}, waits{"a": 5}, false},
+		{"half is borne", waits{"a": 0}, waits{"a": 20e6}, false},
+		{"more than half", waits{"a": 7}, waits{"a": 20e6 + 8}, true},
+		{"one of many", waits{"a": 0, "b": 0}, waits{"a": 0, "b": 30e6}, true},
+		{"many a little", waits{"a": 0, "b": 0}, waits{"a": 15e6, "b": 15e6}, false},
+		{"a thread that is new", waits{}, waits{"a": 21e6}, true},
+		{"a thread that ended", waits{"a": 0}, waits{}, false},
 	} {
-		if got := starved(c.before, c.after, 40*time.Millisecond); got != c.want {
+		if got := starved(threads(c.before), threads(c.now), 40*time.Millisecond); got != c.want {
 			t.Errorf("%s: starved = %v, want %v", c.name, got, c.want)
 		}
 	}
 }
 
+// process is a stand-in for a folder of proc with one thread.
+type process struct {
+	t   *testing.T
+	dir string
+}
+
+func (p process) is(state string, ranMs, waitedMs int64) {
+	p.t.Helper()
+	if err := os.MkdirAll(filepath.Join(p.dir, "1"), 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"schedstat": fmt.Sprintf("%d %d 3\n", ranMs*1e6, waitedMs*1e6), "stat": "1 (a) D b) " + state + " 0 0\n",
+	} {
+		if err := os.WriteFile(filepath.Join(p.dir, "1", name), []byte(text), 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+func (p process) watched() *processors {
+	return &processors{own: filepath.Join(p.dir, "none"), other: filepath.Join(p.dir, "[0-9]*")}
+}
+
 func TestHangs(t *testing.T) {
 	const ms, after = time.Millisecond, 75 * time.Millisecond
 	type look struct {
-		silence time.Duration
-		waited  int64 // of the one thread, in all, ms
-		want    bool
+		silence     time.Duration
+		state       string
+		ran, waited int64 // of the one thread, in all, ms
+		want        bool
 	}
 	for _, c := range []struct {
 		name  string
 		looks []look
 	}{
-		{"it runs and says nothing", []look{{10 * ms, 0, false}, {40 * ms, 3, false}, {60 * ms, 3, false}, {80 * ms, 4, true}, {100 * ms, 90, true}, {5 * ms, 90, false}}},
-		{"it wants a processor", []look{{40 * ms, 0, false}, {80 * ms, 30, false}, {200 * ms, 150, false}}},
-		{"first the one, then the other", []look{{40 * ms, 0, false}, {80 * ms, 30, false}, {110 * ms, 30, true}}},
-		{"seen too late to tell", []look{{500 * ms, 0, false}, {520 * ms, 0, true}}},
-		{"what was before is another silence", []look{{40 * ms, 0, false}, {10 * ms, 0, false}, {80 * ms, 0, false}, {90 * ms, 0, true}}},
+		{"it sleeps and says nothing", []look{{10 * ms, "S", 0, 0, false}, {40 * ms, "S", 0, 3, false}, {60 * ms, "S", 0, 3, false}, {80 * ms, "S", 0, 4, true}, {100 * ms, "R", 0, 90, true}, {5 * ms, "S", 0, 90, false}}},
+		{"it computes and says nothing", []look{{40 * ms, "R", 0, 0, false}, {80 * ms, "R", 30, 5, true}}},
+		{"it wants a processor now and then", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 30, false}, {200 * ms, "S", 0, 150, false}}},
+		{"it gets no processor at all", []look{{40 * ms, "R", 0, 0, false}, {80 * ms, "R", 3, 0, false}, {900 * ms, "R", 3, 0, false}}},
+		{"it waits for a device", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "D", 0, 0, false}, {90 * ms, "S", 0, 0, true}}},
+		{"first the one, then the other", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 30, false}, {110 * ms, "S", 0, 30, true}}},
+		{"seen too late to tell", []look{{500 * ms, "S", 0, 0, false}, {520 * ms, "S", 0, 0, true}}},
+		{"what was before is another silence", []look{{40 * ms, "S", 0, 0, false}, {10 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 0, false}, {90 * ms, "S", 0, 0, true}}},
 	} {
-		dir := t.TempDir()
-		p := &processors{tasks: []string{filepath.Join(dir, "[0-9]*", "schedstat")}}
-		if err := os.Mkdir(filepath.Join(dir, "1"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		one := process{t, t.TempDir()}
+		p := one.watched()
 		for i, l := range c.looks {
-			line := fmt.Sprintf("12 %d 3\n", l.waited*1e6)
-			if err := os.WriteFile(filepath.Join(dir, "1", "schedstat"), []byte(line), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			one.is(l.state, l.ran, l.waited)
 			if got := p.hangs(l.silence, after); got != l.want {
 				t.Errorf("%s: look %d: hangs = %v, want %v", c.name, i, got, l.want)
 			}
 		}
 	}
-	for name, p := range map[string]*processors{
-		"not counted": {tasks: []string{filepath.Join(t.TempDir(), "none")}}, "switched off": watched(os.Getpid()),
-	} {
+	for name, p := range map[string]*processors{"not counted": (process{t, t.TempDir()}).watched(), "switched off": watched(os.Getpid())} {
 		limit := after
 		if name == "switched off" {
 			limit = 0
@@ -73,22 +101,6 @@ func TestHangs(t *testing.T) {
 			}
 		}
 	}
-	dir := t.TempDir()
-	for name, text := range map[string]string{"1": "1 (a) b) S 0 0", "2": "2 (D) R 0"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := &processors{stats: filepath.Join(dir, "[0-9]")}
-	if p.blocked() {
-		t.Error("a thread that sleeps, or runs, waits for no device")
-	}
-	if err := os.WriteFile(filepath.Join(dir, "3"), []byte("3 (x) D 0"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if !p.blocked() {
-		t.Error("a thread in state D waits for a device")
-	}
 	if own := watched(os.Getpid()).read(); len(own) == 0 {
 		t.Skip("this kernel does not count how long threads wait for processors")
 	}
@@ -96,13 +108,11 @@ func TestHangs(t *testing.T) {
 
 func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 	const ms = time.Millisecond
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "1"), []byte("12 0 3\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	one := process{t, t.TempDir()}
+	one.is("S", 0, 0)
 	c := New(Config{HangAfter: 75 * ms, HeartbeatTimeout: time.Second}, nil)
 	cn := &conn{pending: map[uint64]*pending{1: {bytes: 60 << 20}, 2: {bytes: 40 << 20}}}
-	own := &processors{tasks: []string{filepath.Join(dir, "[0-9]")}}
+	own := one.watched()
 	for _, l := range []struct {
 		silence      time.Duration
 		stopped      bool
