@@ -158,6 +158,12 @@ class Sidecar:
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         self._watcher.start()
+        supervision = self.safety.supervision
+        supervision.watch(self._link.busy)
+        supervision.watch(self.dispatcher.busy)
+        if self._clock.asks:
+            self._clock.passed = lambda: supervision.indicate("clock")
+            supervision.activate("clock")
         self.safety.start(self.reconciler)
         self.reconciler.start()
         self._link.start()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import NamedTuple
 
 from vigil_safety import supervision as core
 from vigil_safety.monitor import Monitor
 
-__all__ = ["Report", "Supervision"]
+__all__ = ["Report", "Supervision", "Work"]
 
 _PREFIX = "model/"
 
@@ -23,6 +23,14 @@ class Report(NamedTuple):
     cycles: int
     status: str
     expired: dict[str, str]
+
+
+class Work(NamedTuple):
+    """What a thread is at: the part (``worker/NAME``: one of several), the thread, and since when, CLOCK_MONOTONIC ns."""
+
+    part: str
+    thread: int
+    since_ns: int
 
 
 class _Run(NamedTuple):
@@ -46,8 +54,12 @@ class Supervision:
         self._cycle_s, self._stopped_after_ms = raw["cycle_ms"] / 1000, stopped_after_ms or 1 << 60
         self._monitor, self._told = monitor, told
         self._lock = threading.Lock()
-        self._states = {n: core.EntityState() for n in self._entities if n != "run"}
+        self._states = {n: core.EntityState() for n, e in self._entities.items() if e.alive or e.successors}
         self._runs: dict[int, _Run] = {}
+        self._run_ended_ns: dict[int, int] = {}
+        self._busy: list[Callable[[], Iterable[Work]]] = []
+        self._late = dict[str, core.EntityState]()
+        """Work that takes too long, by part."""
         self._told_of = dict.fromkeys(self._states, 0)
         """Expiries that were told, by part: they come about at checkpoints too."""
         self._global = core.GlobalState()
@@ -79,36 +91,71 @@ class Supervision:
         with self._lock:
             self._states[name] = core.checkpoint(self._entities[name], self._states[name], checkpoint, _now_ms())
 
+    def watch(self, busy: Callable[[], Iterable[Work]]) -> None:
+        """Ask each cycle what some threads are at, so that saying so costs them nothing. Before ``start``."""
+        self._busy.append(busy)
+
     def run_begins(self, model: str, limit_ms: int) -> None:
         """This thread runs a model."""
         self._runs[threading.get_ident()] = _Run(model, time.monotonic_ns(), limit_ms)
 
     def run_ends(self) -> None:
         """This thread's run has ended."""
-        self._runs.pop(threading.get_ident(), None)
+        thread = threading.get_ident()
+        if self._runs.pop(thread, None) is not None:
+            self._run_ended_ns[thread] = time.monotonic_ns()
 
     def _work(self) -> None:
         while not self._stopping.wait(self._cycle_s):
-            now_ms = _now_ms()
-            expired = self._judge_parts(now_ms)
-            expired |= self._judge_runs(now_ms)
-            self.report = Report(self.report.cycles + 1, core.STOPPED if self._stopped else self._global.status, expired)
+            self.judge(_now_ms())
+
+    @property
+    def running(self) -> bool:
+        """Whether a model runs now."""
+        return bool(self._runs)
+
+    def judge(self, now_ms: int) -> None:
+        """One cycle, at a time of CLOCK_MONOTONIC. Its thread does this."""
+        expired = self._judge_parts(now_ms)
+        expired |= self._judge_runs(now_ms)
+        self.report = Report(self.report.cycles + 1, core.STOPPED if self._stopped else self._global.status, expired)
 
     def _judge_parts(self, now_ms: int) -> dict[str, str]:
-        told = list[tuple[str, str]]()
+        late = self._late_work(now_ms)
+        told = [(n, s.reason) for n, s in late.items() if n not in self._late]
+        self._late = late
         with self._lock:
             for name, before in self._states.items():
                 after = self._states[name] = core.cycle(self._entities[name], before, now_ms)
                 if after.expiries > self._told_of[name]:
                     self._told_of[name] = after.expiries
                     told.append((name, after.reason or before.reason))
-            self._global = core.global_status(self._global, self._states.values(), now_ms, self._stopped_after_ms)
-            expired = {n: s.reason for n, s in self._states.items() if s.status == core.EXPIRED}
+            self._global = core.global_status(self._global, [*self._states.values(), *late.values()], now_ms, self._stopped_after_ms)
+            expired = {n: s.reason for n, s in (self._states | late).items() if s.status == core.EXPIRED}
         if self._global.status == core.STOPPED:
             self._stopped = self._stopped or "; ".join(f"{n}: {r}" for n, r in expired.items())
         for name, reason in told:
             self._told(name, reason)
         return expired
+
+    def _late_work(self, now_ms: int) -> dict[str, core.EntityState]:
+        """Work beyond its deadline, by part; a run within it is judged by its own limit, and is not counted."""
+        late = {}
+        ended = self._run_ended_ns.copy()
+        threads = set()
+        for work in (w for busy in self._busy for w in busy()):
+            threads.add(work.thread)
+            if work.thread in self._runs:
+                continue
+            entity = self._entities[work.part.partition("/")[0]]
+            since_ns = max(work.since_ns, ended.get(work.thread, 0))
+            state = core.EntityState(core.OK, last=entity.deadlines[0].begin, last_ms=since_ns // 1_000_000)
+            # SR-051
+            if (judged := core.cycle(entity, state, now_ms)).status == core.EXPIRED:
+                late[work.part] = judged
+        for thread in ended.keys() - threads:
+            self._run_ended_ns.pop(thread, None)
+        return late
 
     def _judge_runs(self, now_ms: int) -> dict[str, str]:
         late: dict[str, str] = {}

@@ -61,6 +61,8 @@ class ClockDaemon:
 
     def __init__(self, source: str, chrony_at: str = "", ptp4l_socket: str = "/var/run/ptp4l") -> None:
         self.latest: ClockStatus | None = None
+        self.passed: Callable[[], None] = lambda: None
+        """Called each time that the daemon was asked."""
         self._sources: list[_Source] = []
         self._named = source in ("chrony", "ptp4l")
         self._stop, self._kernel = threading.Event(), ClockReader()
@@ -78,6 +80,11 @@ class ClockDaemon:
             self.latest = self._ask()
             threading.Thread(target=self._run, name="clock", daemon=True).start()
 
+    @property
+    def asks(self) -> bool:
+        """Whether a thread asks a daemon."""
+        return bool(self._sources)
+
     def status(self) -> ClockStatus:
         """What is known now: the daemon's word, else the kernel's. The writer's lock guards it, as it does ``ClockReader``."""
         return self.latest or self._kernel.status()
@@ -90,6 +97,7 @@ class ClockDaemon:
     def _run(self) -> None:
         while not self._stop.wait(_POLL_S):
             self.latest = self._ask()
+            self.passed()
 
     def _ask(self) -> ClockStatus | None:
         for source in self._sources:

@@ -74,6 +74,7 @@ class Dispatcher:
         self._batch, self._unary, self._streams, self._missing = batch, unary, streams, missing
         self._revalidation, self._observer, self._inline_s = revalidation, observer, inline_run_s
         self._workers = ModelWorkers(processor.process, queue_max, self._at_once)
+        self.busy = self._workers.busy
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
         self._reads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="reads")
         self._control_waiting = threading.BoundedSemaphore(_CONTROL_QUEUE_MAX)

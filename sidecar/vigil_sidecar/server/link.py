@@ -22,6 +22,7 @@ from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.dispatch import Dispatcher
 from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_reply, heartbeat_crc, replies_frame
+from vigil_sidecar.supervision import Work
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
@@ -120,6 +121,12 @@ class LinkServer:
             self._connection.close()
         self._config.path.unlink(missing_ok=True)
 
+    def busy(self) -> list[Work]:
+        """The frame that the reader is at, for supervision."""
+        connection = self._connection
+        since_ns = connection.since_ns if connection is not None and connection.open else 0
+        return [Work("reader", connection.thread, since_ns)] if connection is not None and since_ns else []
+
     @property
     def connected(self) -> bool:
         """Whether a gateway is connected."""
@@ -183,11 +190,12 @@ class LinkServer:
         return ""
 
     def _read_loop(self, reader: FrameReader, connection: Connection) -> None:
+        connection.thread = threading.get_ident()
         while True:
             connection.heard()
-            connection.reading = True
+            connection.since_ns, connection.reading = 0, True
             frame = reader.read()
-            connection.reading = False
+            connection.since_ns, connection.reading = time.monotonic_ns(), False
             if frame is None:
                 return
             body = frame.WhichOneof("body")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from vigil_sidecar.errors import LimitHit
 from vigil_sidecar.server.call import Call
+from vigil_sidecar.supervision import Work
 
 __all__ = ["ModelWorkers"]
 
@@ -28,9 +30,14 @@ class _Worker:
         self._model, self._process, self._max, self._at_once = model, process, queue_max, at_once
         self._queue: deque[Waiting] = deque()
         self._condition = threading.Condition()
-        self.stopped = False
+        self.stopped, self.since_ns = False, 0
         self._thread = threading.Thread(target=self._run, name=f"model-{model}", daemon=True)
         self._thread.start()
+
+    @property
+    def thread(self) -> int:
+        """Its thread's ident."""
+        return self._thread.ident or 0
 
     def put(self, calls: Sequence[Call], progress: Callable[[], None] | None, done: Callable[[], None] | None) -> bool:
         """Queue calls; ``done`` is called once the last of them is answered, ``progress`` before. False when the worker has ended."""
@@ -53,6 +60,7 @@ class _Worker:
                     return
                 # One batch at a time: its answers need not wait for calls behind them, nor their inputs be in memory.
                 taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._at_once(self._model)))]
+            self.since_ns = time.monotonic_ns()
             try:
                 self._process([w.call for w in taken])  # answers every call and never raises
             finally:
@@ -61,6 +69,7 @@ class _Worker:
                     done()
                 if taken[-1].progress is not None:
                     taken[-1].progress()
+                self.since_ns = 0
 
 
 class ModelWorkers:
@@ -71,6 +80,11 @@ class ModelWorkers:
         self._process, self._max, self._at_once = process, queue_max, at_once
         self._lock = threading.Lock()
         self._workers: dict[str, _Worker] = {}
+
+    def busy(self) -> list[Work]:
+        """What the workers are at, for supervision."""
+        found = ((model, worker, worker.since_ns) for model, worker in list(self._workers.items()))
+        return [Work("worker/" + model, worker.thread, since_ns) for model, worker, since_ns in found if since_ns]
 
     def submit(
         self, model: str, calls: Sequence[Call], progress: Callable[[], None] | None = None, done: Callable[[], None] | None = None

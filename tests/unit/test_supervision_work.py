@@ -1,0 +1,75 @@
+"""What threads are at, real ones, judged at chosen times."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.harness.product import wait_for
+from vigil_safety.monitor import Monitor
+from vigil_safety.supervision import EXPIRED, OK, STOPPED
+from vigil_safety.table import machine_table
+from vigil_sidecar.server.call import Call
+from vigil_sidecar.server.workers import ModelWorkers
+from vigil_sidecar.supervision import Supervision, Work
+
+LIMIT_MS, STOPPED_AFTER_MS = 5000, 2000
+
+
+class Judged:
+    """A supervision that judges when it is told to, and what it told."""
+
+    def __init__(self, busy: Callable[[], list[Work]]) -> None:
+        self.told = list[tuple[str, str]]()
+        monitor = Monitor(machine_table(), lambda: 0, lambda: 0, lambda change: None)
+        self.supervision = Supervision(monitor, STOPPED_AFTER_MS, lambda what, reason: self.told.append((what, reason)))
+        self.supervision.watch(busy)
+
+    def at(self, ms: int) -> tuple[list[str], str]:
+        """Expired parts and the status of the process, so many ms from now."""
+        self.supervision.judge(time.monotonic_ns() // 1_000_000 + ms)
+        return sorted(self.supervision.report.expired), self.supervision.report.status
+
+
+@pytest.fixture
+def gates() -> tuple[threading.Event, threading.Event]:
+    return threading.Event(), threading.Event()
+
+
+def test_a_worker_that_does_not_answer_expires(gates: tuple[threading.Event, threading.Event]) -> None:
+    """A run within its limit is not counted; what comes after it has the whole limit; the end cures."""
+    run, answer = gates
+    done = threading.Event()
+
+    def process(calls: Sequence[Call]) -> None:
+        judged.supervision.run_begins("m", 60_000)
+        run.wait(30)
+        judged.supervision.run_ends()
+        answer.wait(30)
+
+    workers = ModelWorkers(process, 10, lambda model: 1)
+    judged = Judged(workers.busy)
+    assert judged.at(0) == ([], OK)
+    workers.submit("m", [None], None, done.set)  # type: ignore[list-item]
+    wait_for(lambda: judged.supervision.running, what="the run")
+    assert judged.at(30_000) == ([], OK)
+    run.set()
+    wait_for(lambda: not judged.supervision.running, what="its end")
+    assert judged.at(LIMIT_MS - 1000) == ([], OK)
+    assert judged.at(LIMIT_MS + 1000) == (["worker/m"], EXPIRED)
+    assert judged.at(LIMIT_MS + 1500) == (["worker/m"], EXPIRED) and [w for w, _ in judged.told] == ["worker/m"]
+    answer.set()
+    assert done.wait(10)
+    wait_for(lambda: not workers.busy(), what="idle")
+    assert judged.at(60_000) == ([], OK)
+
+
+def test_work_that_never_ends_stops_the_process() -> None:
+    began_ns = time.monotonic_ns()
+    judged = Judged(lambda: [Work("reader", 1, began_ns)])
+    assert judged.at(LIMIT_MS + 100) == (["reader"], EXPIRED)
+    assert judged.at(LIMIT_MS + 200 + STOPPED_AFTER_MS) == (["reader"], STOPPED)
+    assert [what for what, _ in judged.told] == ["reader"] and "taken" in judged.told[0][1]
