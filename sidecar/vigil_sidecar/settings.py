@@ -17,6 +17,7 @@ BY_KEY = {s.key: s for s in SPECS}
 BY_ENV = {"VIGIL_" + s.key.upper().replace(".", "_"): s for s in SPECS}
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
+_TIMES = {2: "twice", 3: "three times"}
 _AT_LEAST = (
     ("link.heartbeat_timeout_ms", "link.heartbeat_interval_ms", 2),
     ("link.hang_ms", "link.heartbeat_interval_ms", 3),
@@ -107,5 +108,5 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         origin[key] = "flag"
     for key, other, times in _AT_LEAST:
         if values[key] < times * values[other] and not (key == "link.hang_ms" and values[key] == 0):
-            raise SettingsError(f"{key} = {values[key]}: allowed is at least {times} times {other} ({values[other]})")
+            raise SettingsError(f"{key} = {values[key]}: allowed is at least {_TIMES[times]} {other} ({values[other]})")
     return replace(Settings(), **{BY_KEY[k].name: v for k, v in values.items()}), origin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.harness import graphs
-from tests.harness.calls import Stub, infer_request
+from tests.harness.calls import Stub, infer_request, output
 from tests.harness.product import Product, wait_for
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit.reader import read_records
@@ -67,3 +68,31 @@ def test_large_messages_are_no_hang(tmp_path: Path, form: str, mib: int, calls: 
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda i: stubs[i % at_once].infer(request, timeout_s=60), range(calls)))
     assert [r.payload for r in read_records(product.data / "audit" / "gateway") if r.header.event_id in _SILENT] == []
+
+
+@pytest.mark.parametrize("hang_ms", [0, 75])
+def test_calls_with_a_ladder_do_not_wait_for_a_silent_sidecar(tmp_path: Path, hang_ms: int) -> None:
+    """Where no hang is looked for, its state stays as it was, and what stands in answers all the same."""
+    graphs.scale(2.0, tmp_path / "models" / "m" / "1" / "model.onnx")
+    (tmp_path / "models" / "m" / "vigil.toml").write_text("[ladder]\noutputs.y.fill = 7.5\n")
+    asked, stop = list[tuple[float, str]](), threading.Event()
+    with Product(tmp_path, {"safety.injection": True, "link.hang_ms": hang_ms, "supervisor.restart_after_ms": 0}) as product:
+        request = infer_request("m", {"x": np.ones((1, 4), np.float32)})
+
+        def ask() -> None:
+            stub = Stub(product.channel())
+            while not stop.is_set():
+                answer = stub.infer(request)
+                asked.append((float(output(answer)[0, 0]), answer.parameters["vigil_stand_in"].string_param))
+
+        caller = threading.Thread(target=ask)
+        caller.start()
+        wait_for(lambda: (2.0, "") in asked, what="the model's own answer")
+        product.vigil("safety", "inject", "sidecar_spin", "--model", "m", "--magnitude", "500")
+        wait_for(lambda: (7.5, "constants") in asked, what="a stand-in")
+        asked.clear()
+        wait_for(lambda: (2.0, "") in asked, what="the model's own answer again")
+        stop.set()
+        caller.join()
+    found = {r.header.event_id for r in read_records(product.data / "audit" / "gateway")} & set(_SILENT)
+    assert found == ({events.HEARTBEAT_LATE} if hang_ms == 0 else {events.HEARTBEAT_EXPIRED})

@@ -189,7 +189,7 @@ func (s *Settings) agree() error {
 	} {
 		if pair.value < pair.times*pair.least && (pair.key != "link.hang_ms" || pair.value != 0) {
 			return refuse(pair.key, strconv.FormatInt(pair.value, 10), "settings",
-				fmt.Sprintf("at least %d times %s (%d)", pair.times, pair.other, pair.least))
+				fmt.Sprintf("at least %s %s (%d)", []string{"", "once", "twice", "three times"}[pair.times], pair.other, pair.least))
 		}
 	}
 	return nil
