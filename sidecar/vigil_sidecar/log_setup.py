@@ -23,8 +23,7 @@ def open_log(settings: Settings, clock: ClockDaemon, injector: Injector | None, 
     """The log's writer; with an injector its disk and clock can fail. Raises ``AuditError``."""
     data = Path(settings.data_dir)
     faulty = injector.clock(clock.status) if injector else None
-    if injector is not None:
-        recover_log(data / "audit" / "sidecar")
+    recover_log(data / "audit" / "sidecar")
     return AuditWriter(
         data / "audit" / "sidecar", "sidecar", clock=faulty.status if faulty else clock.status, durability=settings.audit_durability,
         sync_interval_ms=settings.audit_sync_interval_ms, segment_bytes=settings.audit_segment_bytes,

@@ -257,7 +257,7 @@ SPECS: tuple[Spec, ...] = (
          'A peer silent for this long is failed.'),
     Spec('link.hang_ms', 'link_hang_ms', 'int', 75, 0, 60000,
          (), None,
-         "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only."),
+         "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat); at least three times link.heartbeat_interval_ms. 0: after link.heartbeat_timeout_ms only."),
     Spec('link.call_grace_ms', 'link_call_grace_ms', 'int', 2000, 0, 600000,
          (), None,
          'Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.'),

@@ -102,8 +102,9 @@ class Supervision:
     def run_ends(self) -> None:
         """This thread's run has ended."""
         thread = threading.get_ident()
-        if self._runs.pop(thread, None) is not None:
+        if thread in self._runs:  # whoever no longer finds the run finds its end
             self._run_ended_ns[thread] = time.monotonic_ns()
+            self._runs.pop(thread, None)
 
     def _work(self) -> None:
         while not self._stopping.wait(self._cycle_s):
@@ -141,19 +142,18 @@ class Supervision:
     def _late_work(self, now_ms: int) -> dict[str, core.EntityState]:
         """Work beyond its deadline, by part; a run within it is judged by its own limit, and is not counted."""
         late = {}
-        ended = self._run_ended_ns.copy()
         threads = set()
         for work in (w for busy in self._busy for w in busy()):
             threads.add(work.thread)
             if work.thread in self._runs:
                 continue
             entity = self._entities[work.part.partition("/")[0]]
-            since_ns = max(work.since_ns, ended.get(work.thread, 0))
+            since_ns = max(work.since_ns, self._run_ended_ns.get(work.thread, 0))
             state = core.EntityState(core.OK, last=entity.deadlines[0].begin, last_ms=since_ns // 1_000_000)
             # SR-051
             if (judged := core.cycle(entity, state, now_ms)).status == core.EXPIRED:
                 late[work.part] = judged
-        for thread in ended.keys() - threads:
+        for thread in self._run_ended_ns.copy().keys() - threads:
             self._run_ended_ns.pop(thread, None)
         return late
 

@@ -53,8 +53,8 @@ def verdict_of(go: bool, code: int, out: str) -> str:
         return "failed"
     if go:
         ran = re.search(r"^\s*--- (PASS|FAIL|SKIP): ", out, re.MULTILINE)
-        stopped = re.search(r"^panic: |^fatal error: ", out, re.MULTILINE)
-        if stopped or (ran and ran[1] == "FAIL" and code):
+        stopped = re.search(r"^=== RUN .*^(panic|fatal error): ", out, re.MULTILINE | re.DOTALL)
+        if code and (stopped or (ran and ran[1] == "FAIL")):
             return "failed"
         return "passed" if ran and ran[1] == "PASS" and code == 0 else f"exit code {code}, which shows nothing: {out[-300:]}"
     counts = {what for _, what in re.findall(r"(\d+) (passed|failed|skipped)", (out.strip().splitlines() or [""])[-1])}
@@ -81,6 +81,14 @@ def _build(what: str) -> None:
         raise _NotBuilt(f"{what} cannot be built: {out[-300:]}")
 
 
+def _import(path: Path) -> None:
+    """A mutated module has to be one that loads: what merely stops the product from starting shows nothing."""
+    module = ".".join(path.relative_to(_COPY / path.relative_to(_COPY).parts[0]).with_suffix("").parts)
+    code, out = _run(["python", "-c", f"import {module}"], _COPY, _TEST_S)
+    if code:
+        raise _NotBuilt(f"{module} cannot be imported: {out[-300:]}")
+
+
 def _prepare() -> None:
     shutil.rmtree(_COPY, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", str(ROOT), str(_COPY)], check=True)
@@ -100,6 +108,8 @@ def _noticed_by(r: Mapping[str, Any]) -> str:
     try:
         if gateway:
             _build(f"the mutant of {r['id']}")
+        elif path.suffix == ".py":
+            _import(path)
         for test in r["tests"]:
             verdict = _test(test)
             if verdict == "failed":

@@ -73,3 +73,15 @@ def test_work_that_never_ends_stops_the_process() -> None:
     assert judged.at(LIMIT_MS + 100) == (["reader"], EXPIRED)
     assert judged.at(LIMIT_MS + 200 + STOPPED_AFTER_MS) == (["reader"], STOPPED)
     assert [what for what, _ in judged.told] == ["reader"] and "taken" in judged.told[0][1]
+
+
+def test_a_run_that_ends_while_it_is_judged_is_not_counted() -> None:
+    """Between the question what a thread is at and the question whether it runs a model."""
+
+    def busy() -> list[Work]:
+        judged.supervision.run_ends()
+        return [Work("worker/m", threading.get_ident(), time.monotonic_ns() - 9 * 10**9)]
+
+    judged = Judged(busy)
+    judged.supervision.run_begins("m", 10_000)
+    assert judged.at(0) == ([], OK)

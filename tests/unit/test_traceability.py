@@ -68,6 +68,8 @@ def test_each_hole_is_found(sound: tuple[Spec, dict[str, list[str]], dict[str, s
         (True, 0, "=== RUN   TestX\n--- PASS: TestX (0.00s)\nPASS\nok  \tvigil\t0.1s\n", "passed"),
         (True, 1, "=== RUN   TestX\n    x_test.go:3: no\n--- FAIL: TestX (0.00s)\nFAIL\n", "failed"),
         (True, 2, "=== RUN   TestX\npanic: close of closed channel\n", "failed"),
+        (True, 2, "panic: in init\n", "shows nothing"),
+        (True, 0, "=== RUN   TestX\npanic: recovered\n--- PASS: TestX (0.00s)\nPASS\n", "passed"),
         (True, 2, "./x.go:3:2: undefined: y\nFAIL\tvigil [build failed]\n", "shows nothing"),
         (True, 0, "testing: warning: no tests to run\nPASS\n", "shows nothing"),
         (True, 0, "--- SKIP: TestX (0.00s)\nPASS\n", "shows nothing"),

@@ -69,7 +69,8 @@ type Client struct {
 	condemned atomic.Pointer[string]
 	other     atomic.Pointer[peer]
 	up        bool      // of Run: the handshake of the present link was done
-	deaf      time.Time // of Run: since when a sidecar that listens answers no greeting
+	deaf      time.Time // of Run: since when the sidecar that listens answers no greeting
+	deafPid   int       // which one that is
 }
 
 // New makes a client; Run connects it.
@@ -108,6 +109,7 @@ func (c *Client) Run(ctx context.Context) {
 func (c *Client) once(ctx context.Context) error {
 	raw, err := dial(ctx, c.config.Socket)
 	if err != nil {
+		c.deaf = time.Time{} // whoever listens next is another one
 		return err
 	}
 	defer raw.Close()
@@ -142,27 +144,6 @@ func (c *Client) once(ctx context.Context) error {
 	go c.beat(beating, cn, other)
 	return c.readAll(cn, reader)
 }
-
-// deafTo has a sidecar killed that listens and answers no greeting for as long as a
-// silent one would have been borne: nobody else watches it before the handshake.
-func (c *Client) deafTo(other *peer, err error) {
-	var timeout net.Error
-	if !errors.As(err, &timeout) || !timeout.Timeout() {
-		c.deaf = time.Time{}
-		return
-	}
-	if c.deaf.IsZero() {
-		c.deaf = time.Now().Add(-greetTimeout)
-	}
-	if lasted := time.Since(c.deaf); c.config.RestartAfter > 0 && lasted > c.config.HeartbeatTimeout+c.config.RestartAfter {
-		c.deaf = time.Time{}
-		c.observer.LinkHung(other.pid, "it answered no greeting for "+lasted.Round(time.Millisecond).String())
-		_ = other.kill()
-	}
-}
-
-// greetTimeout is how long a sidecar may take to answer a greeting.
-const greetTimeout = 2 * time.Second
 
 // dial connects by way of the open folder: a socket's path has at most 107
 // bytes, a folder's may have more.
@@ -291,7 +272,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			stands = now
 		}
 		silence := cn.silence()
-		why, sure := c.judge(cn, silence, !stands.IsZero() && now.Sub(stands) >= stoppedFor, own)
+		why, sure := c.judge(cn, silence, !stands.IsZero() && now.Sub(stands) >= stoppedFor, own, now)
 		if why == "" {
 			since, failed = time.Time{}, false
 		} else {

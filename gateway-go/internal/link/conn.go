@@ -73,10 +73,10 @@ const readyCalls = 16
 
 // lane keeps one frame outstanding, or two under much load; calls gather meanwhile.
 type lane struct {
-	id          uint32
-	model       string
-	queue       []*linkv1.Call
-	outstanding int
+	id    uint32
+	model string
+	queue []*linkv1.Call
+	sent  []int // bytes of each frame that is outstanding
 }
 
 // conn is one connection. Invariant: a call is in pending from being queued
@@ -251,7 +251,7 @@ func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, erro
 
 // take forms the lane's next frame if it may send one. The lock is held.
 func (c *conn) take(l *lane) *linkv1.Frame {
-	if l.outstanding > 1 || (l.outstanding == 1 && len(l.queue) < readyCalls) {
+	if len(l.sent) > 1 || (len(l.sent) == 1 && len(l.queue) < readyCalls) {
 		return nil
 	}
 	calls := make([]*linkv1.Call, 0, min(len(l.queue), c.callMax))
@@ -271,7 +271,7 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 	if len(calls) == 0 {
 		return nil
 	}
-	l.outstanding++
+	l.sent = append(l.sent, size)
 	return &linkv1.Frame{Body: &linkv1.Frame_Calls{Calls: &linkv1.Calls{Lane: l.id, Calls: calls, Model: l.model}}}
 }
 
@@ -320,11 +320,11 @@ func (c *conn) replies(in *linkv1.Replies) error {
 			return damaged("credit for lane %d, which was never used", id)
 		}
 		l := c.byID[id]
-		if l.outstanding == 0 {
+		if len(l.sent) == 0 {
 			c.mu.Unlock()
 			return damaged("credit for lane %d, which has nothing outstanding", id)
 		}
-		l.outstanding--
+		l.sent = slices.Delete(l.sent, 0, 1)
 		if frame := c.take(l); frame != nil {
 			frames = append(frames, frame)
 		}
@@ -384,15 +384,4 @@ func (c *conn) silence() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return max(0, time.Since(c.lastBeat)-c.pause)
-}
-
-// underWay is how many bytes the messages of calls under way have.
-func (c *conn) underWay() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	sum := 0
-	for _, p := range c.pending {
-		sum += p.bytes
-	}
-	return sum
 }

@@ -19,7 +19,8 @@ type thread struct{ ran, waited int64 }
 type processors struct {
 	own, other string // patterns of folders, one for each thread
 	mark       map[string]thread
-	at         time.Duration
+	marked     time.Time
+	allowed    time.Duration // what messages under way explain of this silence
 	hung       bool
 }
 
@@ -53,22 +54,32 @@ func (p *processors) read() map[string]thread {
 }
 
 // hangs says whether a silence is longer than after, and no want of processors. It is
-// called again and again while a silence lasts, and looks from half of after on: for
-// the rest of the silence no thread may have waited for more than half, and at its end
-// none of the other's may wait. Once it hangs, it does until something comes. False
-// where the kernel does not count.
-func (p *processors) hangs(silence, after time.Duration) bool {
+// called again and again while a silence lasts, and looks from half of after on, for at
+// least a third of it: meanwhile no thread may have waited for more than half of the time,
+// and at the end none of the other's may wait. Once it hangs, it does until something
+// comes. False where the kernel does not count, or does not let us see.
+func (p *processors) hangs(silence, after time.Duration, now time.Time) bool {
 	switch {
 	case after <= 0 || silence < after/2:
 		p.mark, p.hung = nil, false
 	case p.mark == nil:
-		p.mark, p.at = p.read(), silence
-	case !p.hung && silence > after && len(p.mark) > 0:
-		lasted, now := silence-p.at, p.read()
+		p.mark, p.marked = p.read(), now
+	case !p.hung && silence > after && now.Sub(p.marked) >= after/3:
+		found, lasted := p.read(), now.Sub(p.marked)
 		// SR-050
-		p.hung = !starved(p.mark, now, lasted) && !p.waits(now, lasted)
+		p.hung = p.seen(p.mark) && p.seen(found) && !starved(p.mark, found, lasted) && !p.waits(found, lasted)
 	}
 	return p.hung
+}
+
+// seen says whether a thread of the other is among these.
+func (p *processors) seen(threads map[string]thread) bool {
+	for folder := range threads {
+		if ok, _ := filepath.Match(p.other, folder); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // starved says whether a thread waited for a processor more than half of this time.
@@ -104,14 +115,34 @@ const largeMessage = 2 * time.Millisecond
 // pauseMax bounds the silence that a sidecar may announce.
 const pauseMax = 5 * time.Second
 
+// underWay is how many bytes of messages the sidecar may be at: those of calls that were
+// sent and not answered, or, as calls end early, of frames that it was not done with.
+func (c *conn) underWay() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	calls, frames := 0, 0
+	for _, p := range c.pending {
+		if p.queued == nil {
+			calls += p.bytes
+		}
+	}
+	for _, l := range c.byID {
+		for _, n := range l.sent {
+			frames += n
+		}
+	}
+	return max(calls, frames)
+}
+
 // judge says why a sidecar that is silent for so long is failed, empty when it is not, and
 // whether that is sure: then calls under way do not wait for it.
-func (c *Client) judge(cn *conn, silence time.Duration, stopped bool, own *processors) (why string, sure bool) {
-	beyond := silence
-	if silence > c.config.HangAfter/2 {
-		beyond -= time.Duration(cn.underWay()) * largeMessage / (1 << 20)
+func (c *Client) judge(cn *conn, silence time.Duration, stopped bool, own *processors, now time.Time) (why string, sure bool) {
+	if silence < c.config.HangAfter/2 {
+		own.allowed = 0
+	} else { // the most of one silence: calls end early, and their messages are still worked on
+		own.allowed = max(own.allowed, time.Duration(cn.underWay())*largeMessage/(1<<20))
 	}
-	hung := own.hangs(beyond, c.config.HangAfter)
+	hung := own.hangs(silence-own.allowed, c.config.HangAfter, now)
 	lasted := silence.Round(time.Millisecond).String()
 	switch {
 	case stopped:

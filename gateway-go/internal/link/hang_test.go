@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
 )
 
 func TestStarved(t *testing.T) {
@@ -78,14 +80,14 @@ func TestHangs(t *testing.T) {
 		{"it gets no processor at all", []look{{40 * ms, "R", 0, 0, false}, {80 * ms, "R", 3, 0, false}, {900 * ms, "R", 3, 0, false}}},
 		{"it waits for a device", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "D", 0, 0, false}, {90 * ms, "S", 0, 0, true}}},
 		{"first the one, then the other", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 30, false}, {110 * ms, "S", 0, 30, true}}},
-		{"seen too late to tell", []look{{500 * ms, "S", 0, 0, false}, {520 * ms, "S", 0, 0, true}}},
-		{"what was before is another silence", []look{{40 * ms, "S", 0, 0, false}, {10 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 0, false}, {90 * ms, "S", 0, 0, true}}},
+		{"seen too late to tell at once", []look{{500 * ms, "S", 0, 0, false}, {520 * ms, "S", 0, 0, false}, {530 * ms, "S", 0, 0, true}}},
+		{"what was before is another silence", []look{{40 * ms, "S", 0, 0, false}, {10 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 0, false}, {90 * ms, "S", 0, 0, false}, {110 * ms, "S", 0, 0, true}}},
 	} {
-		one := process{t, t.TempDir()}
+		one, start := process{t, t.TempDir()}, time.Now()
 		p := one.watched()
 		for i, l := range c.looks {
 			one.is(l.state, l.ran, l.waited)
-			if got := p.hangs(l.silence, after); got != l.want {
+			if got := p.hangs(l.silence, after, start.Add(l.silence)); got != l.want {
 				t.Errorf("%s: look %d: hangs = %v, want %v", c.name, i, got, l.want)
 			}
 		}
@@ -96,7 +98,7 @@ func TestHangs(t *testing.T) {
 			limit = 0
 		}
 		for _, silence := range []time.Duration{40 * ms, 80 * ms, 900 * ms} {
-			if p.hangs(silence, limit) {
+			if p.hangs(silence, limit, time.Now().Add(silence)) {
 				t.Errorf("%s: hangs after %v", name, silence)
 			}
 		}
@@ -111,8 +113,8 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 	one := process{t, t.TempDir()}
 	one.is("S", 0, 0)
 	c := New(Config{HangAfter: 75 * ms, HeartbeatTimeout: time.Second}, nil)
-	cn := &conn{pending: map[uint64]*pending{1: {bytes: 60 << 20}, 2: {bytes: 40 << 20}}}
-	own := one.watched()
+	cn := &conn{pending: map[uint64]*pending{1: {bytes: 60 << 20}, 2: {bytes: 40 << 20}, 3: {bytes: 1 << 30, queued: &linkv1.Call{}}}}
+	own, start := one.watched(), time.Now()
 	for _, l := range []struct {
 		silence      time.Duration
 		stopped      bool
@@ -120,7 +122,7 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 		nothing      bool
 	}{
 		{silence: 100 * ms},
-		{silence: 250 * ms},                           // 100 MiB explain 200 ms of it
+		{silence: 250 * ms, nothing: true},            // 100 MiB explain 200 ms of it, though their calls have ended
 		{silence: 280 * ms, failed: true, sure: true}, // and no more
 		{silence: 1001 * ms, failed: true, sure: true},
 		{silence: 0},
@@ -134,7 +136,7 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 		if l.nothing {
 			clear(cn.pending)
 		}
-		why, sure := c.judge(cn, l.silence, l.stopped, own)
+		why, sure := c.judge(cn, l.silence, l.stopped, own, start.Add(l.silence))
 		if (why != "") != l.failed || sure != l.sure {
 			t.Errorf("silent for %v, stopped %v: %q, sure %v", l.silence, l.stopped, why, sure)
 		}
@@ -149,5 +151,17 @@ func TestAnAnnouncedPauseIsNoSilence(t *testing.T) {
 	cn.pause = pauseMax
 	if s := cn.silence(); s != 0 || cn.judgeLate(time.Millisecond) {
 		t.Errorf("silent for %v within the pause", s)
+	}
+}
+
+// A frame counts until the sidecar is done with it, whatever becomes of its calls.
+func TestFramesCountUntilTheirCredit(t *testing.T) {
+	cn := &conn{pending: map[uint64]*pending{}, byID: []*lane{{sent: []int{5, 7}}, {sent: []int{1}}}}
+	if n := cn.underWay(); n != 13 {
+		t.Errorf("%d bytes, wanted 13", n)
+	}
+	cn.pending[1] = &pending{bytes: 20}
+	if n := cn.underWay(); n != 20 {
+		t.Errorf("%d bytes, wanted 20", n)
 	}
 }

@@ -84,7 +84,7 @@ type Settings struct {
 	LinkHeartbeatIntervalMs int64
 	// LinkHeartbeatTimeoutMs is link.heartbeat_timeout_ms. A peer silent for this long is failed.
 	LinkHeartbeatTimeoutMs int64
-	// LinkHangMs is link.hang_ms. A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only.
+	// LinkHangMs is link.hang_ms. A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat); at least three times link.heartbeat_interval_ms. 0: after link.heartbeat_timeout_ms only.
 	LinkHangMs int64
 	// LinkCallGraceMs is link.call_grace_ms. Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.
 	LinkCallGraceMs int64
@@ -244,7 +244,7 @@ var table = []Spec{
 	{Key: "control.allow_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer control calls (activate, load, reload) on a listener that is not loopback.", field: func(s *Settings) any { return &s.ControlAllowRemote }},
 	{Key: "link.heartbeat_interval_ms", Type: "int", Default: "25", Min: 1, Max: 10000, Allowed: []string{}, Flag: "", Doc: "Time between heartbeats, both ways.", field: func(s *Settings) any { return &s.LinkHeartbeatIntervalMs }},
 	{Key: "link.heartbeat_timeout_ms", Type: "int", Default: "1000", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A peer silent for this long is failed.", field: func(s *Settings) any { return &s.LinkHeartbeatTimeoutMs }},
-	{Key: "link.hang_ms", Type: "int", Default: "75", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat). 0: after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LinkHangMs }},
+	{Key: "link.hang_ms", Type: "int", Default: "75", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat); at least three times link.heartbeat_interval_ms. 0: after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LinkHangMs }},
 	{Key: "link.call_grace_ms", Type: "int", Default: "2000", Min: 0, Max: 600000, Allowed: []string{}, Flag: "", Doc: "Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.", field: func(s *Settings) any { return &s.LinkCallGraceMs }},
 	{Key: "link.spin_us_max", Type: "int", Default: "300", Min: 0, Max: 10000, Allowed: []string{}, Flag: "", Doc: "The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.", field: func(s *Settings) any { return &s.LinkSpinUsMax }},
 	{Key: "link.revalidate", Type: "string", Default: "sample", Min: 0, Max: 0, Allowed: []string{"all", "sample", "off"}, Flag: "", Doc: "Contract rules run again in the sidecar for calls from a gateway with the same contract.", field: func(s *Settings) any { return &s.LinkRevalidate }},

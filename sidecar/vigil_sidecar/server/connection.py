@@ -24,9 +24,9 @@ class Connection:
         self.calls: dict[int, Call] = {}
         self.last_heard = time.monotonic()
         self.reading = False
+        """Whether the reader waits for the gateway; else silence is this side's own, as when a small model runs in the reader."""
         self.thread, self.since_ns = 0, 0
         """The reader's thread, and since when it is at a frame."""
-        """Whether the reader waits for the gateway; else silence is this side's own, as when a small model runs in the reader."""
         self._lock = threading.Lock()
         self._urgent: deque[bytes] = deque()
         self.checkpoint_sent = b""
