@@ -32,6 +32,8 @@ BAD = [
     ("[listen]\ngrpc_port = true\n", "listen.grpc_port"),
     ('[audit]\ndurability = "sometimes"\n', "process, interval, power"),
     ("[link]\nheartbeat_timeout_ms = 30\n", "twice"),
+    ("[link]\nhang_ms = 30\n", "three times link.heartbeat_interval_ms"),
+    ("[ladder]\nwait_ms = 30\n", "twice link.heartbeat_interval_ms"),
     ("not toml", "not TOML"),
     ("[limits]\nsource_idle_s = 0.5\n", "limits.source_idle_s"),
 ]
