@@ -166,7 +166,8 @@ class Sidecar:
             supervision.activate("clock")
         self.safety.start(self.reconciler)
         self.reconciler.start()
-        self._link.start()
+        if late := self._link.start():
+            self.log.warning("the gateway will hear late of this process's death", reason=late)
         self._anchors.start()
         threading.Thread(target=self._follow_readiness, name="readiness", daemon=True).start()
         self.log.info("sidecar listens", grpc=grpc_port, metrics=metrics_port, pid=os.getpid(), contract=CONTRACT_DIGEST[:12])

@@ -4,4 +4,4 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "a8cd09ce997e67fe1576181cfa9bf90a24e50014121b425e1a7aa0e792b2306f"
+const Digest = "5b97546af5d2b295bc9912645483ff067787c264805ece98790524e6bde1fafb"

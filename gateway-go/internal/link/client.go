@@ -71,6 +71,7 @@ type Client struct {
 	up        bool      // of Run: the handshake of the present link was done
 	deaf      time.Time // of Run: since when the sidecar that listens answers no greeting
 	deafPid   int       // which one that is
+	ending    int       // of Run: the process that a lifeline said is ending; 0 for none
 }
 
 // New makes a client; Run connects it.
@@ -95,6 +96,10 @@ func (c *Client) Run(ctx context.Context) {
 			last = reason
 		}
 		c.up = false
+		if c.ending != 0 {
+			c.awaitEnd(ctx, c.ending)
+			c.ending = 0
+		}
 		if time.Since(started) > time.Second {
 			wait = waitMin
 		}
@@ -142,7 +147,14 @@ func (c *Client) once(ctx context.Context) error {
 	beating, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go c.beat(beating, cn, other)
-	return c.readAll(cn, reader)
+	lines := follow(raw, filepath.Dir(c.config.Socket), welcome.Lifelines)
+	defer lines.release()
+	err = c.readAll(cn, reader)
+	if lines.over.Load() {
+		c.ending = other.pid
+		return errors.New("the sidecar's process ended")
+	}
+	return err
 }
 
 // dial connects by way of the open folder: a socket's path has at most 107

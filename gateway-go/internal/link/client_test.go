@@ -68,6 +68,11 @@ func must[T any](v T, err error) T {
 func start(t *testing.T, config Config) (*Client, *sidecar, *heard) {
 	t.Helper()
 	config.Socket = filepath.Join(t.TempDir(), "sidecar.sock")
+	return startWith(t, config, &linkv1.Welcome{ProtocolVersion: ProtocolVersion, Methods: []string{method}})
+}
+
+func startWith(t *testing.T, config Config, welcome *linkv1.Welcome) (*Client, *sidecar, *heard) {
+	t.Helper()
 	if config.HeartbeatInterval == 0 {
 		config.HeartbeatInterval, config.HeartbeatTimeout, config.CallGrace = 5*time.Millisecond, 10*time.Second, time.Second
 	}
@@ -82,7 +87,7 @@ func start(t *testing.T, config Config) (*Client, *sidecar, *heard) {
 	done := make(chan struct{})
 	go func() { c.Run(ctx); close(done) }()
 	s := &sidecar{t: t, listener: l}
-	s.accept(&linkv1.Welcome{ProtocolVersion: ProtocolVersion, Methods: []string{method}})
+	s.accept(welcome)
 	wait(t, c.Connected)
 	t.Cleanup(func() { cancel(); l.Close(); s.conn.Close(); <-done })
 	return c, s, h

@@ -22,6 +22,7 @@ from vigil_sidecar.server.call import Call, CallContext, Reply
 from vigil_sidecar.server.connection import Connection
 from vigil_sidecar.server.dispatch import Dispatcher
 from vigil_sidecar.server.frames import FrameReader, LinkDamage, call_crc, encode_reply, heartbeat_crc, replies_frame
+from vigil_sidecar.server.lifeline import hold_lifelines
 from vigil_sidecar.supervision import Work
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
@@ -94,11 +95,18 @@ class LinkServer:
             os.close(folder)
         os.chmod(config.path, 0o600)
         self._listener.listen(4)
+        self._lifelines: list[str] = []
 
-    def start(self) -> None:
-        """Start accepting, and the heartbeat."""
+    def start(self) -> str:
+        """Start accepting, and the heartbeat. Says why the gateway will hear of this process's death late, if so."""
+        late = ""
+        try:
+            self._lifelines = hold_lifelines(self._config.path.parent)
+        except OSError as error:
+            late = str(error)
         threading.Thread(target=self._accept, name="link-accept", daemon=True).start()
         threading.Thread(target=self._beat, name="link-heartbeat", daemon=True).start()
+        return late
 
     def drain(self, timeout_s: float) -> bool:
         """Ask the gateway for no new calls, and wait until the last unary one under way is answered, at most this long."""
@@ -184,7 +192,7 @@ class LinkServer:
         welcome = link.Welcome(
             protocol_version=PROTOCOL_VERSION, contract_digest=CONTRACT_DIGEST, instance=self._config.instance,
             boot_id=self._config.boot_id, frame_bytes_max=self._config.frame_bytes_max, pid=os.getpid(),
-            methods=self._methods,
+            methods=self._methods, lifelines=self._lifelines,
         )  # fmt: skip
         connection.send(link.Frame(welcome=welcome).SerializeToString())
         return ""

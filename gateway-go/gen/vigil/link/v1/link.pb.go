@@ -425,7 +425,9 @@ type Welcome struct {
 	FrameBytesMax   uint32                 `protobuf:"varint,5,opt,name=frame_bytes_max,json=frameBytesMax,proto3" json:"frame_bytes_max,omitempty"`
 	Pid             uint32                 `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
 	// Full names of the methods served, "/package.Service/Method".
-	Methods       []string `protobuf:"bytes,7,rep,name=methods,proto3" json:"methods,omitempty"`
+	Methods []string `protobuf:"bytes,7,rep,name=methods,proto3" json:"methods,omitempty"`
+	// FIFOs in the socket's folder that close as soon as the process ends; none where a thread may not have files of its own.
+	Lifelines     []string `protobuf:"bytes,8,rep,name=lifelines,proto3" json:"lifelines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +507,13 @@ func (x *Welcome) GetPid() uint32 {
 func (x *Welcome) GetMethods() []string {
 	if x != nil {
 		return x.Methods
+	}
+	return nil
+}
+
+func (x *Welcome) GetLifelines() []string {
+	if x != nil {
+		return x.Lifelines
 	}
 	return nil
 }
@@ -1781,7 +1790,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x0fcontract_digest\x18\x02 \x01(\tB\a\xfaB\x04r\x02\x18@R\x0econtractDigest\x12#\n" +
 	"\binstance\x18\x03 \x01(\tB\a\xfaB\x04r\x02\x18@R\binstance\x12&\n" +
 	"\x0fframe_bytes_max\x18\x04 \x01(\rR\rframeBytesMax\x122\n" +
-	"\x15heartbeat_interval_ms\x18\x05 \x01(\rR\x13heartbeatIntervalMs\"\xe6\x01\n" +
+	"\x15heartbeat_interval_ms\x18\x05 \x01(\rR\x13heartbeatIntervalMs\"\x84\x02\n" +
 	"\aWelcome\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12'\n" +
 	"\x0fcontract_digest\x18\x02 \x01(\tR\x0econtractDigest\x12\x1a\n" +
@@ -1789,7 +1798,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x12&\n" +
 	"\x0fframe_bytes_max\x18\x05 \x01(\rR\rframeBytesMax\x12\x10\n" +
 	"\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n" +
-	"\amethods\x18\a \x03(\tR\amethods\" \n" +
+	"\amethods\x18\a \x03(\tR\amethods\x12\x1c\n" +
+	"\tlifelines\x18\b \x03(\tR\tlifelines\" \n" +
 	"\x06Reject\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xac\x03\n" +
 	"\tHeartbeat\x12\x14\n" +

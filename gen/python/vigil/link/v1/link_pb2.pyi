@@ -55,7 +55,7 @@ class Hello(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., contract_digest: _Optional[str] = ..., instance: _Optional[str] = ..., frame_bytes_max: _Optional[int] = ..., heartbeat_interval_ms: _Optional[int] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("protocol_version", "contract_digest", "instance", "boot_id", "frame_bytes_max", "pid", "methods")
+    __slots__ = ("protocol_version", "contract_digest", "instance", "boot_id", "frame_bytes_max", "pid", "methods", "lifelines")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class Welcome(_message.Message):
     FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
+    LIFELINES_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     contract_digest: str
     instance: str
@@ -70,7 +71,8 @@ class Welcome(_message.Message):
     frame_bytes_max: int
     pid: int
     methods: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, protocol_version: _Optional[int] = ..., contract_digest: _Optional[str] = ..., instance: _Optional[str] = ..., boot_id: _Optional[str] = ..., frame_bytes_max: _Optional[int] = ..., pid: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ...) -> None: ...
+    lifelines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol_version: _Optional[int] = ..., contract_digest: _Optional[str] = ..., instance: _Optional[str] = ..., boot_id: _Optional[str] = ..., frame_bytes_max: _Optional[int] = ..., pid: _Optional[int] = ..., methods: _Optional[_Iterable[str]] = ..., lifelines: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Reject(_message.Message):
     __slots__ = ("reason",)
