@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from machine_picture import picture
+from supervision_vectors import supervision_vectors
 
 from vigil_safety.explore import summary
 
@@ -305,6 +306,7 @@ def machine() -> dict[str, str]:
         for n, p in source["parameters"].items()
     ]
     graph = summary(source)
+    supervised = json.dumps(load("safety/supervision.yaml"), indent=1) + "\n"
     lines.append(
         f"\nFor small parameters all {graph['states']} states with their counters and ages, and all {graph['steps']} steps between them, are"
         "\nvisited by both cores (`safety/scenarios/graph.json` has the hash of them all); tests/unit/test_safety_core.py proves on them"
@@ -315,7 +317,9 @@ def machine() -> dict[str, str]:
         "gateway-go/internal/safety/machine_gen.json": text,
         "safety/vigil_safety/machine_gen.json": text,
         "safety/vigil_safety/kinds_gen.json": json.dumps(load("safety/kinds.yaml"), indent=1) + "\n",
-        "safety/vigil_safety/supervision_gen.json": json.dumps(load("safety/supervision.yaml"), indent=1) + "\n",
+        "safety/vigil_safety/supervision_gen.json": supervised,
+        "gateway-go/internal/safety/supervision_gen.json": supervised,
+        "tests/vectors/supervision.json": supervision_vectors(),
         "docs/state-machine.svg": drawn,
         "docs/state-machine.md": "\n".join(lines) + "\n",
         "safety/scenarios/graph.json": json.dumps(summary(source), indent=1) + "\n",

@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "0fc2ad3837c01fcbc5ccd962fe200cd73587919cb57bdd5131650c060b0949bd"
+CATALOGUE_DIGEST = "8c0bdb51a3de2a56d99402cdb878c74473f2c92f585a770d4b8b7259b212e22f"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002

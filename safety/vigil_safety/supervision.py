@@ -68,10 +68,10 @@ class EntityState:
     expiries: int = 0
 
 
-def load_supervision(raw: Mapping[str, Any]) -> dict[str, Entity]:
-    """Entities by name from the parsed ``safety/supervision.yaml``; raises ``SupervisionError``."""
+def load_supervision(raw: Mapping[str, Any], process: str) -> dict[str, Entity]:
+    """A process's entities by name from the parsed ``safety/supervision.yaml``; raises ``SupervisionError``."""
     found: dict[str, Entity] = {}
-    for name, e in raw["entities"].items():
+    for name, e in ((n, e) for n, e in raw["entities"].items() if e["process"] == process):
         alive = Alive(**{_FIELDS.get(k, k): int(v) for k, v in e["alive"].items()}) if "alive" in e else None
         deadlines = tuple(Deadline(d["from"], d["to"], int(d["max_ms"])) for d in e.get("deadlines", ()))
         logical = e.get("logical", {"start": [], "next": {}})

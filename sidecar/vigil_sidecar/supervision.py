@@ -50,7 +50,7 @@ class Supervision:
     def __init__(self, monitor: Monitor, stopped_after_ms: int, told: Callable[[str, str], None]) -> None:
         """``told(what, reason)`` hears of each expiry, once."""
         raw = json.loads(resources.files("vigil_safety").joinpath("supervision_gen.json").read_text())
-        self._entities = core.load_supervision(raw)
+        self._entities = core.load_supervision(raw, "sidecar")
         self._cycle_s, self._stopped_after_ms = raw["cycle_ms"] / 1000, stopped_after_ms or 1 << 60
         self._monitor, self._told = monitor, told
         self._lock = threading.Lock()

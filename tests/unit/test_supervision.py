@@ -28,7 +28,8 @@ from vigil_safety.supervision import (
 
 
 def entity(**more: Any) -> Entity:
-    return load_supervision({"cycle_ms": 10, "entities": {"e": more}})["e"]
+    other = {"process": "gateway", "doc": "what the process asked for does not have"}
+    return load_supervision({"cycle_ms": 10, "entities": {"e": more | {"process": "sidecar"}, "other": other}}, "sidecar")["e"]
 
 
 ALIVE = {"reference_ms": 100, "min": 2, "max": 4, "failed_tolerance": 1}

@@ -49,7 +49,7 @@ func listen(s *settings.Settings) (*listeners, error) {
 		port int64
 		key  string
 	}{{&l.grpc, s.ListenGRPCPort, "listen.grpc_port"}, {&l.web, s.ListenHTTPPort, "listen.http_port"}, {&l.metrics, s.ListenMetricsPort, "listen.metrics_port"}} {
-		if *one.into, err = edge.Listen(s.ListenHost, one.port, one.key, s.LimitsConnectionsMax); err != nil {
+		if *one.into, err = edge.Listen(s.ListenHost, one.port, one.key, s.LimitsConnectionsMax+edge.SelfPlaces); err != nil {
 			return nil, err
 		}
 	}
@@ -104,6 +104,9 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.client = link.New(linkConfig(s, instance), g.service)
 	g.service.AttachLink(g.client)
 	g.service.AnnounceInjection()
+	if s.SafetyInjection {
+		g.service.AttachDoor(edge.Injectable(g.doors.grpc))
+	}
 	if err := g.attachReader(hashKey); err != nil {
 		return nil, err
 	}
@@ -224,11 +227,18 @@ func serve(s *settings.Settings) error {
 	linkDone := make(chan struct{})
 	go func() { g.client.Run(linkCtx); close(linkDone) }()
 	go g.service.WatchLog(ctx)
+	parts, err := g.service.Supervise(ctx, time.Duration(s.SupervisorRestartAfterMs)*time.Millisecond)
+	if err != nil {
+		return err
+	}
 	go followHealth(ctx, g.service, g.native)
 	failed := make(chan error, 3)
 	go func() { failed <- g.native.Serve(g.doors.grpc) }()
 	go func() { failed <- g.web.Serve(g.doors.web) }()
 	go func() { failed <- g.admin.Serve(g.doors.metrics) }()
+	if err := g.superviseItself(ctx, parts); err != nil {
+		return err
+	}
 	if err := writePorts(s, g.doors); err != nil {
 		return err
 	}
@@ -272,6 +282,20 @@ func stopNative(n *edge.Native, timeout time.Duration) {
 	timer := time.AfterFunc(timeout, n.Stop)
 	defer timer.Stop()
 	n.GracefulStop()
+}
+
+// superviseItself makes the gateway its own caller, so that parts that stand still are
+// noticed.
+func (g *gateway) superviseItself(ctx context.Context, parts *safety.Supervision) error {
+	self, err := edge.NewSelf(g.doors.grpc, g.doors.web, g.service.Canary)
+	if err != nil {
+		return err
+	}
+	for _, part := range self.Parts() {
+		parts.Activate(part)
+	}
+	go self.Run(ctx, parts.Indicate)
+	return nil
 }
 
 // followHealth keeps grpc.health.v1 equal to readiness.

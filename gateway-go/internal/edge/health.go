@@ -25,6 +25,10 @@ func (w *web) health(_ context.Context, req *connect.Request[healthpb.HealthChec
 	if req.Msg.Service != "" {
 		return nil, errOneHealth
 	}
+	// SR-055
+	if why := w.service.PartsStopped(); why != "" { // whoever supervises this process is to replace it
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New(why))
+	}
 	return connect.NewResponse(&healthpb.HealthCheckResponse{Status: w.healthStatus()}), nil
 }
 

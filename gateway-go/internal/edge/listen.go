@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
 
 // Listen opens a TCP listener that holds at most connectionsMax connections;
@@ -30,6 +31,21 @@ type limited struct {
 	once   sync.Once
 	closed chan struct{}
 	places chan struct{}
+	still  *sync.RWMutex // held while nothing is read; nil where that cannot be injected
+}
+
+// Injectable lets a listener made by Listen be made to read nothing for a while; what it
+// gives does that. Before the first connection.
+func Injectable(l net.Listener) func(time.Duration) {
+	still := &sync.RWMutex{}
+	if own, ok := l.(*limited); ok {
+		own.still = still
+	}
+	return func(d time.Duration) {
+		still.Lock()
+		defer still.Unlock()
+		time.Sleep(d)
+	}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -43,7 +59,7 @@ func (l *limited) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &placed{Conn: c, free: func() { <-l.places }}, nil
+	return &placed{Conn: c, free: func() { <-l.places }, still: l.still}, nil
 }
 
 func (l *limited) Close() error {
@@ -53,8 +69,18 @@ func (l *limited) Close() error {
 
 type placed struct {
 	net.Conn
-	once sync.Once
-	free func()
+	once  sync.Once
+	free  func()
+	still *sync.RWMutex
+}
+
+func (p *placed) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	if p.still != nil {
+		p.still.RLock() // waits while it stands still
+		defer p.still.RUnlock()
+	}
+	return n, err
 }
 
 func (p *placed) Close() error {

@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "0fc2ad3837c01fcbc5ccd962fe200cd73587919cb57bdd5131650c060b0949bd"
+const CatalogueDigest = "8c0bdb51a3de2a56d99402cdb878c74473f2c92f585a770d4b8b7259b212e22f"
 
 // Ids of events.
 const (
@@ -78,7 +78,7 @@ const (
 	LinkCorruption uint32 = 4006
 	// SidecarKilled: A sidecar that hung was killed, so that another is started (supervisor.restart_after_ms).
 	SidecarKilled uint32 = 4007
-	// SupervisionExpired: A part of the sidecar, or a run of a model, did not do in time what it has to (safety/supervision.yaml).
+	// SupervisionExpired: A part of the sidecar or the gateway, or a run of a model, did not do in time what it has to (safety/supervision.yaml).
 	SupervisionExpired uint32 = 4008
 	// ActionFailed: What the safety table requests could not be carried out; a stop that could not be kept on disk is tried again.
 	ActionFailed uint32 = 4009

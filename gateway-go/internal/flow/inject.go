@@ -23,6 +23,7 @@ const (
 	// injectDelay is between the reply to a caller and the fault: the reply must have left.
 	injectDelay = 50 * time.Millisecond
 	stopDefault = 600 * time.Millisecond
+	doorDefault = 4500 * time.Millisecond
 	stopMost    = 10 * time.Minute
 )
 
@@ -35,6 +36,7 @@ var injected = map[string]func(*Service, time.Duration){
 		time.Sleep(d)
 		_ = s.link.Signal(unix.SIGCONT)
 	},
+	"gateway_edge": func(s *Service, d time.Duration) { s.standStill(d) },
 	"gateway_kill": func(*Service, time.Duration) { _ = unix.Kill(os.Getpid(), unix.SIGKILL) },
 }
 
@@ -50,12 +52,9 @@ func inject(_ context.Context, s *Service, m proto.Message) (proto.Message, erro
 	if act == nil {
 		return nil, errNotHere
 	}
-	magnitude := time.Duration(0)
-	if r.Kind == "sidecar_stop" {
-		magnitude = stopDefault
-		if r.Magnitude > 0 {
-			magnitude = min(stopMost, time.Duration(r.Magnitude*float64(time.Millisecond)))
-		}
+	magnitude, lasts := map[string]time.Duration{"sidecar_stop": stopDefault, "gateway_edge": doorDefault}[r.Kind]
+	if lasts && r.Magnitude > 0 {
+		magnitude = min(stopMost, time.Duration(r.Magnitude*float64(time.Millisecond)))
 	}
 	time.AfterFunc(injectDelay, func() {
 		s.recordInjection(r.Kind, magnitude)
@@ -75,6 +74,10 @@ func (s *Service) recordInjection(kind string, magnitude time.Duration) {
 	s.record(&auditlog.Entry{Kind: layout.KindSystem, EventID: events.FaultInjected, Payload: payload})
 	s.log.Warn(fmt.Sprintf("fault injected: %s", kind))
 }
+
+// AttachDoor gives the service what makes the native listener stand still, for
+// injection.
+func (s *Service) AttachDoor(standStill func(time.Duration)) { s.standStill = standStill }
 
 // AnnounceInjection records, and says, that faults can be injected here.
 func (s *Service) AnnounceInjection() {

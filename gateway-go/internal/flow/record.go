@@ -146,14 +146,7 @@ func (s *Service) WatchLog(ctx context.Context) {
 	tick := time.NewTicker(logGap)
 	defer tick.Stop()
 	for {
-		switch failure, state := s.audit.Failure(), s.monitor.Status(logSubject).State; {
-		case failure != "":
-			s.monitor.Event(logSubject, "fault", failure)
-		case state == "STARTING" || state == "DEGRADED":
-			s.monitor.Event(logSubject, "ready", "the log is written")
-		case state == "RECOVERING":
-			s.monitor.Event(logSubject, "probe_good", "the log is written")
-		}
+		s.follow(logSubject, s.audit.Failure(), "the log is written")
 		_ = s.latch.Retry() // that it failed was told
 		select {
 		case <-ctx.Done():

@@ -93,7 +93,11 @@ type Service struct {
 	drain                  context.CancelFunc
 	running                sync.WaitGroup
 
+	standStill func(time.Duration) // injects a fault into the native listener
+
 	subjects atomic.Pointer[subjects]
+	parts    atomic.Pointer[safety.Supervision]
+	ownWorst atomic.Pointer[string]
 }
 
 // New wires a service; parameters are those of the safety table, latch keeps its
@@ -119,6 +123,7 @@ func New(
 		s.systemEvent(events.ActionFailed, problem)
 	}
 	s.subjects.Store(&subjects{})
+	s.refreshOwn()
 	return s, nil
 }
 
@@ -257,9 +262,11 @@ func (c *call) context(ctx context.Context) *linkv1.Context {
 }
 
 func (s *Service) fromReply(r *linkv1.Reply) (*Answer, error) {
-	state := r.SafetyState
-	if state == "" || s.monitor.Status(sidecarSubject).State != "NORMAL" {
+	state := s.own()
+	if r.SafetyState == "" {
 		state = s.Whole()
+	} else if ranks := s.monitor.Table().Ranks; ranks[r.SafetyState] > ranks[state] {
+		state = r.SafetyState
 	}
 	answer := &Answer{Message: r.Message, AuditPosition: r.AuditPosition, SafetyState: state}
 	if r.Code == 0 {

@@ -100,6 +100,9 @@ func (s *Service) system() *safetyv1.SystemState {
 	if log := s.monitor.Status(logSubject); s.audit != nil && s.audit.Policy != auditlog.Continue {
 		out.Subjects = append(out.Subjects, s.subject(logSubject, log))
 	}
+	if s.parts.Load() != nil {
+		out.Subjects = append(out.Subjects, s.subject(gatewaySubject, s.monitor.Status(gatewaySubject)))
+	}
 	out.Subjects = append(out.Subjects, s.subjects.Load().states...)
 	out.State = stateValue(s.Whole())
 	return out
@@ -124,26 +127,40 @@ func (s *Service) count(what, subject string) {
 // Whole is the state with the highest rank among all subjects.
 func (s *Service) Whole() string {
 	known := s.subjects.Load()
-	states := make([]string, 1, 2+len(known.states))
-	states[0] = s.monitor.Status(sidecarSubject).State
-	if s.audit != nil && s.audit.Policy != auditlog.Continue {
-		states = append(states, s.monitor.Status(logSubject).State)
-	}
+	states := make([]string, 1, 1+len(known.states))
+	states[0] = s.own()
 	for _, x := range known.states {
 		states = append(states, x.State.String()[len("STATE_"):])
 	}
 	return s.monitor.Table().Worst(states)
 }
 
+// own is the worst state of the gateway's own machines.
+func (s *Service) own() string { return *s.ownWorst.Load() }
+
+// refreshOwn works that out anew, since a state changed or another machine counts.
+func (s *Service) refreshOwn() {
+	states := []string{s.monitor.Status(sidecarSubject).State}
+	if s.audit != nil && s.audit.Policy != auditlog.Continue {
+		states = append(states, s.monitor.Status(logSubject).State)
+	}
+	if s.parts.Load() != nil {
+		states = append(states, s.monitor.Status(gatewaySubject).State)
+	}
+	worst := s.monitor.Table().Worst(states)
+	s.ownWorst.Store(&worst)
+}
+
 // Ready says whether calls can be answered now.
 func (s *Service) Ready() bool {
-	return !s.draining.Load() && s.link.Connected() && s.subjects.Load().ready && s.unrecordable() == nil
+	return !s.draining.Load() && s.link.Connected() && s.subjects.Load().ready && s.unrecordable() == nil && s.PartsStopped() == ""
 }
 
 func (s *Service) known(model string) bool { return s.subjects.Load().models[model] }
 
 // stateChanged records and tells a change of one of the gateway's machines.
 func (s *Service) stateChanged(c safety.Change) {
+	s.refreshOwn()
 	words := &auditv1.StatePayload{
 		Subject: c.Subject, From: c.From, To: c.To, Event: c.Event, Reason: clip(c.Reason, 1024), TableDigest: s.monitor.Table().Digest,
 		NowMs: c.NowMs, Parameters: s.monitor.Table().Parameters, Actions: c.Actions, By: c.By, Counters: map[string]*auditv1.CountedTimes{},

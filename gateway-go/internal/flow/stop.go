@@ -35,10 +35,10 @@ func (s *Service) actionFailed(subject, text string) {
 	s.log.Error("a safety action failed", "subject", subject, "reason", text)
 }
 
-// stopped says why no call is answered while the sidecar, or the own log, is
-// stopped safely.
+// stopped says why no call is answered while the sidecar, the own log or the
+// gateway itself is stopped safely.
 func (s *Service) stopped() error {
-	for _, subject := range []string{sidecarSubject, logSubject} {
+	for _, subject := range ownSubjects {
 		if status := s.monitor.Status(subject); status.State == s.monitor.Table().Latched {
 			return &CallError{
 				Code: codes.Unavailable, Event: events.Unavailable, Reason: "SAFE_STOP",
@@ -54,7 +54,7 @@ func (s *Service) stopped() error {
 func reset(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 	request := m.(*safetyv1.ResetRequest)
 	var done []string
-	for _, subject := range []string{sidecarSubject, logSubject} {
+	for _, subject := range ownSubjects {
 		if (request.Subject == "" || request.Subject == subject) && s.monitor.Reset(subject, request.Reason, request.By) {
 			done = append(done, subject)
 		}
@@ -62,7 +62,7 @@ func reset(_ context.Context, s *Service, m proto.Message) (proto.Message, error
 	if len(done) > 0 {
 		return &safetyv1.ResetResponse{Subjects: done, State: s.system()}, nil
 	}
-	if request.Subject == sidecarSubject || request.Subject == logSubject {
+	if slices.Contains(ownSubjects, request.Subject) {
 		return nil, &CallError{
 			Code: codes.FailedPrecondition, Event: events.SemanticViolation, Reason: "NOT_STOPPED",
 			Text: fmt.Sprintf("subject '%s' is not stopped safely; vigil safety status shows the states", request.Subject),

@@ -72,6 +72,8 @@ type Client struct {
 	deaf      time.Time // of Run: since when the sidecar that listens answers no greeting
 	deafPid   int       // which one that is
 	ending    int       // of Run: the process that a lifeline said is ending; 0 for none
+	reading   work      // of a frame
+	looked    work      // of beat
 }
 
 // New makes a client; Run connects it.
@@ -204,8 +206,11 @@ func (c *Client) greet(raw net.Conn, reader *frameReader) (*linkv1.Welcome, erro
 }
 
 func (c *Client) readAll(cn *conn, reader *frameReader) error {
+	defer c.reading.idle()
 	for {
+		c.reading.idle()
 		frame, err := reader.read()
+		c.reading.begin()
 		if err != nil {
 			var damage *DamageError
 			if errors.As(err, &damage) {
@@ -255,6 +260,7 @@ const (
 func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 	tick := time.NewTicker(min(lookGap, c.config.HeartbeatInterval))
 	defer tick.Stop()
+	defer c.looked.idle()
 	var since, next, stands time.Time // since when it is silent; when to send; since when its process stands still
 	last := time.Now()
 	var failed, killed bool
@@ -265,6 +271,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 			return
 		case <-tick.C:
 		}
+		c.looked.begin()
 		now := time.Now()
 		if now.Sub(last) > ownPause { // we stood still ourselves: what we did not hear meanwhile says nothing
 			cn.alive()

@@ -201,6 +201,8 @@ class Supervisor:
         try:
             connection.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
             answer = connection.getresponse()
+            if answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE:  # its own supervision says that it has to be replaced
+                return False
             self._heard_s = time.monotonic()
             return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
         except TimeoutError:
