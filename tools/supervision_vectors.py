@@ -56,7 +56,7 @@ def _whole(rng: random.Random) -> list[list[Any]]:
 
 
 def supervision_vectors() -> str:
-    """JSON: entities; histories of ``[ms, operation, checkpoint, *state]``, state as ``EntityState`` has it; wholes of ``[ms, statuses, status]``."""
+    """JSON: entities; histories of ``[ms, operation, checkpoint, *EntityState]``; wholes of ``[ms, statuses, status]``."""
     rng = random.Random(_SEED)
     raw = {"cycle_ms": 10, "entities": {n: e | {"process": "gateway"} for n, e in _ENTITIES.items()}}
     entities = core.load_supervision(raw, "gateway")
