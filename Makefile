@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -name 'go.mod' -o -name 'go.sum' 2>/dev/null)
 
-.PHONY: help setup demo run test test-full bench campaign evidence generate check-generated lint clean models
+.PHONY: help setup demo run test test-full bench campaign coverage evidence generate check-generated lint clean models
 
 help: ## this text
 	@echo "Vigil: safety-grade model serving"
@@ -64,6 +64,9 @@ bench: setup ## ratios side by side in one run
 
 campaign: setup ## inject every fault, 1,000 times each; the report goes to build/campaign (hours; ARGS=--quick: minutes)
 	@$(BIN)/python -m tests.harness.injecting $(ARGS)
+
+coverage: setup ## which code the tests within one process run; the figures go to build/coverage
+	@$(BIN)/python tools/measure_coverage.py
 
 build/evidence/.env: $(VENV)/.packages requirements/evidence.lock
 	@mkdir -p build/evidence

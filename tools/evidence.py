@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "evidence" / "source"
 RESULTS = ROOT / "build" / "test-results" / "results.json"
 CAMPAIGN = ROOT / "build" / "campaign"
+COVERAGE = ROOT / "build" / "coverage" / "coverage.json"
 sys.path.insert(0, str(ROOT))
 
 from tests.harness.traceability import holes, load, marks  # noqa: E402
@@ -153,6 +154,20 @@ def campaign() -> None:
     (OUT / "campaign.rst").write_text(text)
 
 
+def coverage() -> None:
+    """Which code the tests within one process ran."""
+    text = _heading("Code coverage")
+    if COVERAGE.is_file():
+        found: dict[str, dict[str, float]] = json.loads(COVERAGE.read_text())
+        text += "Python: lines and branches that unit and conformance tests run within their own process; the sidecar as a process, under\n"
+        text += "``tests/e2e`` and ``tests/fault``, is not counted. Go: statements that Go's own tests or ``tests/e2e`` run.\n\n"
+        rows = "".join(f"   * - ``{name}``\n     - {percent} %\n" for packages in found.values() for name, percent in packages.items())
+        text += ".. list-table::\n\n" + rows
+    else:
+        text += "It was not measured here: ``make coverage``.\n"
+    (OUT / "coverage.rst").write_text(text)
+
+
 def pages() -> None:
     """The project's own pages that explain what the evidence is about."""
     for name in ("safety", "state-machine", "fault-injection", "performance", "audit-format", "safety-concept"):
@@ -182,9 +197,9 @@ def index() -> None:
     rows = "".join(f"   * - {k}\n     - ``{html.unescape(v)}``\n" for k, v in facts.items())
     commands = {
         "make test": "every test but the long ones, and the traceability gate", "make test-full": "the long runs and the mutants too",
-        "make campaign": "the full fault injection campaign", "make bench": "times and speed", "make evidence": "this site",
+        "make campaign": "the full fault injection campaign", "make bench": "times and speed", "make coverage": "which code is run", "make evidence": "this site",
     }  # fmt: skip
-    pages = ("requirements", "traceability", "tests", "results", "campaign", "safety-concept", "safety", "state-machine", "fault-injection",
+    pages = ("requirements", "traceability", "tests", "results", "campaign", "coverage", "safety-concept", "safety", "state-machine", "fault-injection",
              "performance", "audit-format")  # fmt: skip
     text = _heading("Vigil: evidence")
     text += "What was required, where it stands in the code, and what shows that it holds. Nothing here claims a certification or a "
@@ -207,6 +222,7 @@ def main() -> int:
     requirements(results)
     shown(results)
     campaign()
+    coverage()
     pages()
     index()
     return 0

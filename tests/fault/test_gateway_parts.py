@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vigil.audit.v1.audit_pb2 import SystemPayload
 
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request
 from tests.harness.product import Product, wait_for
-from vigil.audit.v1.audit_pb2 import SystemPayload
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit.reader import read_records
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from vigil.safety.v1 import safety_pb2 as safety
 
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request
 from tests.harness.product import wait_for
-from vigil.safety.v1 import safety_pb2 as safety
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = "goroutineleakprofile"
@@ -109,7 +109,16 @@ def test_no_goroutine_waits_for_ever(tmp_path: Path) -> None:
     file = models / "m" / "1" / "model.onnx"
     graphs.scale(2.0, file)
     settings = [f"--{n}-port=0" for n in ("grpc", "http", "metrics", "sidecar-grpc", "sidecar-metrics")]
-    settings += ["--models", str(models), "--data-dir", str(data), "--set", "safety.rounds_max=10000", "--set", "supervisor.restart_count_max=1000"]
+    settings += [
+        "--models",
+        str(models),
+        "--data-dir",
+        str(data),
+        "--set",
+        "safety.rounds_max=10000",
+        "--set",
+        "supervisor.restart_count_max=1000",
+    ]
     with running(str(tmp_path / "vigil-gateway"), *settings):
         ports = wait_for(lambda: (f := data / "run" / "gateway.json").exists() and json.loads(f.read_text()), 30, "ports")
         for i in range(8):
@@ -117,5 +126,7 @@ def test_no_goroutine_waits_for_ever(tmp_path: Path) -> None:
                 work(ports["grpc"], file, i)
                 if i % 2:
                     sidecar.kill()
-        profile = urllib.request.urlopen(f"http://127.0.0.1:{ports['metrics']}/debug/pprof/goroutineleak?debug=1", timeout=30).read().decode()
+        profile = (
+            urllib.request.urlopen(f"http://127.0.0.1:{ports['metrics']}/debug/pprof/goroutineleak?debug=1", timeout=30).read().decode()
+        )
     assert leaked(profile) == 0, profile

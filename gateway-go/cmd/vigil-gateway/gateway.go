@@ -242,6 +242,10 @@ func serve(s *settings.Settings) error {
 	if err := writePorts(s, g.doors); err != nil {
 		return err
 	}
+	if s.LinkHangMs > 0 && !link.KernelCounts() {
+		g.log.Warn("a sidecar that hangs is noticed after link.heartbeat_timeout_ms only: the kernel does not count how long threads wait (schedstat)",
+			"link.heartbeat_timeout_ms", s.LinkHeartbeatTimeoutMs)
+	}
 	g.log.Info("gateway listens", "grpc", edge.Port(g.doors.grpc), "http", edge.Port(g.doors.web),
 		"metrics", edge.Port(g.doors.metrics), "pid", os.Getpid())
 	select {

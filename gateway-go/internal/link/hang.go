@@ -53,6 +53,12 @@ func (p *processors) read() map[string]thread {
 	return out
 }
 
+// KernelCounts says whether the kernel tells what hangs are told by (CONFIG_SCHED_INFO).
+func KernelCounts() bool {
+	own := &processors{own: "/proc/self/task/[0-9]*", other: "/proc/self/task/[0-9]*"}
+	return len(own.read()) > 0
+}
+
 // hangs says whether a silence is longer than after, and no want of processors. It is
 // called again and again while a silence lasts, and looks from half of after on, for at
 // least a third of it: meanwhile no thread may have waited for more than half of the time,

@@ -165,3 +165,14 @@ func TestFramesCountUntilTheirCredit(t *testing.T) {
 		t.Errorf("%d bytes, wanted 20", n)
 	}
 }
+
+// Where proc has it, it is said that the kernel counts; a process whose threads are not
+// there is not counted.
+func TestKernelCounts(t *testing.T) {
+	if _, err := os.Stat("/proc/self/schedstat"); (err == nil) != KernelCounts() {
+		t.Errorf("counts: %v, although %v", KernelCounts(), err)
+	}
+	if found := (&processors{own: "/nowhere/[0-9]*", other: "/nowhere/[0-9]*"}).read(); len(found) != 0 {
+		t.Error(found)
+	}
+}
