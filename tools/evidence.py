@@ -196,11 +196,17 @@ def index() -> None:
         facts[name] = "SHA-256 " + hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "not there"
     rows = "".join(f"   * - {k}\n     - ``{html.unescape(v)}``\n" for k, v in facts.items())
     commands = {
-        "make test": "every test but the long ones, and the traceability gate", "make test-full": "the long runs and the mutants too",
-        "make campaign": "the full fault injection campaign", "make bench": "times and speed", "make coverage": "which code is run", "make evidence": "this site",
-    }  # fmt: skip
-    pages = ("requirements", "traceability", "tests", "results", "campaign", "coverage", "safety-concept", "safety", "state-machine", "fault-injection",
-             "performance", "audit-format")  # fmt: skip
+        "make test": "every test but the long ones, and the traceability gate",
+        "make test-full": "the long runs and the mutants too",
+        "make campaign": "the full fault injection campaign",
+        "make bench": "times and speed",
+        "make coverage": "which code is run",
+        "make evidence": "this site",
+    }
+    pages = (
+        "requirements", "traceability", "tests", "results", "campaign", "coverage", "safety-concept", "safety", "state-machine",
+        "fault-injection", "performance", "audit-format",
+    )  # fmt: skip
     text = _heading("Vigil: evidence")
     text += "What was required, where it stands in the code, and what shows that it holds. Nothing here claims a certification or a "
     text += "hardware metric; times are those of the machine that ran the commands.\n\n"

@@ -28,8 +28,8 @@ def python() -> dict[str, float]:
     """Percent of lines and branches, by package, that unit and conformance tests run."""
     data, report = OUT / "python.data", OUT / "python.json"
     tool = [sys.executable, "-m", "coverage"]
-    run = [*tool, "run", "--branch", f"--data-file={data}", f"--source={','.join(PACKAGES)}", "-m", "pytest", "tests/unit", "tests/conformance"]
-    subprocess.run(run, cwd=ROOT, check=True)
+    run = [*tool, "run", "--branch", f"--data-file={data}", f"--source={','.join(PACKAGES)}"]
+    subprocess.run([*run, "-m", "pytest", "tests/unit", "tests/conformance"], cwd=ROOT, check=True)
     subprocess.run([*tool, "json", "-q", f"--data-file={data}", "-o", str(report)], cwd=ROOT, check=True)
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, file in json.loads(report.read_text())["files"].items():

@@ -8,23 +8,32 @@ import (
 	"time"
 )
 
-// Each random history comes out as in Python (tools/supervision_vectors.py).
-func TestSupervisionEqualsPython(t *testing.T) {
+// histories are random ones with what the core in Python made of them
+// (tools/supervision_vectors.py).
+type histories struct {
+	Supervision json.RawMessage
+	Histories   []struct {
+		Entity string
+		Steps  [][11]any
+	}
+	Wholes [][][3]json.RawMessage
+}
+
+func readHistories(t *testing.T) *histories {
+	t.Helper()
 	data, err := os.ReadFile("../../../tests/vectors/supervision.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var vectors struct {
-		Supervision json.RawMessage
-		Histories   []struct {
-			Entity string
-			Steps  [][11]any
-		}
-		Wholes [][][3]json.RawMessage
-	}
-	if err := json.Unmarshal(data, &vectors); err != nil {
+	vectors := &histories{}
+	if err := json.Unmarshal(data, vectors); err != nil {
 		t.Fatal(err)
 	}
+	return vectors
+}
+
+func TestSupervisionEqualsPython(t *testing.T) {
+	vectors := readHistories(t)
 	entities, _, err := LoadSupervision(vectors.Supervision, "gateway")
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +68,10 @@ func TestSupervisionEqualsPython(t *testing.T) {
 			t.Errorf("the vectors hold %s %d times", status, seen[status])
 		}
 	}
-	stopped := 0
+}
+
+func TestGlobalStatusEqualsPython(t *testing.T) {
+	vectors, stopped := readHistories(t), 0
 	for i, whole := range vectors.Wholes {
 		state := GlobalState{Status: SupervisionOK}
 		for j, step := range whole {
