@@ -16,7 +16,7 @@ from tests.harness import graphs
 from tests.harness.product import Product
 
 CLIENT = """
-import json, sys
+import json, sys, time
 import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
@@ -39,9 +39,30 @@ done = threading.Event(); got = []
 def cb(result, error): got.append((result, error)); done.set()
 c.async_infer("scale", [i], cb); done.wait(10)
 out["async"] = got[0][0].as_numpy("y").tolist()
+time.sleep(0.2)
+config = c.get_model_config("scale", as_json=True)["config"]
+strings = c.get_model_config("strings", as_json=True)["config"]["input"][0]["data_type"]
+out["config"] = [config["platform"], config["max_batch_size"], [config["input"][0][k] for k in ("data_type", "dims")], strings]
+def stats(version=""):
+    m = c.get_inference_statistics("scale", version).model_stats[0]
+    s = m.inference_stats
+    by_size = {b.batch_size: b.compute_infer.count for b in m.batch_stats}
+    return m, s, [m.inference_count, m.execution_count, s.success.count, s.fail.count, by_size.get(2, 0), s.cache_hit.count]
+m, s, before = stats("1")
+for _ in range(2):
+    c.infer("scale", [i])
+m, s, after = stats()
+out["stats"] = [m.version, *(a - b for a, b in zip(after, before))]
+assert 0 < s.compute_infer.ns <= s.success.ns and s.queue.ns <= s.success.ns and m.last_inference > 1.7e12, s
+bad = triton.InferInput("x", [3, 4], "FP32"); bad.set_data_from_numpy(np.zeros((3, 4), np.float32)); bad._input.shape[:] = [2, 4]
+out["all"] = sorted(m.name for m in c.get_inference_statistics().model_stats)
+try:
+    c.infer("scale", [bad]); out["bad"] = "no error"
+except InferenceServerException:
+    out["bad"] = stats()[2][3] - after[3]
 calls = {
     "unknown": lambda: c.infer("nope", [i]), "version": lambda: c.infer("scale", [i], model_version="x"),
-    "stats": lambda: c.get_inference_statistics(),
+    "log": lambda: c.get_log_settings(),
 }
 for name, call in calls.items():
     try:
@@ -83,7 +104,9 @@ def test_tritonclient_works_unchanged(product: Product, port: str) -> None:
     assert out["unknown"] == ["StatusCode.NOT_FOUND", "Request for unknown model: 'nope' is not found"]
     assert out["version"][0] == "StatusCode.INVALID_ARGUMENT"
     assert "failed to get model version from specified version string" in out["version"][1]
-    assert out["stats"][0] == "StatusCode.UNIMPLEMENTED"
+    assert out["log"][0] == "StatusCode.UNIMPLEMENTED"
+    assert out["config"] == ["onnxruntime_onnx", 32, ["TYPE_FP32", ["4"]], "TYPE_STRING"]
+    assert out["stats"] == ["1", 4, 2, 2, 0, 2, 0] and out["all"] == ["scale", "strings"] and out["bad"] == 1
 
 
 def fields(file: FileDescriptorProto) -> dict[str, set[tuple[str, int, int, int, str]]]:

@@ -148,11 +148,12 @@ func NewWeb(service *flow.Service, tracer *telemetry.Tracer, config WebConfig, p
 	}
 	mux.Handle("/grpc.health.v1.Health/Check", connect.NewUnaryHandler("/grpc.health.v1.Health/Check", w.health, small))
 	mux.Handle("/grpc.health.v1.Health/Watch", connect.NewServerStreamHandler("/grpc.health.v1.Health/Watch", w.watchHealth, small))
+	w.routes(mux)
 	mux.Handle("/", pages)
 	allowed := cors.New(cors.Options{
 		AllowedOrigins: config.AllowedOrigins, AllowedMethods: connectcors.AllowedMethods(),
-		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate", TenantHeader),
-		ExposedHeaders: append(connectcors.ExposedHeaders(), TraceHeader, PositionHeader, StateHeader, QualityHeader, AgeHeader, StandInHeader,
+		AllowedHeaders: append(connectcors.AllowedHeaders(), "traceparent", "tracestate", TenantHeader, HeaderLength, "Content-Encoding"),
+		ExposedHeaders: append(connectcors.ExposedHeaders(), HeaderLength, TraceHeader, PositionHeader, StateHeader, QualityHeader, AgeHeader, StandInHeader,
 			"Trailer-"+PositionHeader, "Trailer-"+StateHeader, "Trailer-"+QualityHeader, "Trailer-"+AgeHeader,
 			"Trailer-"+StandInHeader), MaxAge: 600, // Connect's unary answers have trailers as headers
 	})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from time import monotonic_ns
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,18 @@ def _feeds(jobs: Sequence[Job]) -> Mapping[str, Any]:
 
 def _run_alone(job: Job) -> None:
     job.batch_size, job.batch_row = max(1, job.rows), 0
+    begin_ns = monotonic_ns()
     try:
-        arrays = job.version.session.run(_feeds([job]), job.outputs)
+        feeds = _feeds([job])
+        start_ns = monotonic_ns()
+        arrays = job.version.session.run(feeds, job.outputs)
     except Exception as error:  # whatever the native run raises is this request's failure
         job.result = _failure(error)
         return
+    end_ns = monotonic_ns()
     if job.form is None or not job.form.answer([job], arrays):
         _finish(job, arrays, job.batch_size, 0)
+    job.version.statistics.executed(job.batch_size, 1, (begin_ns, start_ns, end_ns, monotonic_ns()))
 
 
 def _run_acceptable(jobs: Sequence[Job]) -> None:
@@ -101,9 +107,12 @@ def run_batch(jobs: Sequence[Job]) -> None:
     if len(jobs) == 1:
         _run_alone(jobs[0])
         return
-    rows = sum([j.rows for j in jobs])
+    rows, version = sum([j.rows for j in jobs]), jobs[0].version
+    begin_ns = start_ns = monotonic_ns()
     try:
-        arrays = jobs[0].version.session.run(_feeds(jobs), jobs[0].outputs)
+        feeds = _feeds(jobs)
+        start_ns = monotonic_ns()
+        arrays = version.session.run(feeds, jobs[0].outputs)
     except CallError:  # some job's tensors must be refused: the others still run together
         _run_acceptable(jobs)
         return
@@ -113,7 +122,7 @@ def run_batch(jobs: Sequence[Job]) -> None:
         for job in jobs:
             _run_alone(job)
         return
-    at = 0
+    end_ns, at = monotonic_ns(), 0
     for job in jobs:
         job.batch_size, job.batch_row = rows, at
         at += job.rows
@@ -121,3 +130,4 @@ def run_batch(jobs: Sequence[Job]) -> None:
     if form is None or not form.answer(jobs, arrays):
         for job in jobs:
             _finish(job, [a[job.batch_row : job.batch_row + job.rows] for a in arrays], rows, job.batch_row)
+    version.statistics.executed(rows, len(jobs), (begin_ns, start_ns, end_ns, monotonic_ns()))

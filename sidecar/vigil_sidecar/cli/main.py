@@ -77,10 +77,11 @@ def _version(text: str) -> int:
 
 
 def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    models = verbs.add_parser("models", help="list, show, activate, reload").add_subparsers(dest="sub", required=True)
+    models = verbs.add_parser("models", help="list, show, config, activate, reload").add_subparsers(dest="sub", required=True)
     for name, summary in (
         ("list", "every model and version"),
         ("show", "one model"),
+        ("config", "a model's configuration, completed from its graph, as config.pbtxt would have it"),
         ("activate", "let a version serve"),
         ("reload", "look at the files again"),
     ):
@@ -89,6 +90,8 @@ def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
             parser.add_argument("name", metavar="NAME")
         if name == "activate":
             parser.add_argument("version", metavar="VERSION", type=_version)
+        if name == "config":
+            parser.add_argument("--version", metavar="N", type=_version, help="which (default: the serving one)")
         if name in ("activate", "reload"):
             parser.add_argument("--reason", default="", help="why, for the audit record")
         _common(parser, target=True)

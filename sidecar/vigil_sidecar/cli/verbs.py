@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from google.protobuf import json_format, text_format
 from inference import grpc_service_pb2 as oip
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
@@ -19,7 +20,7 @@ from vigil_sidecar.cli.client import CommandFailed, connect
 from vigil_sidecar.cli.pictures import draw
 from vigil_sidecar.engine.datatypes import NUMPY, decode_bytes, encode_bytes
 
-__all__ = ["detect", "infer", "models_activate", "models_list", "models_reload", "models_show", "when"]
+__all__ = ["detect", "infer", "models_activate", "models_config", "models_list", "models_reload", "models_show", "when"]
 
 _MODELS = "/vigil.models.v1.ModelsService/"
 _TYPES = {dtype: name for name, dtype in NUMPY.items()}
@@ -84,6 +85,17 @@ def models_show(args: argparse.Namespace) -> int:
                 print("  " + "  ".join(f"{k} {v}" for k, v in item.items() if v != ""))
         else:
             print(f"{key}: {value}")
+    return 0
+
+
+def models_config(args: argparse.Namespace) -> int:
+    """vigil models config NAME"""
+    request = oip.ModelConfigRequest(name=args.name, version=str(args.version or ""))
+    reply, _ = connect(args).call("/inference.GRPCInferenceService/ModelConfig", request, oip.ModelConfigResponse)
+    if args.json:
+        print(json_format.MessageToJson(reply.config, preserving_proto_field_name=True))
+    else:
+        print(text_format.MessageToString(reply.config), end="")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from vigil_sidecar.engine.contract import Contract
 from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.registry.options import ModelOptions
+from vigil_sidecar.registry.statistics import VersionStatistics
 
 __all__ = ["LoadedVersion", "ModelEvent", "ModelView", "Runnable", "VersionView"]
 
@@ -49,6 +50,7 @@ class LoadedVersion:
         self.output_names = tuple(self.outputs)
         self.known_shapes: dict[object, int] = {}
         """Element counts of shapes that were found to fit the contract; bounded by its users."""
+        self.statistics = VersionStatistics()
         self.answer_heads: dict[object, bytes] = {}
         """Encoded answers without id and contents, by output names and shapes; bounded by its users."""
         self.stand_in: Any = None

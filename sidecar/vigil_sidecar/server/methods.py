@@ -61,6 +61,8 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _OIP + "ModelReady": UnaryMethod(oip.ModelReadyRequest, meta.model_ready),
         _OIP + "ServerMetadata": UnaryMethod(oip.ServerMetadataRequest, meta.server),
         _OIP + "ModelMetadata": UnaryMethod(oip.ModelMetadataRequest, meta.model),
+        _OIP + "ModelConfig": UnaryMethod(oip.ModelConfigRequest, meta.config),
+        _OIP + "ModelStatistics": UnaryMethod(oip.ModelStatisticsRequest, meta.statistics),
         _OIP + "RepositoryIndex": UnaryMethod(oip.RepositoryIndexRequest, meta.index),
         _MODELS + "ListModels": UnaryMethod(models.ListModelsRequest, mod.list),
         _MODELS + "GetModel": UnaryMethod(models.GetModelRequest, mod.get),
@@ -89,8 +91,6 @@ def missing_methods(injection: bool = False) -> dict[str, str]:
     inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
     return inject | {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is not offered yet; use ModelInfer",
-        _OIP + "ModelConfig": "ModelConfig is not offered yet; use ModelMetadata or vigil.models.v1.ModelsService/GetModel",
-        _OIP + "ModelStatistics": "ModelStatistics is not offered yet; read the metrics at /metrics",
         _OIP + "RepositoryModelLoad": "RepositoryModelLoad is not offered yet; use vigil.models.v1.ModelsService/ReloadModel",
         _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; remove the version's folder",
         _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",

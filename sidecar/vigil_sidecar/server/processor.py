@@ -130,7 +130,11 @@ class Processor:
                 self._observer.begin(batch[0].version)
                 ran = self._run(batch, refused)
                 if ran:
-                    self._observer.batch(ran, start_ns, time.monotonic_ns())
+                    end_ns = time.monotonic_ns()
+                    self._observer.batch(ran, start_ns, end_ns)
+                    good = [j.call.context.arrival_ns for j in ran if isinstance(j.result, JobResult)]
+                    bad = [j.call.context.arrival_ns for j in ran if not isinstance(j.result, JobResult)] if len(good) < len(ran) else []
+                    ran[0].version.statistics.answered(good, bad, start_ns, end_ns)
                     done += ran
                 else:
                     self._observer.ended()
@@ -281,6 +285,7 @@ class Processor:
         for r, sequence in zip(refused, sequences, strict=False):
             reply = error_reply(r.error, r.call.context)
             if r.version is not None:
+                r.version.statistics.refused(now_ns - r.call.context.arrival_ns)
                 reply.model_version, reply.safety_state = r.version.text, states[r.model]
             self._send(r.call, r.error, reply, position(sequence), answered)
         for job, sequence in zip(done, sequences[len(refused) :], strict=True):

@@ -24,6 +24,7 @@ from vigil_sidecar.registry.repository import MODEL_NAME, read_latest, restore_l
 from vigil_sidecar.registry.version import ModelView
 from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call, Reply
+from vigil_sidecar.server.model_configuration import configuration, statistics
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import WatchHub
 
@@ -65,7 +66,9 @@ class Metadata:
     def server(self, request: oip.ServerMetadataRequest, call: Call) -> oip.ServerMetadataResponse:
         """Name, version and the extensions that work."""
         return oip.ServerMetadataResponse(
-            name="vigil", version=metadata.version("vigil-sidecar"), extensions=["model_repository", "binary_tensor_data"]
+            name="vigil",
+            version=metadata.version("vigil-sidecar"),
+            extensions=["model_repository", "model_configuration", "binary_tensor_data", "statistics"],
         )
 
     def model(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
@@ -82,6 +85,22 @@ class Metadata:
             return response
         finally:
             version.release()
+
+    def config(self, request: oip.ModelConfigRequest, call: Call) -> oip.ModelConfigResponse:
+        """A version's configuration, completed from its graph."""
+        version = self._registry.lease(request.name, request.version)
+        try:
+            return oip.ModelConfigResponse(config=configuration(version))
+        finally:
+            version.release()
+
+    def statistics(self, request: oip.ModelStatisticsRequest, call: Call) -> oip.ModelStatisticsResponse:
+        """Statistics of one version, of all loaded ones of a model, or of all."""
+        if request.name:
+            self._registry.lease(request.name, request.version).release()
+        models = [self._registry.models[request.name]] if request.name else [m for _, m in sorted(self._registry.models.copy().items())]
+        loaded = [v for m in models for _, v in sorted(m.loaded.copy().items())]
+        return oip.ModelStatisticsResponse(model_stats=[statistics(v) for v in loaded if request.version in ("", v.text)])
 
     def index(self, request: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
         """Every version of every model, in Triton's words for its state."""

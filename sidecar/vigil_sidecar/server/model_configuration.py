@@ -1,0 +1,82 @@
+"""A loaded version's configuration in Triton's form, completed from the graph, and its statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inference import grpc_service_pb2 as oip
+from inference.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
+
+from vigil_sidecar.engine.contract import TensorSpec
+from vigil_sidecar.registry.statistics import Durations
+from vigil_sidecar.registry.version import LoadedVersion
+
+__all__ = ["configuration", "statistics"]
+
+_ON_GPU = frozenset({"cuda", "tensorrt"})
+
+
+def _tensor(into: Any, t: TensorSpec, batched: bool) -> None:
+    into.name = t.name
+    into.data_type = DataType.Value("TYPE_STRING" if t.datatype == "BYTES" else "TYPE_" + t.datatype)
+    dims = t.shape[1:] if batched else t.shape
+    into.dims.extend(dims or (1,))  # a configuration has no shape without axes: it says [1], reshaped
+    if not dims:
+        into.reshape.SetInParent()
+
+
+def configuration(version: LoadedVersion) -> ModelConfig:
+    """What config.pbtxt would say of a version, each thing as it is."""
+    options = version.options
+    largest = options.max_batch_size
+    if largest is None:
+        largest = version.max_batch_size if version.max_batch_size > 1 else 0
+    out = ModelConfig(
+        name=version.model, platform="onnxruntime_onnx", backend="onnxruntime", max_batch_size=largest, default_model_filename="model.onnx"
+    )
+    if options.policy.kind == "all":
+        out.version_policy.all.SetInParent()
+    elif options.policy.kind == "specific":
+        out.version_policy.specific.versions.extend(options.policy.versions)
+    else:
+        out.version_policy.latest.num_versions = options.policy.count
+    for t in version.session.contract.inputs:
+        _tensor(out.input.add(), t, largest > 0)
+    for t in version.session.contract.outputs:
+        _tensor(out.output.add(), t, largest > 0)
+    out.instance_group.add(name=version.model, kind=ModelInstanceGroup.KIND_CPU, count=1)
+    accelerators = out.optimization.execution_accelerators
+    for name in options.providers:
+        if name in _ON_GPU:
+            accelerators.gpu_execution_accelerator.add(name=name)
+        elif name != "cpu":
+            accelerators.cpu_execution_accelerator.add(name=name)
+    if not accelerators.ByteSize():
+        out.ClearField("optimization")
+    if largest > 1:
+        out.dynamic_batching.SetInParent()
+    for key, value in options.parameters.items():
+        out.parameters[key].string_value = value
+    return out
+
+
+def _duration(d: Durations) -> oip.StatisticDuration:
+    return oip.StatisticDuration(count=d.times, ns=d.ns)
+
+
+def statistics(version: LoadedVersion) -> oip.ModelStatistics:
+    """What a version has done since it was loaded."""
+    s = version.statistics
+    out = oip.ModelStatistics(
+        name=version.model, version=version.text, last_inference=s.last_ms, inference_count=s.inferences, execution_count=s.executions,
+        inference_stats=oip.InferStatistics(
+            success=_duration(s.success), fail=_duration(s.fail), queue=_duration(s.queue), compute_input=_duration(s.inputs),
+            compute_infer=_duration(s.infer), compute_output=_duration(s.outputs), cache_hit=_duration(Durations()),
+            cache_miss=_duration(Durations()),
+        ),
+    )  # fmt: skip
+    for size, (inputs, infer, outputs) in sorted(s.sizes.copy().items()):
+        out.batch_stats.add(
+            batch_size=size, compute_input=_duration(inputs), compute_infer=_duration(infer), compute_output=_duration(outputs)
+        )
+    return out
