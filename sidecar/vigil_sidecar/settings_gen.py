@@ -63,6 +63,8 @@ class Settings:
     gateway_drain_timeout_s: float = 10
     web_allowed_origins: tuple[str, ...] = ()
     web_allowed_hosts: tuple[str, ...] = ()
+    shared_memory_any_owner: bool = False
+    limits_shared_memory_regions_max: int = 1024
     control_allow_remote: bool = False
     link_heartbeat_interval_ms: int = 25
     link_heartbeat_timeout_ms: int = 1000
@@ -246,6 +248,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('web.allowed_hosts', 'web_allowed_hosts', 'list', (), None, None,
          (), None,
          'Host names accepted beside loopback names and listen.host.'),
+    Spec('shared_memory.any_owner', 'shared_memory_any_owner', 'bool', False, None, None,
+         (), None,
+         'Let callers register shared memory that belongs to other users than the one the gateway runs as.'),
+    Spec('limits.shared_memory_regions_max', 'limits_shared_memory_regions_max', 'int', 1024, 0, 65536,
+         (), None,
+         'Regions of shared memory that are registered at once.'),
     Spec('control.allow_remote', 'control_allow_remote', 'bool', False, None, None,
          (), None,
          'Answer control calls (activate, load, reload) on a listener that is not loopback.'),

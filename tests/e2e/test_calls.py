@@ -299,15 +299,6 @@ def test_many_violations_keep_their_status(stub: Stub) -> None:
         assert "inputs[0].name" in details(error.value)["fields"]
 
 
-def test_streaming_inference_says_what_to_use(product: Product) -> None:
-    """ModelStreamInfer is UNIMPLEMENTED on every listener, with what to use instead."""
-    for name in ("grpc", "http", "sidecar_grpc"):
-        call = product.channel(name).stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-        with pytest.raises(grpc.RpcError) as error:
-            list(call(iter([b""]), timeout=10))
-        assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "use ModelInfer" in error.value.details(), name
-
-
 def test_runtime_failure_names_no_source_file(stub: Stub) -> None:
     """What ONNX Runtime says of a failed run reaches the caller without paths."""
     request = infer_request("pairwise", {"a": np.ones((2, 3), np.float32), "b": np.ones((2, 4), np.float32)})

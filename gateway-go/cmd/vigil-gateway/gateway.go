@@ -93,7 +93,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
-		Injection:          s.SafetyInjection, LadderFallback: time.Duration(s.LadderFallbackMs) * time.Millisecond,
+		RegionsMax:         s.LimitsSharedMemoryRegionsMax, RegionsOfAnyOwner: s.SharedMemoryAnyOwner,
+		Injection: s.SafetyInjection, LadderFallback: time.Duration(s.LadderFallbackMs) * time.Millisecond,
 		LadderAnswersMax: s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
 	}, safetyParameters(s), safety.OpenLatch(filepath.Join(s.DataDir, "safety", "gateway.json")),
@@ -122,6 +123,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		"limits.keepalive_min_s": float64(s.LimitsKeepaliveMinS), "limits.connection_idle_s": float64(s.LimitsConnectionIdleS),
 		"limits.connections_max": float64(s.LimitsConnectionsMax),
 		"ladder.answers_max":     float64(s.LadderAnswersMax), "ladder.bytes_max": float64(s.LadderBytesMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
+		"limits.shared_memory_regions_max": float64(s.LimitsSharedMemoryRegionsMax),
 	})
 	g.listenWith(metrics)
 	return g, nil

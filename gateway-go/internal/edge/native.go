@@ -198,21 +198,54 @@ func (n *Native) unknown(_ any, stream grpc.ServerStream) error {
 }
 
 func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
+	if m.Bidi() {
+		return n.streamInfer(m)
+	}
 	return func(_ any, stream grpc.ServerStream) error {
 		caller := n.caller(stream.Context())
 		_ = stream.SetHeader(metadata.MD{TraceHeader: {caller.Trace.ID()}})
 		in := &frame{}
-		if !m.Bidi() {
-			if err := stream.RecvMsg(in); err != nil {
-				n.turnAway(m.Name, caller, err)
-				return err
-			}
+		if err := stream.RecvMsg(in); err != nil {
+			n.turnAway(m.Name, caller, err)
+			return err
 		}
 		send := func(data []byte) error { return stream.SendMsg(&frame{data}) }
 		answer, callErr := n.service.Stream(stream.Context(), m, caller, in.data, send)
 		stream.SetTrailer(trailer(answer))
 		if callErr != nil {
 			return status.FromProto(callErr.Status(caller.Trace.ID())).Err()
+		}
+		return nil
+	}
+}
+
+// streamInfer is the handler of the stream that takes many requests.
+func (n *Native) streamInfer(m *flow.Method) grpc.StreamHandler {
+	return func(_ any, stream grpc.ServerStream) error {
+		caller := n.caller(stream.Context())
+		_ = stream.SetHeader(metadata.MD{TraceHeader: {caller.Trace.ID()}})
+		ended := make(chan error, 1)
+		receive := func() ([]byte, error) {
+			in := &frame{}
+			err := stream.RecvMsg(in)
+			if err != nil {
+				ended <- err
+			}
+			return in.data, err
+		}
+		send := func(data []byte) error { return stream.SendMsg(&frame{data}) }
+		answer, callErr := n.service.StreamInfer(stream.Context(), m, caller, receive, send)
+		stream.SetTrailer(trailer(answer))
+		if callErr != nil {
+			return status.FromProto(callErr.Status(caller.Trace.ID())).Err()
+		}
+		select {
+		case err := <-ended:
+			if !flow.Ended(err) && stream.Context().Err() == nil { // a message that could not be read
+				stream.SetTrailer(n.turnAway(m.Name, caller, err))
+				return err
+			}
+		default:
 		}
 		return nil
 	}

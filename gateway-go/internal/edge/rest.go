@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -274,30 +276,57 @@ func (s *restful) smallJSON(rw http.ResponseWriter, r *http.Request, into any) b
 	return err == nil
 }
 
-// sharedMemory adds the paths of shared memory, of which the service says what it has.
+// sharedMemory adds the paths of system shared memory; CUDA's answer what the service
+// says of it.
 func (s *restful) sharedMemory(mux *http.ServeMux) {
-	status := func(name string, request func(region string) proto.Message, response func() proto.Message) http.HandlerFunc {
-		return func(rw http.ResponseWriter, r *http.Request) {
-			m := response()
-			if s.ask(rw, r, name, request(r.PathValue("region")), m) {
-				writeProto(rw, m)
-			}
+	const system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+	for _, path := range []string{system + "/status", system + "/region/{region}/status"} {
+		mux.HandleFunc("GET "+path, s.regionStatus)
+	}
+	mux.HandleFunc("POST "+system+"/region/{region}/register", s.regionRegister)
+	for _, path := range []string{system + "/unregister", system + "/region/{region}/unregister"} {
+		mux.HandleFunc("POST "+path, func(rw http.ResponseWriter, r *http.Request) {
+			request := &inference.SystemSharedMemoryUnregisterRequest{Name: r.PathValue("region")}
+			s.ask(rw, r, "SystemSharedMemoryUnregister", request, &inference.SystemSharedMemoryUnregisterResponse{})
+		})
+	}
+	mux.HandleFunc("GET "+cuda+"/status", func(rw http.ResponseWriter, r *http.Request) {
+		s.ask(rw, r, "CudaSharedMemoryStatus", &inference.CudaSharedMemoryStatusRequest{}, &inference.CudaSharedMemoryStatusResponse{})
+	})
+	mux.HandleFunc("POST "+cuda+"/region/{region}/register", func(rw http.ResponseWriter, r *http.Request) {
+		s.ask(rw, r, "CudaSharedMemoryRegister", &inference.CudaSharedMemoryRegisterRequest{}, &inference.CudaSharedMemoryRegisterResponse{})
+	})
+	mux.HandleFunc("POST "+cuda+"/unregister", func(rw http.ResponseWriter, r *http.Request) {
+		s.ask(rw, r, "CudaSharedMemoryUnregister", &inference.CudaSharedMemoryUnregisterRequest{}, &inference.CudaSharedMemoryUnregisterResponse{})
+	})
+}
+
+type regionForm struct {
+	Name   string `json:"name"`
+	Key    string `json:"key"`
+	Offset uint64 `json:"offset"`
+	Size   uint64 `json:"byte_size"`
+}
+
+func (s *restful) regionStatus(rw http.ResponseWriter, r *http.Request) {
+	m := &inference.SystemSharedMemoryStatusResponse{}
+	if s.ask(rw, r, "SystemSharedMemoryStatus", &inference.SystemSharedMemoryStatusRequest{Name: r.PathValue("region")}, m) {
+		out := []regionForm{}
+		for _, name := range slices.Sorted(maps.Keys(m.Regions)) {
+			x := m.Regions[name]
+			out = append(out, regionForm{x.Name, x.Key, x.Offset, x.ByteSize})
 		}
+		writeJSON(rw, http.StatusOK, out)
 	}
-	for _, kind := range []struct {
-		path, name string
-		asked      func(string) proto.Message
-		answered   func() proto.Message
-	}{
-		{"systemsharedmemory", "SystemSharedMemoryStatus",
-			func(n string) proto.Message { return &inference.SystemSharedMemoryStatusRequest{Name: n} },
-			func() proto.Message { return &inference.SystemSharedMemoryStatusResponse{} }},
-		{"cudasharedmemory", "CudaSharedMemoryStatus",
-			func(n string) proto.Message { return &inference.CudaSharedMemoryStatusRequest{Name: n} },
-			func() proto.Message { return &inference.CudaSharedMemoryStatusResponse{} }},
-	} {
-		handler := status(kind.name, kind.asked, kind.answered)
-		mux.HandleFunc("GET /v2/"+kind.path+"/status", handler)
-		mux.HandleFunc("GET /v2/"+kind.path+"/region/{region}/status", handler)
+}
+
+func (s *restful) regionRegister(rw http.ResponseWriter, r *http.Request) {
+	var asked regionForm
+	if !s.smallJSON(rw, r, &asked) {
+		return
 	}
+	request := &inference.SystemSharedMemoryRegisterRequest{
+		Name: r.PathValue("region"), Key: asked.Key, Offset: asked.Offset, ByteSize: asked.Size,
+	}
+	s.ask(rw, r, "SystemSharedMemoryRegister", request, &inference.SystemSharedMemoryRegisterResponse{})
 }

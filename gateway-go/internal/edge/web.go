@@ -352,12 +352,21 @@ func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw
 	return func(ctx context.Context, stream *connect.BidiStream[raw, raw]) error {
 		reached(ctx)
 		caller := w.caller(ctx, stream.RequestHeader())
-		answer, callErr := w.service.Stream(ctx, m, caller, nil, func(data []byte) error {
+		receive := func() ([]byte, error) {
+			message, err := stream.Receive()
+			if err != nil {
+				return nil, err
+			}
+			return message.data, nil
+		}
+		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
+		answer, callErr := w.service.StreamInfer(ctx, m, caller, receive, func(data []byte) error {
 			return stream.Send(&raw{m.Desc.Output(), data})
 		})
 		if callErr != nil {
 			return connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
 		}
+		setMeta(stream.ResponseTrailer(), answer)
 		return nil
 	}
 }

@@ -43,16 +43,17 @@ func (m *Method) ServerStream() bool {
 func (m *Method) Bidi() bool { return m.Desc.IsStreamingClient() }
 
 var controlMethods = map[string]bool{
-	"/vigil.models.v1.ModelsService/ActivateVersion":             true,
-	"/vigil.models.v1.ModelsService/ReloadModel":                 true,
-	"/inference.GRPCInferenceService/RepositoryModelLoad":        true,
-	"/inference.GRPCInferenceService/RepositoryModelUnload":      true,
-	"/vigil.audit.v1.AuditService/RotateKey":                     true,
-	"/vigil.safety.v1.SafetyService/Reset":                       true,
-	"/vigil.safety.v1.SafetyService/Inject":                      true,
-	"/inference.GRPCInferenceService/TraceSetting":               true,
-	"/inference.GRPCInferenceService/LogSettings":                true,
-	"/inference.GRPCInferenceService/SystemSharedMemoryRegister": true,
+	"/vigil.models.v1.ModelsService/ActivateVersion":               true,
+	"/vigil.models.v1.ModelsService/ReloadModel":                   true,
+	"/inference.GRPCInferenceService/RepositoryModelLoad":          true,
+	"/inference.GRPCInferenceService/RepositoryModelUnload":        true,
+	"/vigil.audit.v1.AuditService/RotateKey":                       true,
+	"/vigil.safety.v1.SafetyService/Reset":                         true,
+	"/vigil.safety.v1.SafetyService/Inject":                        true,
+	"/inference.GRPCInferenceService/TraceSetting":                 true,
+	"/inference.GRPCInferenceService/LogSettings":                  true,
+	"/inference.GRPCInferenceService/SystemSharedMemoryRegister":   true,
+	"/inference.GRPCInferenceService/SystemSharedMemoryUnregister": true,
 }
 
 const auditService = "/vigil.audit.v1.AuditService/"

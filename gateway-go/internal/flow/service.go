@@ -24,6 +24,7 @@ import (
 	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/rules"
 	"vigil/gateway/internal/safety"
+	"vigil/gateway/internal/sharedmemory"
 	"vigil/gateway/internal/telemetry"
 )
 
@@ -44,6 +45,10 @@ type Limits struct {
 	LadderAnswersMax, LadderBytesMax int64
 	// LadderFallback is how long a fallback model may take.
 	LadderFallback time.Duration
+	// RegionsMax bounds regions of shared memory, RegionsOfAnyOwner also takes those of
+	// other users.
+	RegionsMax        int64
+	RegionsOfAnyOwner bool
 	// Injection offers SafetyService.Inject.
 	Injection bool
 }
@@ -84,6 +89,7 @@ type Service struct {
 	tracer  *telemetry.Tracer
 	log     *slog.Logger
 	hub     hub
+	regions *sharedmemory.Regions
 
 	calls, bytes, watchers atomic.Int64
 	unread                 atomic.Int64
@@ -110,7 +116,8 @@ func New(
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{limits: limits, latch: latch, tally: tally, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits)}
+	s := &Service{limits: limits, latch: latch, tally: tally, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits),
+		regions: sharedmemory.New(sharedmemory.Folder, int(limits.RegionsMax), limits.RegionsOfAnyOwner)}
 	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
 		"latch": func(c safety.Change) error {
@@ -201,6 +208,17 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 			return nil, err
 		}
 	}
+	request, message, regions, err := s.fromRegions(c, request, message)
+	if err != nil {
+		return nil, err
+	}
+	defer regions.done()
+	answer, err := s.answered(ctx, c, request, message)
+	return regions.toRegions(c, answer, err)
+}
+
+// answered has a call answered by the sidecar, or by what stands in for its model.
+func (s *Service) answered(ctx context.Context, c *call, request proto.Message, message []byte) (*Answer, error) {
 	if l, ok := (*s.standIns.ladders.Load())[c.model]; ok && c.method.model != nil {
 		return s.withLadder(ctx, c, l, request, message)
 	}
@@ -326,12 +344,9 @@ func (s *Service) stream(ctx context.Context, c *call, message []byte, send func
 	if err := c.forbidden(); err != nil {
 		return nil, err
 	}
-	var request proto.Message
-	if !c.method.Bidi() { // no such method is built yet: the sidecar says what to use instead
-		var err error
-		if request, err = rules.Decode(c.method.Input, message); err != nil {
-			return nil, err
-		}
+	request, err := rules.Decode(c.method.Input, message)
+	if err != nil {
+		return nil, err
 	}
 	if c.method.stream != nil {
 		err := c.method.stream(s, &streamCall{ctx, request, send})

@@ -61,6 +61,9 @@ var localAnswers = map[string]func(context.Context, *Service, proto.Message) (pr
 		key, err := s.audit.RotateKey()
 		return &auditv1.RotateKeyResponse{VerifierKey: key}, err
 	},
+	"/inference.GRPCInferenceService/SystemSharedMemoryRegister":   registerRegion,
+	"/inference.GRPCInferenceService/SystemSharedMemoryUnregister": unregisterRegion,
+	"/inference.GRPCInferenceService/SystemSharedMemoryStatus":     regionStatus,
 	auditService + "Search": search,
 	auditService + "Get":    get,
 	auditService + "Prove":  prove,

@@ -50,14 +50,15 @@ func Answer(m *inference.ModelInferResponse, wanted *Wanted) (*Response, error) 
 		}
 		dst = append(dst, ']')
 		raw, size := m.RawOutputContents[i], -1
-		if wanted.binary(t.Name) {
+		_, elsewhere := t.Parameters["shared_memory_region"]
+		if !elsewhere && wanted.binary(t.Name) {
 			size = len(raw)
 			out.Binary = append(out.Binary, raw)
 		}
 		if len(t.Parameters) > 0 || size >= 0 {
 			dst = appendParameters(append(dst, ','), t.Parameters, size)
 		}
-		if size < 0 {
+		if size < 0 && !elsewhere {
 			var err error
 			if dst, err = appendData(append(dst, `,"data":[`...), t.Datatype, raw); err != nil {
 				return nil, fmt.Errorf("output '%s' %w", t.Name, err)

@@ -77,7 +77,10 @@ func Request(model, version string, object, tail []byte, bytesMax int64) (*infer
 			return nil, nil, err
 		}
 		tail, bytesMax = rest, bytesMax-int64(len(raw))
-		out.Inputs, out.RawInputContents = append(out.Inputs, input), append(out.RawInputContents, raw)
+		out.Inputs = append(out.Inputs, input)
+		if raw != nil { // it lies in shared memory otherwise
+			out.RawInputContents = append(out.RawInputContents, raw)
+		}
 	}
 	if len(tail) > 0 {
 		return nil, nil, fmt.Errorf("%d bytes follow the binary data that the inputs declare", len(tail))
@@ -115,8 +118,8 @@ func decode(object []byte, into any) error {
 	return err
 }
 
-// input makes one input's message and raw contents, and gives what is left of the
-// binary data.
+// input makes one input's message and raw contents, nil for one in shared memory, and
+// gives what is left of the binary data.
 func (t *tensorForm) input(field string, tail []byte, bytesMax int64) (*inference.ModelInferRequest_InferInputTensor, []byte, []byte, error) {
 	fail := func(format string, args ...any) (*inference.ModelInferRequest_InferInputTensor, []byte, []byte, error) {
 		return nil, nil, nil, fmt.Errorf("%s ('%s'): "+format, append([]any{field, t.Name}, args...)...)
@@ -145,7 +148,10 @@ func (t *tensorForm) input(field string, tail []byte, bytesMax int64) (*inferenc
 		case n > uint64(len(tail)):
 			return fail("%s is %d, but %d bytes are left of the request", binarySize, n, len(tail))
 		}
-		return out, tail[:n], tail[n:], nil
+		return out, append([]byte{}, tail[:n]...), tail[n:], nil
+	}
+	if _, elsewhere := t.Parameters["shared_memory_region"]; elsewhere && t.Data == nil {
+		return out, nil, tail, nil
 	}
 	if t.Data == nil {
 		return fail("has neither data nor %s", binarySize)

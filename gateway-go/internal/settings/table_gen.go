@@ -78,6 +78,10 @@ type Settings struct {
 	WebAllowedOrigins []string
 	// WebAllowedHosts is web.allowed_hosts. Host names accepted beside loopback names and listen.host.
 	WebAllowedHosts []string
+	// SharedMemoryAnyOwner is shared_memory.any_owner. Let callers register shared memory that belongs to other users than the one the gateway runs as.
+	SharedMemoryAnyOwner bool
+	// LimitsSharedMemoryRegionsMax is limits.shared_memory_regions_max. Regions of shared memory that are registered at once.
+	LimitsSharedMemoryRegionsMax int64
 	// ControlAllowRemote is control.allow_remote. Answer control calls (activate, load, reload) on a listener that is not loopback.
 	ControlAllowRemote bool
 	// LinkHeartbeatIntervalMs is link.heartbeat_interval_ms. Time between heartbeats, both ways.
@@ -241,6 +245,8 @@ var table = []Spec{
 	{Key: "gateway.drain_timeout_s", Type: "float", Default: "10", Min: 0, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Time for running calls after SIGTERM.", field: func(s *Settings) any { return &s.GatewayDrainTimeoutS }},
 	{Key: "web.allowed_origins", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Origins of other sites whose pages may call, for example https://hmi.example:8443. The page's own origin always may.", field: func(s *Settings) any { return &s.WebAllowedOrigins }},
 	{Key: "web.allowed_hosts", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Host names accepted beside loopback names and listen.host.", field: func(s *Settings) any { return &s.WebAllowedHosts }},
+	{Key: "shared_memory.any_owner", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Let callers register shared memory that belongs to other users than the one the gateway runs as.", field: func(s *Settings) any { return &s.SharedMemoryAnyOwner }},
+	{Key: "limits.shared_memory_regions_max", Type: "int", Default: "1024", Min: 0, Max: 65536, Allowed: []string{}, Flag: "", Doc: "Regions of shared memory that are registered at once.", field: func(s *Settings) any { return &s.LimitsSharedMemoryRegionsMax }},
 	{Key: "control.allow_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer control calls (activate, load, reload) on a listener that is not loopback.", field: func(s *Settings) any { return &s.ControlAllowRemote }},
 	{Key: "link.heartbeat_interval_ms", Type: "int", Default: "25", Min: 1, Max: 10000, Allowed: []string{}, Flag: "", Doc: "Time between heartbeats, both ways.", field: func(s *Settings) any { return &s.LinkHeartbeatIntervalMs }},
 	{Key: "link.heartbeat_timeout_ms", Type: "int", Default: "1000", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A peer silent for this long is failed.", field: func(s *Settings) any { return &s.LinkHeartbeatTimeoutMs }},

@@ -87,15 +87,15 @@ def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
 def missing_methods(injection: bool = False) -> dict[str, str]:
     """Declared methods that are not built yet, with what to use instead."""
     reads = "the gateway reads both logs for callers; ask it"
-    shared = "shared memory is not offered yet; send tensors in raw_input_contents"
+    shared = "the gateway reads and writes shared memory for callers; ask it"
     inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
     return inject | {
-        _OIP + "ModelStreamInfer": "ModelStreamInfer is not offered yet; use ModelInfer",
+        _OIP + "ModelStreamInfer": "ModelStreamInfer is answered by the gateway; use ModelInfer here",
         _OIP + "RepositoryModelLoad": "RepositoryModelLoad is not offered yet; use vigil.models.v1.ModelsService/ReloadModel",
         _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; remove the version's folder",
         _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",
         _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
         **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
         **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},
-        **{_OIP + f"CudaSharedMemory{x}": "CUDA shared memory is not offered; " + shared for x in ("Status", "Register", "Unregister")},
+        **{_OIP + f"CudaSharedMemory{x}": "CUDA shared memory is not offered; use system shared memory or raw_input_contents" for x in ("Status", "Register", "Unregister")},
     }
