@@ -49,9 +49,11 @@ try:
     small = triton.InferRequestedOutput("y"); small.set_shared_memory("out", 8)
     missing = triton.InferInput("x", [2, 4], "FP32"); missing.set_shared_memory("nowhere", 32)
     beyond = triton.InferInput("x", [2, 4], "FP32"); beyond.set_shared_memory("in", 32, offset=8)
-    calls = dict(small=lambda: c.infer("scale", [i], outputs=[small]), missing=lambda: c.infer("scale", [missing]),
-                 beyond=lambda: c.infer("scale", [beyond]), again=lambda: c.register_system_shared_memory("in", "/vigil_test_in_{form}", 8),
-                 unknown=lambda: c.get_system_shared_memory_status("nowhere"), cuda=lambda: c.register_cuda_shared_memory("g", b"aGFuZGxl", 0, 8))
+    calls = dict(
+        small=lambda: c.infer("scale", [i], outputs=[small]), missing=lambda: c.infer("scale", [missing]),
+        beyond=lambda: c.infer("scale", [beyond]), again=lambda: c.register_system_shared_memory("in", "/vigil_test_in_{form}", 8),
+        unknown=lambda: c.get_system_shared_memory_status("nowhere"), cuda=lambda: c.register_cuda_shared_memory("g", b"aGFuZGxl", 0, 8),
+    )
     for name, call in calls.items():
         try:
             call(); out[name] = "no error"

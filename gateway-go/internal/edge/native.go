@@ -241,7 +241,7 @@ func (n *Native) streamInfer(m *flow.Method) grpc.StreamHandler {
 		}
 		select {
 		case err := <-ended:
-			if !flow.Ended(err) && stream.Context().Err() == nil { // a message that could not be read
+			if code := status.Code(err); !flow.Ended(err) && code != codes.Canceled && code != codes.DeadlineExceeded { // a message that could not be read
 				stream.SetTrailer(n.turnAway(m.Name, caller, err))
 				return err
 			}

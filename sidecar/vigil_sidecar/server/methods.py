@@ -87,6 +87,7 @@ def stream_methods(parts: Parts) -> dict[str, StreamMethod]:
 def missing_methods(injection: bool = False) -> dict[str, str]:
     """Declared methods that are not built yet, with what to use instead."""
     reads = "the gateway reads both logs for callers; ask it"
+    cuda = "CUDA shared memory is not offered; use system shared memory or raw_input_contents"
     shared = "the gateway reads and writes shared memory for callers; ask it"
     inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
     return inject | {
@@ -97,5 +98,5 @@ def missing_methods(injection: bool = False) -> dict[str, str]:
         _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
         **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
         **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},
-        **{_OIP + f"CudaSharedMemory{x}": "CUDA shared memory is not offered; use system shared memory or raw_input_contents" for x in ("Status", "Register", "Unregister")},
+        **{_OIP + f"CudaSharedMemory{x}": cuda for x in ("Status", "Register", "Unregister")},
     }

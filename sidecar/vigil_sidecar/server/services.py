@@ -68,7 +68,7 @@ class Metadata:
         return oip.ServerMetadataResponse(
             name="vigil",
             version=metadata.version("vigil-sidecar"),
-            extensions=["model_repository", "model_configuration", "binary_tensor_data", "statistics"],
+            extensions=["model_repository", "model_configuration", "system_shared_memory", "binary_tensor_data", "statistics"],
         )
 
     def model(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
