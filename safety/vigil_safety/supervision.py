@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = [
     "DEACTIVATED", "EXPIRED", "FAILED", "OK", "STOPPED", "Alive", "Deadline", "Entity", "EntityState", "GlobalState", "SupervisionError",
-    "activate", "checkpoint", "cycle", "deactivate", "global_status", "load_supervision",
+    "activate", "checkpoint", "cycle", "deactivate", "global_status", "load_supervision", "resume",
 ]  # fmt: skip
 
 OK, FAILED, EXPIRED, STOPPED, DEACTIVATED = "OK", "FAILED", "EXPIRED", "STOPPED", "DEACTIVATED"
@@ -100,6 +100,13 @@ def activate(state: EntityState, now_ms: int) -> EntityState:
 def deactivate(state: EntityState) -> EntityState:
     """Stop supervising."""
     return EntityState(expiries=state.expiries)
+
+
+def resume(state: EntityState, now_ms: int) -> EntityState:
+    """Begin anew from the checkpoint passed last: what was not done while the process stood still says nothing."""
+    if state.status == DEACTIVATED:
+        return state
+    return EntityState(OK, reference_ms=now_ms, last=state.last, last_ms=now_ms, expiries=state.expiries)
 
 
 def _expired(state: EntityState, reason: str) -> EntityState:

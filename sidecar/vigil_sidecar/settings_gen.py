@@ -64,6 +64,7 @@ class Settings:
     web_allowed_origins: tuple[str, ...] = ()
     web_allowed_hosts: tuple[str, ...] = ()
     shared_memory_any_owner: bool = False
+    shared_memory_key_prefix: str = ''
     limits_shared_memory_regions_max: int = 1024
     control_allow_remote: bool = False
     link_heartbeat_interval_ms: int = 25
@@ -251,6 +252,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('shared_memory.any_owner', 'shared_memory_any_owner', 'bool', False, None, None,
          (), None,
          'Let callers register shared memory that belongs to other users than the one the gateway runs as.'),
+    Spec('shared_memory.key_prefix', 'shared_memory_key_prefix', 'string', '', None, None,
+         (), None,
+         'What the names of shared memory objects must begin with that callers register. Any user of this machine can call a loopback listener, and so reach those of the user that the gateway runs as.'),
     Spec('limits.shared_memory_regions_max', 'limits_shared_memory_regions_max', 'int', 1024, 0, 65536,
          (), None,
          'Regions of shared memory that are registered at once.'),

@@ -15,6 +15,8 @@ from vigil_safety.monitor import Monitor
 __all__ = ["Report", "Supervision", "Work"]
 
 _PREFIX = "model/"
+_PAUSE_MS = 500
+"""Between two cycles: the process stood still."""
 
 
 class Report(NamedTuple):
@@ -57,6 +59,8 @@ class Supervision:
         self._states = {n: core.EntityState() for n, e in self._entities.items() if e.alive or e.successors}
         self._runs: dict[int, _Run] = {}
         self._run_ended_ns: dict[int, int] = {}
+        self._resumed_ns = 0
+        """When the process last went on after a pause."""
         self._busy: list[Callable[[], Iterable[Work]]] = []
         self._late = dict[str, core.EntityState]()
         """Work that takes too long, by part."""
@@ -107,8 +111,20 @@ class Supervision:
             self._runs.pop(thread, None)
 
     def _work(self) -> None:
+        last_ms = _now_ms()
         while not self._stopping.wait(self._cycle_s):
-            self.judge(_now_ms())
+            now_ms = _now_ms()
+            if now_ms - last_ms > _PAUSE_MS:
+                self.resume(now_ms)
+            last_ms = now_ms
+            self.judge(now_ms)
+
+    def resume(self, now_ms: int) -> None:
+        """The process, or the machine, stood still until now: what was not done meanwhile says nothing."""
+        self._resumed_ns = now_ms * 1_000_000
+        with self._lock:
+            for name, state in self._states.items():
+                self._states[name] = core.resume(state, now_ms)
 
     @property
     def running(self) -> bool:
@@ -148,7 +164,7 @@ class Supervision:
             if work.thread in self._runs:
                 continue
             entity = self._entities[work.part.partition("/")[0]]
-            since_ns = max(work.since_ns, self._run_ended_ns.get(work.thread, 0))
+            since_ns = max(work.since_ns, self._run_ended_ns.get(work.thread, 0), self._resumed_ns)
             state = core.EntityState(core.OK, last=entity.deadlines[0].begin, last_ms=since_ns // 1_000_000)
             # SR-051
             if (judged := core.cycle(entity, state, now_ms)).status == core.EXPIRED:
@@ -162,7 +178,7 @@ class Supervision:
         for run in list(self._runs.values()):
             deadline = core.Deadline("begin", "end", run.limit_ms)
             entity = core.Entity("run/" + run.model, None, (deadline,), frozenset(), {})
-            state = core.EntityState(core.OK, last="begin", last_ms=run.start_ns // 1_000_000)
+            state = core.EntityState(core.OK, last="begin", last_ms=max(run.start_ns, self._resumed_ns) // 1_000_000)
             judged = core.cycle(entity, state, now_ms)
             if judged.status == core.EXPIRED:
                 late[run.model] = judged.reason

@@ -104,9 +104,10 @@ def test_a_stream_that_is_left_leaves_nothing(product: Product) -> None:
     assert len(list(streamed(product, iter([request(1)])))) == 1
 
 
-def test_a_message_that_is_too_large_ends_the_stream(product: Product) -> None:
+@pytest.mark.parametrize("port", ["grpc", "http"])
+def test_a_message_that_is_too_large_ends_the_stream(product: Product, port: str) -> None:
     """It cannot be read; what came before is answered, and the refusal is recorded, under the stream's trace."""
-    call = streamed(product, iter([request(1), b"\0" * (130 << 20)]))
+    call = streamed(product, iter([request(1), b"\0" * (130 << 20)]), port)
     assert next(call).infer_response.raw_output_contents
     with pytest.raises(grpc.RpcError) as error:
         next(call)
@@ -114,6 +115,15 @@ def test_a_message_that_is_too_large_ends_the_stream(product: Product) -> None:
     trace = bytes.fromhex(dict(call.initial_metadata())["vigil-trace-id"])
     log = product.data / "audit" / "gateway"
     wait_for(lambda: [r for r in read_records(log) if r.header.trace_id == trace and r.header.event_id == events.TRANSPORT_REFUSED])
+
+
+def test_a_long_stream_over_the_web_listener_holds_no_bytes(tmp_path: Path) -> None:
+    """More bytes than may be in flight go through one stream, and others are served beside it."""
+    graphs.scale(2.0, tmp_path / "models" / "scale" / "1" / "model.onnx", 1 << 16, rows=1)
+    x = infer_request("scale", {"x": np.ones((1, 1 << 16), np.float32)}).SerializeToString()
+    with Product(tmp_path, {"limits.message_bytes_max": 1 << 20, "limits.bytes_in_flight_max": 4 << 20}) as product:
+        call = streamed(product, (x for _ in range(64)), "http")
+        assert [a.error_message for a in call] == [""] * 64
 
 
 def test_a_draining_gateway_answers_what_it_took(tmp_path: Path) -> None:

@@ -85,3 +85,20 @@ def test_a_run_that_ends_while_it_is_judged_is_not_counted() -> None:
     judged = Judged(busy)
     judged.supervision.run_begins("m", 10_000)
     assert judged.at(0) == ([], OK)
+
+
+def test_a_pause_of_the_whole_is_held_against_nobody() -> None:
+    """As after a frozen container or a virtual machine that stood still: runs, work and parts begin anew, none is told."""
+    began_ns = time.monotonic_ns()
+    judged = Judged(lambda: [Work("reader", 1, began_ns)])
+    supervision = judged.supervision
+    supervision.activate("registry")
+    supervision.indicate("registry", "look")
+    supervision.indicate("registry", "load")
+    supervision.run_begins("m", 100)
+    supervision.resume(time.monotonic_ns() // 1_000_000 + 3_600_000)
+    assert judged.at(3_600_050) == ([], OK) and judged.told == []
+    supervision.indicate("registry", "loaded")  # what was under way goes on: this is not out of order
+    assert judged.at(3_600_060) == ([], OK) and judged.told == []
+    assert judged.at(3_600_200)[0] == ["run/m"]
+    assert judged.at(3_600_000 + LIMIT_MS + 100)[0] == ["reader", "run/m"]

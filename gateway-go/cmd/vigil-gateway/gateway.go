@@ -27,6 +27,7 @@ import (
 	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/safety"
 	"vigil/gateway/internal/settings"
+	"vigil/gateway/internal/sharedmemory"
 	"vigil/gateway/internal/telemetry"
 )
 
@@ -93,7 +94,9 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
-		RegionsMax:         s.LimitsSharedMemoryRegionsMax, RegionsOfAnyOwner: s.SharedMemoryAnyOwner,
+		Regions: sharedmemory.Options{
+			Folder: sharedmemory.Folder, Most: int(s.LimitsSharedMemoryRegionsMax), AnyOwner: s.SharedMemoryAnyOwner, KeyPrefix: s.SharedMemoryKeyPrefix,
+		},
 		Injection: s.SafetyInjection, LadderFallback: time.Duration(s.LadderFallbackMs) * time.Millisecond,
 		LadderAnswersMax: s.LadderAnswersMax, LadderBytesMax: s.LadderBytesMax,
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
@@ -229,7 +232,7 @@ func serve(s *settings.Settings) error {
 	linkDone := make(chan struct{})
 	go func() { g.client.Run(linkCtx); close(linkDone) }()
 	go g.service.WatchLog(ctx)
-	parts, err := g.service.Supervise(ctx, time.Duration(s.SupervisorRestartAfterMs)*time.Millisecond)
+	parts, err := g.service.Supervise(ctx, time.Duration(s.SupervisorGatewayTimeoutS*float64(time.Second)))
 	if err != nil {
 		return err
 	}
@@ -253,6 +256,7 @@ func serve(s *settings.Settings) error {
 	select {
 	case err = <-failed:
 		g.log.Error("a listener failed", "error", err.Error())
+		stop() // nothing is to be supervised from here on
 	case <-ctx.Done():
 		g.log.Info("gateway drains", "timeout_s", s.GatewayDrainTimeoutS)
 	}
@@ -271,6 +275,7 @@ func (g *gateway) stop(endLink func()) error {
 	_ = g.web.Shutdown(closing)
 	_ = g.admin.Shutdown(closing)
 	endLink()
+	g.service.SaveCounts()
 	if err := g.tracer.Close(closing); err != nil { // a receiver that is not there must not make a drained stop a failed one
 		g.log.Warn("the last spans were not exported", "error", err.Error())
 	}

@@ -34,6 +34,12 @@ type limited struct {
 	still  *sync.RWMutex // held while nothing is read; nil where that cannot be injected
 }
 
+// full says whether a listener made by Listen has no place left.
+func full(l net.Listener) bool {
+	own, ok := l.(*limited)
+	return ok && len(own.places) == cap(own.places)
+}
+
 // Injectable lets a listener made by Listen be made to read nothing for a while; what it
 // gives does that. Before the first connection.
 func Injectable(l net.Listener) func(time.Duration) {

@@ -23,6 +23,7 @@ import (
 
 	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/flow"
+	"vigil/gateway/internal/link"
 	"vigil/gateway/internal/telemetry"
 )
 
@@ -42,6 +43,9 @@ const (
 // streamWorkers is how many goroutines are kept for calls: their stacks have
 // grown already. Calls beyond them get a goroutine of their own.
 const streamWorkers = 256
+
+// slowReader is how long the answer to a request of a stream may wait for its reader.
+const slowReader = 30 * time.Second
 
 // Limits of the listeners.
 type Limits struct {
@@ -233,7 +237,16 @@ func (n *Native) streamInfer(m *flow.Method) grpc.StreamHandler {
 			}
 			return in.data, err
 		}
-		send := func(data []byte) error { return stream.SendMsg(&frame{data}) }
+		send := func(data []byte) error {
+			sent := make(chan error, 1)
+			go func() { sent <- stream.SendMsg(&frame{data}) }()
+			select {
+			case err := <-sent:
+				return err
+			case <-time.After(slowReader): // the stream ends with this handler, and the sending with it
+				return link.ErrSlowReader
+			}
+		}
 		answer, callErr := n.service.StreamInfer(stream.Context(), m, caller, receive, send)
 		stream.SetTrailer(trailer(answer))
 		if callErr != nil {

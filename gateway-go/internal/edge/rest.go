@@ -97,7 +97,13 @@ func (s *restful) ask(rw http.ResponseWriter, r *http.Request, name string, requ
 // refuse answers a request that has no gRPC form, and leaves its record.
 func (s *restful) refuse(rw http.ResponseWriter, r *http.Request, status int, err error) {
 	code, event := codes.InvalidArgument, uint32(events.ContractViolation)
-	if status == http.StatusRequestEntityTooLarge {
+	switch {
+	case r.Context().Err() != nil:
+		code, event, status = codes.Canceled, events.Cancelled, statusClientClosedRequest
+	case status == http.StatusTooManyRequests:
+		rw.Header().Set("Retry-After", "1")
+		code, event = codes.ResourceExhausted, events.LimitHit
+	case status == http.StatusRequestEntityTooLarge:
 		code, event = codes.ResourceExhausted, events.LimitHit
 	}
 	reached(r.Context())
@@ -146,30 +152,34 @@ func writeError(rw http.ResponseWriter, status int, text string) {
 
 func writeProto(rw http.ResponseWriter, m proto.Message) { writeJSON(rw, http.StatusOK, rest.Plain(m)) }
 
-func whether(rw http.ResponseWriter, yes bool) {
+// whether answers with 200 or 400, as Triton does, and with the words that KServe's client
+// reads.
+func whether(rw http.ResponseWriter, what string, yes bool) {
+	status := http.StatusOK
 	if !yes {
-		rw.WriteHeader(http.StatusBadRequest)
+		status = http.StatusBadRequest
 	}
+	writeJSON(rw, status, map[string]bool{what: yes})
 }
 
 func (s *restful) live(rw http.ResponseWriter, r *http.Request) {
 	response := &inference.ServerLiveResponse{}
 	if s.ask(rw, r, "ServerLive", &inference.ServerLiveRequest{}, response) {
-		whether(rw, response.Live)
+		whether(rw, "live", response.Live)
 	}
 }
 
 func (s *restful) ready(rw http.ResponseWriter, r *http.Request) {
 	response := &inference.ServerReadyResponse{}
 	if s.ask(rw, r, "ServerReady", &inference.ServerReadyRequest{}, response) {
-		whether(rw, response.Ready)
+		whether(rw, "ready", response.Ready)
 	}
 }
 
 func (s *restful) modelReady(rw http.ResponseWriter, r *http.Request) {
 	response := &inference.ModelReadyResponse{}
 	if s.ask(rw, r, "ModelReady", &inference.ModelReadyRequest{Name: r.PathValue("model"), Version: r.PathValue("version")}, response) {
-		whether(rw, response.Ready)
+		whether(rw, "ready", response.Ready)
 	}
 }
 
@@ -290,15 +300,21 @@ func (s *restful) sharedMemory(mux *http.ServeMux) {
 			s.ask(rw, r, "SystemSharedMemoryUnregister", request, &inference.SystemSharedMemoryUnregisterResponse{})
 		})
 	}
-	mux.HandleFunc("GET "+cuda+"/status", func(rw http.ResponseWriter, r *http.Request) {
-		s.ask(rw, r, "CudaSharedMemoryStatus", &inference.CudaSharedMemoryStatusRequest{}, &inference.CudaSharedMemoryStatusResponse{})
-	})
+	for _, path := range []string{cuda + "/status", cuda + "/region/{region}/status"} {
+		mux.HandleFunc("GET "+path, func(rw http.ResponseWriter, r *http.Request) {
+			if s.ask(rw, r, "CudaSharedMemoryStatus", &inference.CudaSharedMemoryStatusRequest{}, &inference.CudaSharedMemoryStatusResponse{}) {
+				writeJSON(rw, http.StatusOK, []regionForm{})
+			}
+		})
+	}
 	mux.HandleFunc("POST "+cuda+"/region/{region}/register", func(rw http.ResponseWriter, r *http.Request) {
 		s.ask(rw, r, "CudaSharedMemoryRegister", &inference.CudaSharedMemoryRegisterRequest{}, &inference.CudaSharedMemoryRegisterResponse{})
 	})
-	mux.HandleFunc("POST "+cuda+"/unregister", func(rw http.ResponseWriter, r *http.Request) {
-		s.ask(rw, r, "CudaSharedMemoryUnregister", &inference.CudaSharedMemoryUnregisterRequest{}, &inference.CudaSharedMemoryUnregisterResponse{})
-	})
+	for _, path := range []string{cuda + "/unregister", cuda + "/region/{region}/unregister"} {
+		mux.HandleFunc("POST "+path, func(rw http.ResponseWriter, r *http.Request) {
+			s.ask(rw, r, "CudaSharedMemoryUnregister", &inference.CudaSharedMemoryUnregisterRequest{}, &inference.CudaSharedMemoryUnregisterResponse{})
+		})
+	}
 }
 
 type regionForm struct {

@@ -11,7 +11,10 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+
 	"vigil/gateway/gen/inference"
+	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/rest"
 )
 
@@ -20,7 +23,10 @@ const HeaderLength = "Inference-Header-Content-Length"
 
 func bodyStatus(err error) int {
 	var large *http.MaxBytesError
-	if errors.As(err, &large) || errors.Is(err, errUnpacked) || errors.Is(err, errTooManyBytes) {
+	switch {
+	case errors.Is(err, errTooManyBytes): // others hold them: it can be tried again
+		return http.StatusTooManyRequests
+	case errors.As(err, &large), errors.Is(err, errUnpacked):
 		return http.StatusRequestEntityTooLarge
 	}
 	return http.StatusBadRequest
@@ -54,7 +60,7 @@ func (s *restful) body(rw http.ResponseWriter, r *http.Request) (data []byte, do
 	if int64(len(data)) > most {
 		err = errUnpacked
 	}
-	return data, counted.free, err
+	return data, counted.close, err
 }
 
 func (s *restful) infer(rw http.ResponseWriter, r *http.Request) {
@@ -83,7 +89,8 @@ func (s *restful) infer(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, err := rest.Answer(response, wanted)
-	if err != nil {
+	if err != nil { // there is an answer, and its record, but no form for it
+		s.turnAway(rw, r, events.SemanticViolation, codes.InvalidArgument, "an answer was computed, but "+err.Error())
 		writeError(rw, http.StatusBadRequest, err.Error())
 		return
 	}

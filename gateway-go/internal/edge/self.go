@@ -17,13 +17,14 @@ import (
 )
 
 const (
-	// selfGap lies between two questions of the gateway to itself, selfWait is how long
-	// one is waited for before it is asked anew.
+	// selfGap lies between two questions of the gateway to itself; selfWait is how long
+	// one is waited for before it is asked anew, which is longer than its deadline.
 	selfGap  = 500 * time.Millisecond
-	selfWait = time.Second
+	selfWait = 8 * time.Second
 )
 
-// SelfPlaces is how many connections of each listener are the gateway's own.
+// SelfPlaces is how many places a listener has beside those of limits.connections_max,
+// for the gateway's own connection.
 const SelfPlaces = 1
 
 // Self is the gateway as its own caller, by the ways that callers come.
@@ -46,12 +47,12 @@ func NewSelf(native, web net.Listener, canary func(passed func(checkpoint string
 	again := backoff.Config{BaseDelay: selfGap / 2, Multiplier: 1, MaxDelay: selfGap}
 	var err error
 	if s.native, err = grpc.NewClient("passthrough:///"+near(native.Addr()), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithNoProxy(), grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: selfWait})); err != nil {
+		grpc.WithNoProxy(), grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: time.Second})); err != nil {
 		return nil, err
 	}
 	s.web = &http.Client{Transport: &http.Transport{MaxConnsPerHost: SelfPlaces}}
 	s.parts = []selfPart{
-		{"edge_native", asked(s.askNative)}, {"edge_web", asked(s.askWeb)},
+		{"edge_native", asked(s.askNative, native)}, {"edge_web", asked(s.askWeb, web)},
 		{"router", func(_ context.Context, passed func(string)) bool { canary(passed); return true }},
 	}
 	return s, nil
@@ -79,14 +80,15 @@ func near(listens net.Addr) string {
 	return net.JoinHostPort(host, fmt.Sprint(a.Port))
 }
 
-// asked is a question with checkpoints before it and after its answer.
-func asked(question func(context.Context) error) func(context.Context, func(string)) bool {
+// asked is a question with checkpoints before it and after its answer. A listener whose
+// places are all taken does what it should: that it takes nobody else is an answer.
+func asked(question func(context.Context) error, listens net.Listener) func(context.Context, func(string)) bool {
 	waiting := false // a question that got no answer is asked again: it is the same one
 	return func(ctx context.Context, passed func(string)) bool {
 		if !waiting {
 			passed("asked")
 		}
-		waiting = question(ctx) != nil
+		waiting = question(ctx) != nil && !full(listens)
 		if !waiting {
 			passed("answered")
 		}

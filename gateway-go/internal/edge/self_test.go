@@ -121,3 +121,30 @@ func TestNear(t *testing.T) {
 		}
 	}
 }
+
+// A listener whose places others have taken is no fault of it.
+func TestAFullListenerIsNoFault(t *testing.T) {
+	native, err := Listen("127.0.0.1", 0, "test", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan net.Conn)
+	go func() {
+		c, err := native.Accept()
+		if err == nil {
+			taken <- c
+		}
+	}()
+	other, err := net.Dial("tcp", native.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	defer (<-taken).Close()
+	passed := []string{}
+	ask := asked(func(context.Context) error { return context.DeadlineExceeded }, native)
+	if !ask(context.Background(), func(c string) { passed = append(passed, c) }) || len(passed) != 2 || passed[1] != "answered" {
+		t.Error(passed)
+	}
+	native.Close()
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -225,8 +224,9 @@ func (w *web) guard(next http.Handler) http.Handler {
 		}
 		if w.service != nil && r.Body != nil {
 			body := &countedBody{ReadCloser: r.Body, service: w.service}
-			defer body.free()
+			defer body.close()
 			r.Body = body
+			r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, body))
 		}
 		w.watched(rw, r, next)
 	})
@@ -237,27 +237,12 @@ func (w *web) forbid(rw http.ResponseWriter, r *http.Request, text string) {
 	if w.service != nil {
 		w.turnAway(rw, r, events.WebForbidden, codes.PermissionDenied, text)
 	}
+	if strings.HasPrefix(r.URL.Path, "/v2") {
+		writeError(rw, http.StatusForbidden, text)
+		return
+	}
 	http.Error(rw, text, http.StatusForbidden)
 }
-
-// countedBody takes the bytes that it reads from the service's budget until the
-// request is over, so that unfinished messages count too.
-type countedBody struct {
-	io.ReadCloser
-	service *flow.Service
-	taken   int64
-}
-
-func (b *countedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.taken += int64(n)
-	if !b.service.TakeUnread(int64(n)) {
-		return 0, errTooManyBytes
-	}
-	return n, err
-}
-
-func (b *countedBody) free() { b.service.FreeUnread(b.taken) }
 
 var errTooManyBytes = connect.NewError(connect.CodeResourceExhausted,
 	errors.New("too many bytes of unfinished requests are in flight (limits.bytes_in_flight_max)"))
@@ -340,29 +325,6 @@ func (w *web) serverStream(m *flow.Method) func(context.Context, *connect.Reques
 		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
 		send := func(data []byte) error { return stream.Send(&raw{m.Desc.Output(), data}) }
 		answer, callErr := w.service.Stream(ctx, m, caller, req.Msg.data, send)
-		if callErr != nil {
-			return connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
-		}
-		setMeta(stream.ResponseTrailer(), answer)
-		return nil
-	}
-}
-
-func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw, raw]) error {
-	return func(ctx context.Context, stream *connect.BidiStream[raw, raw]) error {
-		reached(ctx)
-		caller := w.caller(ctx, stream.RequestHeader())
-		receive := func() ([]byte, error) {
-			message, err := stream.Receive()
-			if err != nil {
-				return nil, err
-			}
-			return message.data, nil
-		}
-		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
-		answer, callErr := w.service.StreamInfer(ctx, m, caller, receive, func(data []byte) error {
-			return stream.Send(&raw{m.Desc.Output(), data})
-		})
 		if callErr != nil {
 			return connectError(callErr.Status(caller.Trace.ID()), caller.Trace.ID(), answer)
 		}

@@ -23,7 +23,7 @@ const (
 	// injectDelay is between the reply to a caller and the fault: the reply must have left.
 	injectDelay = 50 * time.Millisecond
 	stopDefault = 600 * time.Millisecond
-	doorDefault = 4500 * time.Millisecond
+	doorDefault = 6500 * time.Millisecond
 	stopMost    = 10 * time.Minute
 )
 

@@ -54,6 +54,7 @@ var controlMethods = map[string]bool{
 	"/inference.GRPCInferenceService/LogSettings":                  true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister":   true,
 	"/inference.GRPCInferenceService/SystemSharedMemoryUnregister": true,
+	"/inference.GRPCInferenceService/SystemSharedMemoryStatus":     true,
 }
 
 const auditService = "/vigil.audit.v1.AuditService/"

@@ -25,7 +25,7 @@ var ownSubjects = []string{sidecarSubject, logSubject, gatewaySubject}
 // done. A part that is expired for stoppedAfter makes health checks fail, so that the
 // supervisor of the process replaces it; 0: never.
 func (s *Service) Supervise(ctx context.Context, stoppedAfter time.Duration) (*safety.Supervision, error) {
-	parts, err := safety.NewSupervision(stoppedAfter, s.partExpired, func() []safety.Work {
+	parts, err := safety.NewSupervision(stoppedAfter, func(part, reason string) { go s.partExpired(part, reason) }, func() []safety.Work {
 		return []safety.Work{{Part: "link_reader", Since: s.link.ReadingSince()}, {Part: "link_watch", Since: s.link.LookedAt()}}
 	})
 	if err != nil {

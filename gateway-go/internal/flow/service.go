@@ -45,10 +45,8 @@ type Limits struct {
 	LadderAnswersMax, LadderBytesMax int64
 	// LadderFallback is how long a fallback model may take.
 	LadderFallback time.Duration
-	// RegionsMax bounds regions of shared memory, RegionsOfAnyOwner also takes those of
-	// other users.
-	RegionsMax        int64
-	RegionsOfAnyOwner bool
+	// Regions of shared memory.
+	Regions sharedmemory.Options
 	// Injection offers SafetyService.Inject.
 	Injection bool
 }
@@ -117,7 +115,7 @@ func New(
 		return nil, err
 	}
 	s := &Service{limits: limits, latch: latch, tally: tally, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits),
-		regions: sharedmemory.New(sharedmemory.Folder, int(limits.RegionsMax), limits.RegionsOfAnyOwner)}
+		regions: sharedmemory.New(limits.Regions)}
 	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
 		"latch": func(c safety.Change) error {

@@ -160,11 +160,11 @@ func (x *shared) take(r *inference.ModelInferRequest) error {
 		if places[i], err = takePlace(t.Parameters, field); err != nil {
 			return err
 		}
-		if t.Contents != nil {
-			return violation(field, "has typed contents, which cannot stand beside tensors in shared memory")
-		}
 		if places[i] == nil {
 			continue
+		}
+		if t.Contents != nil {
+			return violation(field, "has contents although it lies in shared memory")
 		}
 		if most := x.service.limits.MessageBytesMax; places[i].size > uint64(most) || x.bytes+int64(places[i].size) > most {
 			return limitError("limits.message_bytes_max", "the inputs up to %s have more than %d bytes in shared memory", field, most)
@@ -175,17 +175,23 @@ func (x *shared) take(r *inference.ModelInferRequest) error {
 	if n := x.service.bytes.Load(); n > x.service.limits.BytesInFlightMax {
 		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-x.bytes)
 	}
-	if err := x.read(r, places); err != nil {
-		return err
+	if slices.ContainsFunc(places, func(p *place) bool { return p != nil }) {
+		if err := x.read(r, places); err != nil {
+			return err
+		}
 	}
 	for i, t := range r.Outputs {
 		p, err := takePlace(t.Parameters, fmt.Sprintf("outputs[%d]", i))
 		if err != nil {
 			return err
 		}
-		if p != nil {
-			x.outputs[t.Name] = p
+		if p == nil {
+			continue
 		}
+		if err := x.service.regions.Check(p.region, p.offset, p.size); err != nil {
+			return sharedError(err, fmt.Sprintf("outputs[%d]", i))
+		}
+		x.outputs[t.Name] = p
 	}
 	return nil
 }
@@ -203,7 +209,7 @@ func (x *shared) read(r *inference.ModelInferRequest, places []*place) error {
 			}
 			raw = append(raw, data)
 		case len(given) == 0:
-			return violation(field, "has neither raw contents nor a place in shared memory")
+			return violation(field, "has neither raw contents nor a place in shared memory; typed ones cannot stand beside inputs there")
 		default:
 			raw, given = append(raw, given[0]), given[1:]
 		}
@@ -222,7 +228,7 @@ func (x *shared) toRegions(c *call, answer *Answer, err error) (*Answer, error) 
 	if err != nil || x == nil || len(x.outputs) == 0 {
 		return answer, err
 	}
-	c.handedOver = true
+	c.handedOver = answer.Quality == "" // else something here answered in the model's place
 	m := &inference.ModelInferResponse{}
 	if err := proto.Unmarshal(answer.Message, m); err != nil {
 		return nil, err

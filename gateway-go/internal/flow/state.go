@@ -64,6 +64,13 @@ var localAnswers = map[string]func(context.Context, *Service, proto.Message) (pr
 	"/inference.GRPCInferenceService/SystemSharedMemoryRegister":   registerRegion,
 	"/inference.GRPCInferenceService/SystemSharedMemoryUnregister": unregisterRegion,
 	"/inference.GRPCInferenceService/SystemSharedMemoryStatus":     regionStatus,
+	// There are none of CUDA's; clients forget them before they begin.
+	"/inference.GRPCInferenceService/CudaSharedMemoryUnregister": func(context.Context, *Service, proto.Message) (proto.Message, error) {
+		return &inference.CudaSharedMemoryUnregisterResponse{}, nil
+	},
+	"/inference.GRPCInferenceService/CudaSharedMemoryStatus": func(context.Context, *Service, proto.Message) (proto.Message, error) {
+		return &inference.CudaSharedMemoryStatusResponse{}, nil
+	},
 	auditService + "Search": search,
 	auditService + "Get":    get,
 	auditService + "Prove":  prove,
@@ -120,10 +127,17 @@ func (s *Service) subject(name string, status safety.Status) *safetyv1.SubjectSt
 	}
 }
 
-// count counts what has to outlive restarts.
+// count counts what has to outlive restarts. It waits for no disk: one that hangs must
+// not hold up states, or supervision.
 func (s *Service) count(what, subject string) {
-	if err := s.tally.Count(what, subject); err != nil {
-		s.log.Error("not counted over restarts", "what", what, "subject", subject, "error", err.Error())
+	s.tally.Add(what, subject)
+	go s.SaveCounts()
+}
+
+// SaveCounts writes what was counted.
+func (s *Service) SaveCounts() {
+	if err := s.tally.Save(); err != nil {
+		s.log.Error("counts are not kept over restarts", "error", err.Error())
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ const (
 	// streamInferAhead is how many requests of a stream may be under way, or answered and
 	// not read.
 	streamInferAhead = 64
+	// streamInferFirst is how many are, before any is answered.
+	streamInferFirst = 4
 	inferResponse    = protowire.Number(2) // ModelStreamInferResponse.infer_response
 )
 
@@ -56,13 +59,13 @@ func (s *Service) streamInfer(ctx context.Context, caller *Caller, receive func(
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	held := &held{service: s}
+	held := newHeld(s)
 	defer held.close()
 	places := make(chan chan []byte, streamInferAhead)
 	go s.takeRequests(ctx, caller, receive, places, held)
 	next := func(place chan []byte) error {
 		answer := <-place
-		defer held.add(-len(answer))
+		defer held.sent(len(answer))
 		return send(answer)
 	}
 	for {
@@ -83,27 +86,63 @@ func (s *Service) streamInfer(ctx context.Context, caller *Caller, receive func(
 // held counts the answers of a stream that are not sent yet among the bytes in flight: a
 // slow reader must not pile them up.
 type held struct {
-	service *Service
-	mu      sync.Mutex
-	bytes   int64
-	closed  bool
+	service            *Service
+	mu                 sync.Mutex
+	changed            *sync.Cond
+	bytes, largest     int64
+	underWay, answered int64
+	closed             bool
 }
 
+func newHeld(s *Service) *held {
+	h := &held{service: s}
+	h.changed = sync.NewCond(&h.mu)
+	return h
+}
+
+// admit waits until another request may be taken; false when the stream is over. At
+// first few are taken, until it is known how large answers are; together they may be as
+// large as one message.
+func (h *held) admit() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for !h.closed && h.underWay > 0 &&
+		(h.underWay >= min(streamInferAhead, streamInferFirst+h.answered) || (h.underWay+1)*h.largest > h.service.limits.MessageBytesMax) {
+		h.changed.Wait()
+	}
+	h.underWay++
+	return !h.closed
+}
+
+// add counts an answer.
 func (h *held) add(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.largest = max(h.largest, int64(n))
 	if !h.closed {
 		h.bytes += int64(n)
 		h.service.bytes.Add(int64(n))
 	}
 }
 
-// close gives back what will not be sent any more.
+// sent makes room for another.
+func (h *held) sent(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.underWay--
+	h.answered++
+	h.bytes -= int64(n)
+	h.service.bytes.Add(-int64(n))
+	h.changed.Broadcast()
+}
+
+// close gives back what will not be sent any more, and ends the waiting.
 func (h *held) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
 	h.service.bytes.Add(-h.bytes)
+	h.changed.Broadcast()
 }
 
 // answerTaken answers what was taken before the gateway began to drain.
@@ -126,7 +165,7 @@ func answerTaken(places chan chan []byte, next func(chan []byte) error) error {
 // takeRequests takes requests as long as there is a place for their answers.
 func (s *Service) takeRequests(ctx context.Context, caller *Caller, receive func() ([]byte, error), places chan<- chan []byte, held *held) {
 	defer close(places)
-	for {
+	for held.admit() {
 		message, err := receive()
 		if err != nil {
 			return
@@ -160,7 +199,7 @@ func (s *Service) streamed(ctx context.Context, caller *Caller, message []byte) 
 		request := &inference.ModelInferRequest{}
 		_ = proto.Unmarshal(message, request) // one that cannot be read has no id
 		refusal, _ := proto.Marshal(&inference.ModelStreamInferResponse{
-			ErrorMessage: failed.Text, InferResponse: &inference.ModelInferResponse{Id: request.Id, Parameters: beside},
+			ErrorMessage: strings.ToValidUTF8(failed.Text, "?"), InferResponse: &inference.ModelInferResponse{Id: request.Id, Parameters: beside},
 		})
 		return refusal
 	}

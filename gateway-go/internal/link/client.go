@@ -280,6 +280,7 @@ func (c *Client) beat(ctx context.Context, cn *conn, other *peer) {
 		if now.Sub(last) > ownLate {
 			own.mark = nil
 		}
+		c.excuse(cn, own, now)
 		last = now
 		if !now.Before(next) {
 			next = now.Add(c.config.HeartbeatInterval)

@@ -37,6 +37,7 @@ type heard struct {
 	silent int
 	late   int
 	beats  int
+	hold   time.Duration // how long a heartbeat is worked on
 }
 
 func (h *heard) LinkUp(*linkv1.Welcome) {}
@@ -54,10 +55,15 @@ func (h *heard) LinkLate(time.Duration) {
 	defer h.mu.Unlock()
 	h.late++
 }
-func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) { h.mu.Lock(); h.beats++; h.mu.Unlock() }
-func (h *heard) get(f func(*heard) bool) bool    { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }
-func (s *sidecar) send(frame *linkv1.Frame)      { s.sendRaw(must(appendFrame(nil, frame))) }
-func (s *sidecar) sendRaw(data []byte)           { s.mu.Lock(); defer s.mu.Unlock(); _, _ = s.conn.Write(data) }
+func (h *heard) LinkHeartbeat(*linkv1.Heartbeat) {
+	h.mu.Lock()
+	h.beats++
+	h.mu.Unlock()
+	time.Sleep(h.hold)
+}
+func (h *heard) get(f func(*heard) bool) bool { h.mu.Lock(); defer h.mu.Unlock(); return f(h) }
+func (s *sidecar) send(frame *linkv1.Frame)   { s.sendRaw(must(appendFrame(nil, frame))) }
+func (s *sidecar) sendRaw(data []byte)        { s.mu.Lock(); defer s.mu.Unlock(); _, _ = s.conn.Write(data) }
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func follow(raw net.Conn, folder string, names []string) *lifelines {
 		out.done.Go(func() {
 			var none [1]byte
 			// SR-053
-			if n, err := f.Read(none[:]); n == 0 && err != nil && !errors.Is(err, os.ErrClosed) {
+			if n, err := f.Read(none[:]); n == 0 && errors.Is(err, io.EOF) {
 				out.over.Store(true)
 				_ = raw.SetReadDeadline(time.Now().Add(lastWords))
 			}

@@ -102,3 +102,16 @@ func TestLateIsNotSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A silence is ours while our own reader works on a frame, as when the disk holds a record.
+func TestOurOwnReadingIsNoSilence(t *testing.T) {
+	c, s, h := start(t, Config{HeartbeatInterval: 5 * time.Millisecond, HeartbeatTimeout: 100 * time.Millisecond, HangAfter: 75 * time.Millisecond, CallGrace: time.Second})
+	h.hold = 500 * time.Millisecond
+	s.beat("m")
+	wait(t, func() bool { return !c.ReadingSince().IsZero() })
+	s.beat("m") // it waits in the socket meanwhile
+	wait(t, func() bool { return h.get(func(h *heard) bool { return h.beats == 2 }) })
+	if h.get(func(h *heard) bool { return h.silent > 0 }) {
+		t.Error("the sidecar was called silent while we did not listen")
+	}
+}

@@ -30,3 +30,15 @@ func (c *Client) ReadingSince() time.Time { return c.reading.since() }
 
 // LookedAt is when the sidecar was looked at last; zero while none is connected.
 func (c *Client) LookedAt() time.Time { return c.looked.since() }
+
+// ownRead is how long a frame may be worked on until a silence is ours.
+const ownRead = 2 * lookGap
+
+// excuse counts a silence as none while our own reader is not back from a frame, as when
+// the disk holds a record: the sidecar is not heard then, whatever it says.
+func (c *Client) excuse(cn *conn, own *processors, now time.Time) {
+	if since := c.reading.since(); !since.IsZero() && now.Sub(since) > ownRead {
+		cn.alive()
+		own.mark = nil
+	}
+}

@@ -106,6 +106,9 @@ func decode(object []byte, into any) error {
 	if !utf8.Valid(object) {
 		return errors.New("the request is not UTF-8")
 	}
+	if err := measure(object); err != nil {
+		return err
+	}
 	err := json.Unmarshal(object, into)
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
@@ -246,12 +249,7 @@ func tokenEnd(data []byte, i int) int {
 		}
 		return i
 	}
-	for i++; data[i] != '"'; i++ {
-		if data[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
+	return stringEnd(data, i)
 }
 
 // takeBool takes a boolean out of parameters; false when it is not there.

@@ -232,3 +232,24 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// Few bytes that would be many in memory are refused before they are made into values;
+// large data is not counted.
+func TestWhatWouldGrow(t *testing.T) {
+	many := 1 << 17
+	for form, text := range map[string]string{
+		`{"inputs":[` + strings.Repeat("{},", many) + `{}]}`:              "more than 65536 members and elements",
+		`{"parameters":{` + strings.Repeat(`"a":1,`, many) + `"b":1}}`:    "more than 65536 members and elements",
+		`{"inputs":[{"shape":[` + strings.Repeat("1,", many) + `1]}]}`:    "more than 65536 members and elements",
+		strings.Repeat("[", 1000):                                         "nested deeper than 64",
+		`{"inputs":[{"data":[` + strings.Repeat(`{"a":1},`, 9) + `{}]}]}`: "data holds an object",
+	} {
+		if _, _, err := Request("m", "", []byte(form), nil, limit); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%.60s: %v, expected %q", form, err, text)
+		}
+	}
+	data := `"data":[["` + `]}{[,` + `"` + strings.Repeat(`,"x"`, many-1) + `]]`
+	if _, _, err := Request("m", "", []byte(input("BYTES", fmt.Sprintf("[%d]", many), data)), nil, limit); err != nil {
+		t.Error(err)
+	}
+}

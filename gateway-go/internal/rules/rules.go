@@ -20,7 +20,7 @@ func (e *Error) Error() string {
 	parts := make([]string, 0, min(len(e.Violations), 10))
 	for _, v := range e.Violations[:min(len(e.Violations), 10)] {
 		text := strings.TrimSpace(v.Field + " " + v.Description)
-		parts = append(parts, text[:min(len(text), 200)])
+		parts = append(parts, strings.ToValidUTF8(text[:min(len(text), 200)], ""))
 	}
 	return "contract violation: " + strings.Join(parts, ", ")
 }

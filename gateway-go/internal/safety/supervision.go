@@ -122,6 +122,12 @@ func (e *Entity) Deactivate(s EntityState) EntityState {
 	return EntityState{Status: SupervisionDeactivated, Expiries: s.Expiries}
 }
 
+// Resume begins anew from the checkpoint that was passed last: what was not done while
+// the process stood still says nothing.
+func (e *Entity) Resume(s EntityState, nowMs int64) EntityState {
+	return EntityState{Status: SupervisionOK, Last: s.Last, ReferenceMs: nowMs, LastMs: nowMs, Expiries: s.Expiries}
+}
+
 func expired(s EntityState, reason string) EntityState {
 	if s.Status != SupervisionExpired {
 		s.Expiries++

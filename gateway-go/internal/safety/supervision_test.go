@@ -192,6 +192,21 @@ func TestAPauseOfTheWholeSaysNothing(t *testing.T) {
 	if s.Expired() != "" || len(*told) != 0 {
 		t.Errorf("%q, told %v", s.Expired(), *told)
 	}
+	// What was under way when all stood still goes on: its next checkpoint is none out of order.
+	for _, first := range []bool{true, false} { // whoever comes first, the part or the judge
+		s.active = time.Now().Add(-time.Minute)
+		if !first {
+			s.judge(time.Now())
+		}
+		s.Indicate("router", "decoded")
+		s.judge(time.Now())
+		for _, checkpoint := range []string{"judged", "answered", "asked"} {
+			s.Indicate("router", checkpoint)
+		}
+		if s.Expired() != "" || len(*told) != 0 {
+			t.Errorf("%q, told %v", s.Expired(), *told)
+		}
+	}
 }
 
 // Supervision that nobody runs any more is no good news.
@@ -200,8 +215,18 @@ func TestSupervisionThatStandsStillIsStopped(t *testing.T) {
 	if why := s.Stopped(); why != "" {
 		t.Fatal(why)
 	}
-	s.judged = s.judged.Add(-time.Minute)
+	s.askedAt = s.askedAt.Add(-time.Minute)
+	if why := s.Stopped(); why != "" {
+		t.Errorf("after one look: %q", why) // a pause of all ends so
+	}
+	for range standsAsks {
+		s.Stopped()
+	}
 	if why := s.Stopped(); !strings.HasPrefix(why, "supervision stands still") {
 		t.Errorf("%q", why)
+	}
+	s.over = true
+	if why := s.Stopped(); why != "" {
+		t.Errorf("after an orderly end: %q", why)
 	}
 }

@@ -38,7 +38,12 @@ type Supervision struct {
 	late   map[string]string
 	toldOf map[string]int64
 	global GlobalState
-	judged time.Time
+	judged time.Time // when the latest cycle was
+	active time.Time // when anything was done here
+	over   bool      // nothing is judged any more, in order
+	// asked is how often Stopped was asked since the cycle at askedOf, and since when.
+	asked            int
+	askedOf, askedAt time.Time
 }
 
 // NewSupervision makes one; Run judges. told hears of each expiry, once; busy is asked
@@ -52,6 +57,7 @@ func NewSupervision(stoppedAfter time.Duration, told func(part, reason string), 
 	s := &Supervision{
 		entities: entities, cycle: time.Duration(cycleMs) * time.Millisecond, stoppedAfter: stoppedAfter, told: told, busy: busy,
 		start: time.Now(), states: map[string]EntityState{}, late: map[string]string{}, toldOf: map[string]int64{}, judged: time.Now(),
+		active: time.Now(),
 		global: GlobalState{Status: SupervisionOK},
 	}
 	for name, e := range entities {
@@ -75,11 +81,18 @@ func (s *Supervision) Activate(part string) {
 func (s *Supervision) Indicate(part, checkpoint string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.states[part] = s.entities[part].Checkpoint(s.states[part], checkpoint, s.nowMs(time.Now()))
+	now := time.Now()
+	s.resume(now)
+	s.states[part] = s.entities[part].Checkpoint(s.states[part], checkpoint, s.nowMs(now))
 }
 
-// Run judges each cycle until ctx is done.
+// Run judges each cycle until ctx is done, which is the orderly end of it.
 func (s *Supervision) Run(ctx context.Context) {
+	defer func() {
+		s.mu.Lock()
+		s.over = true
+		s.mu.Unlock()
+	}()
 	tick := time.NewTicker(s.cycle)
 	defer tick.Stop()
 	for {
@@ -96,8 +109,7 @@ func (s *Supervision) Run(ctx context.Context) {
 func (s *Supervision) judge(now time.Time) {
 	work := s.busy()
 	s.mu.Lock()
-	if now.Sub(s.judged) > ownPause {
-		s.forget(now)
+	if s.resume(now) {
 		work = nil
 	}
 	s.judged = now
@@ -152,14 +164,20 @@ func (s *Supervision) judgeWork(work []Work, now time.Time) map[string]string {
 	return fresh
 }
 
-// forget begins anew with every part that is active.
-func (s *Supervision) forget(now time.Time) {
+// resume says whether the process stood still until now; then every part that is active
+// begins anew from the checkpoint that it passed last.
+func (s *Supervision) resume(now time.Time) bool {
+	paused := now.Sub(s.active) > ownPause
+	s.active = now
+	if !paused {
+		return false
+	}
 	for part, state := range s.states {
 		if state.Status != SupervisionDeactivated {
-			e := s.entities[part]
-			s.states[part] = e.Activate(e.Deactivate(state), s.nowMs(now))
+			s.states[part] = s.entities[part].Resume(state, s.nowMs(now))
 		}
 	}
+	return true
 }
 
 // Expired is what is expired now with its reason, empty when all is well.
@@ -175,17 +193,30 @@ func (s *Supervision) Expired() string {
 	return describeExpired(reasons)
 }
 
+// standsAsks is how often Stopped has to be asked between two cycles to call the judging
+// dead: after a pause it is asked before the next cycle.
+const standsAsks = 20
+
 // Stopped says why the process is to be replaced, if so: something was expired for too
 // long, or nothing is judged any more.
 func (s *Supervision) Stopped() string {
+	now := time.Now()
 	s.mu.Lock()
-	status, since := s.global.Status, time.Since(s.judged)
+	status, over := s.global.Status, s.over
+	if s.judged != s.askedOf {
+		s.asked, s.askedOf, s.askedAt = 0, s.judged, now
+	}
+	s.asked++
+	stands := now.Sub(s.askedAt)
+	dead := s.stoppedAfter > 0 && stands > s.stoppedAfter && s.asked > standsAsks
 	s.mu.Unlock()
 	switch {
+	case over:
+		return ""
 	case status == SupervisionStopped:
 		return "supervision stopped: " + s.Expired()
-	case s.stoppedAfter > 0 && since > s.stoppedAfter+ownPause:
-		return "supervision stands still since " + since.Round(time.Millisecond).String()
+	case dead:
+		return "supervision stands still since " + stands.Round(time.Millisecond).String()
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 )
 
 // What is counted of a subject.
@@ -36,6 +37,8 @@ type Tally struct {
 	mu      sync.Mutex
 	form    tallyForm
 	problem string
+	// dirty: something is not written yet; saving: somebody writes.
+	dirty, saving atomic.Bool
 }
 
 // OpenTally reads what was counted. A file that cannot be read is put aside.
@@ -68,16 +71,39 @@ func readTally(path string) (form tallyForm, err error) {
 	return form, err
 }
 
-// Count counts once more; the error says why that may not outlive a restart.
+// Count counts once more and saves; the error says why that may not outlive a restart.
 func (t *Tally) Count(what, subject string) error {
+	t.Add(what, subject)
+	return t.Save()
+}
+
+// Add counts once more, in memory: it waits for no disk.
+func (t *Tally) Add(what, subject string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	name := what + " " + subject
-	if _, known := t.form.Counts[name]; !known && len(t.form.Counts) >= tallyNamesMax {
-		return nil
+	if _, known := t.form.Counts[name]; known || len(t.form.Counts) < tallyNamesMax {
+		t.form.Counts[name]++
+		t.dirty.Store(true)
 	}
-	t.form.Counts[name]++
+}
+
+// Save writes what was counted, unless somebody else is at it: then they write it too.
+func (t *Tally) Save() error {
+	var err error
+	for t.dirty.Load() && t.saving.CompareAndSwap(false, true) {
+		for t.dirty.Swap(false) {
+			err = t.write()
+		}
+		t.saving.Store(false)
+	}
+	return err
+}
+
+func (t *Tally) write() error {
+	t.mu.Lock()
 	data, err := json.MarshalIndent(t.form, "", " ")
+	t.mu.Unlock()
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(t.path), 0o750)
 	}
@@ -87,6 +113,8 @@ func (t *Tally) Count(what, subject string) error {
 	if err == nil {
 		err = os.Rename(t.path+".partial", t.path)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.problem = ""
 	if err != nil {
 		t.problem = err.Error()

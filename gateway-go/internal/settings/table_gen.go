@@ -80,6 +80,8 @@ type Settings struct {
 	WebAllowedHosts []string
 	// SharedMemoryAnyOwner is shared_memory.any_owner. Let callers register shared memory that belongs to other users than the one the gateway runs as.
 	SharedMemoryAnyOwner bool
+	// SharedMemoryKeyPrefix is shared_memory.key_prefix. What the names of shared memory objects must begin with that callers register. Any user of this machine can call a loopback listener, and so reach those of the user that the gateway runs as.
+	SharedMemoryKeyPrefix string
 	// LimitsSharedMemoryRegionsMax is limits.shared_memory_regions_max. Regions of shared memory that are registered at once.
 	LimitsSharedMemoryRegionsMax int64
 	// ControlAllowRemote is control.allow_remote. Answer control calls (activate, load, reload) on a listener that is not loopback.
@@ -246,6 +248,7 @@ var table = []Spec{
 	{Key: "web.allowed_origins", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Origins of other sites whose pages may call, for example https://hmi.example:8443. The page's own origin always may.", field: func(s *Settings) any { return &s.WebAllowedOrigins }},
 	{Key: "web.allowed_hosts", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Host names accepted beside loopback names and listen.host.", field: func(s *Settings) any { return &s.WebAllowedHosts }},
 	{Key: "shared_memory.any_owner", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Let callers register shared memory that belongs to other users than the one the gateway runs as.", field: func(s *Settings) any { return &s.SharedMemoryAnyOwner }},
+	{Key: "shared_memory.key_prefix", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "What the names of shared memory objects must begin with that callers register. Any user of this machine can call a loopback listener, and so reach those of the user that the gateway runs as.", field: func(s *Settings) any { return &s.SharedMemoryKeyPrefix }},
 	{Key: "limits.shared_memory_regions_max", Type: "int", Default: "1024", Min: 0, Max: 65536, Allowed: []string{}, Flag: "", Doc: "Regions of shared memory that are registered at once.", field: func(s *Settings) any { return &s.LimitsSharedMemoryRegionsMax }},
 	{Key: "control.allow_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Answer control calls (activate, load, reload) on a listener that is not loopback.", field: func(s *Settings) any { return &s.ControlAllowRemote }},
 	{Key: "link.heartbeat_interval_ms", Type: "int", Default: "25", Min: 1, Max: 10000, Allowed: []string{}, Flag: "", Doc: "Time between heartbeats, both ways.", field: func(s *Settings) any { return &s.LinkHeartbeatIntervalMs }},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -47,20 +48,26 @@ type open struct {
 	uses sync.WaitGroup
 }
 
-// Regions keeps regions by name. All methods may be called at the same time.
-type Regions struct {
-	folder   string
-	most     int
-	anyOwner bool
-	mu       sync.Mutex
-	byName   map[string]*open
+// Options of Regions.
+type Options struct {
+	// Folder of the objects, and how many regions there may be.
+	Folder string
+	Most   int
+	// AnyOwner also takes objects of other users than the one this process runs as.
+	AnyOwner bool
+	// KeyPrefix is what the names of objects must begin with.
+	KeyPrefix string
 }
 
-// New keeps at most so many regions of objects in a folder; anyOwner also takes those of
-// other users.
-func New(folder string, most int, anyOwner bool) *Regions {
-	return &Regions{folder: folder, most: most, anyOwner: anyOwner, byName: map[string]*open{}}
+// Regions keeps regions by name. All methods may be called at the same time.
+type Regions struct {
+	options Options
+	mu      sync.Mutex
+	byName  map[string]*open
 }
+
+// New keeps regions.
+func New(options Options) *Regions { return &Regions{options: options, byName: map[string]*open{}} }
 
 // Register opens a region. The object must exist, be an ordinary one of the user that
 // this process runs as, and hold the bytes.
@@ -68,10 +75,14 @@ func (r *Regions) Register(region Region) error {
 	if !keys.MatchString(region.Key) {
 		return fmt.Errorf("%w: key %q is not a name of 1 to 255 letters, digits, '_', '-' and '.'", ErrNotOpen, region.Key)
 	}
+	object := strings.TrimPrefix(region.Key, "/")
+	if strings.HasPrefix(object, "sem.") || !strings.HasPrefix(object, r.options.KeyPrefix) {
+		return fmt.Errorf("%w: key %q is a semaphore, or does not begin with %q (shared_memory.key_prefix)", ErrForeign, region.Key, r.options.KeyPrefix)
+	}
 	if region.Size == 0 || region.Offset > math.MaxInt64 || region.Size > math.MaxInt64-region.Offset {
 		return fmt.Errorf("%w '%s': offset %d, byte size %d", ErrOutside, region.Name, region.Offset, region.Size)
 	}
-	file, err := os.OpenFile(filepath.Join(r.folder, filepath.Base(region.Key)), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	file, err := os.OpenFile(filepath.Join(r.options.Folder, object), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("%w region: '%s'", ErrNotOpen, region.Name)
 	}
@@ -85,8 +96,8 @@ func (r *Regions) Register(region Region) error {
 	switch {
 	case known:
 		err = fmt.Errorf("shared memory region '%s' %w", region.Name, ErrExists)
-	case len(r.byName) >= r.most:
-		err = fmt.Errorf("%w: %d", ErrTooMany, r.most)
+	case len(r.byName) >= r.options.Most:
+		err = fmt.Errorf("%w: %d", ErrTooMany, r.options.Most)
 	default:
 		r.byName[region.Name] = &open{Region: region, file: file}
 		return nil
@@ -104,7 +115,7 @@ func (r *Regions) suits(file *os.File, region Region) error {
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
 		return fmt.Errorf("%w region: '%s'", ErrNotOpen, region.Name)
 	}
-	if !r.anyOwner && int(stat.Uid) != os.Geteuid() {
+	if !r.options.AnyOwner && int(stat.Uid) != os.Geteuid() {
 		return fmt.Errorf("%w (shared_memory.any_owner): '%s'", ErrForeign, region.Name)
 	}
 	if uint64(info.Size()) < region.Offset+region.Size {
@@ -156,6 +167,15 @@ func (r *Regions) use(name string, offset, size uint64) (o *open, at int64, done
 	}
 	o.uses.Add(1)
 	return o, int64(o.Offset + offset), o.uses.Done, nil
+}
+
+// Check says why bytes of a region cannot be used.
+func (r *Regions) Check(name string, offset, size uint64) error {
+	_, _, done, err := r.use(name, offset, size)
+	if err == nil {
+		done()
+	}
+	return err
 }
 
 // Read copies bytes out of a region.

@@ -27,7 +27,7 @@ func object(t *testing.T, folder, name string, data []byte) string {
 func TestReadAndWrite(t *testing.T) {
 	folder := t.TempDir()
 	path := object(t, folder, "x", []byte("0123456789"))
-	r := New(folder, 2, false)
+	r := New(Options{Folder: folder, Most: 2, AnyOwner: false})
 	if err := r.Register(Region{"a", "/x", 2, 6}); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestWhatIsRefused(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(folder, "folder"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := New(folder, 2, false)
+	r := New(Options{Folder: folder, Most: 2, AnyOwner: false})
 	if err := r.Register(Region{"a", "x", 0, 10}); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestWhatIsRefused(t *testing.T) {
 		{Region{"b", strings.Repeat("k", 256), 0, 1}, ErrNotOpen}, {Region{"b", "link", 0, 1}, ErrNotOpen}, {Region{"b", "folder", 0, 1}, ErrNotOpen},
 		{Region{"b", "x", 0, 11}, ErrTooSmall}, {Region{"b", "x", 10, 1}, ErrTooSmall}, {Region{"b", "x", 0, 0}, ErrOutside},
 		{Region{"b", "x", math.MaxUint64, 2}, ErrOutside}, {Region{"b", "x", 5, math.MaxUint64}, ErrOutside}, {Region{"b", "x", math.MaxInt64, 1}, ErrOutside},
-		{Region{"a", "x", 0, 1}, ErrExists},
+		{Region{"b", "/sem.x", 0, 1}, ErrForeign}, {Region{"b", "sem.x", 0, 1}, ErrForeign}, {Region{"a", "x", 0, 1}, ErrExists},
 	} {
 		if err := r.Register(c.region); !errors.Is(err, c.want) {
 			t.Errorf("%v: %v, expected %v", c.region, err, c.want)
@@ -90,15 +90,18 @@ func TestWhatIsRefused(t *testing.T) {
 	if err := r.Register(Region{"c", "x", 0, 1}); !errors.Is(err, ErrTooMany) {
 		t.Error(err)
 	}
+	if err := New(Options{Folder: folder, Most: 1, KeyPrefix: "vigil_"}).Register(Region{"b", "/x", 0, 1}); !errors.Is(err, ErrForeign) {
+		t.Error(err)
+	}
 	if os.Geteuid() == 0 {
 		foreign := object(t, folder, "foreign", make([]byte, 10))
 		if err := os.Chown(foreign, 12345, 12345); err != nil {
 			t.Fatal(err)
 		}
-		if err := New(folder, 2, false).Register(Region{"f", "foreign", 0, 1}); !errors.Is(err, ErrForeign) {
+		if err := New(Options{Folder: folder, Most: 2, AnyOwner: false}).Register(Region{"f", "foreign", 0, 1}); !errors.Is(err, ErrForeign) {
 			t.Error(err)
 		}
-		any := New(folder, 2, true)
+		any := New(Options{Folder: folder, Most: 2, AnyOwner: true})
 		if err := any.Register(Region{"f", "foreign", 0, 1}); err != nil {
 			t.Error(err)
 		}
@@ -114,7 +117,7 @@ func TestWhatIsRefused(t *testing.T) {
 func TestAnObjectThatIsCutShort(t *testing.T) {
 	folder := t.TempDir()
 	path := object(t, folder, "x", make([]byte, 10))
-	r := New(folder, 2, false)
+	r := New(Options{Folder: folder, Most: 2, AnyOwner: false})
 	if err := r.Register(Region{"a", "x", 0, 10}); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +141,7 @@ func TestAnObjectThatIsCutShort(t *testing.T) {
 func TestFromManySides(t *testing.T) {
 	folder := t.TempDir()
 	object(t, folder, "x", bytes.Repeat([]byte{7}, 1<<16))
-	r := New(folder, 64, false)
+	r := New(Options{Folder: folder, Most: 64, AnyOwner: false})
 	var all sync.WaitGroup
 	for i := range 8 {
 		name := string(rune('a' + i))

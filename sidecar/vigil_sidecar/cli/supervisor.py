@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import http.client
 import json
+import math
 import os
 import signal
 import subprocess
@@ -78,6 +79,8 @@ class Supervisor:
         self._ready = False
         self._ports: dict[str, int] = {}
         self._heard_s = time.monotonic()
+        self._listening = False
+        """The gateway that runs now has its ports; until then it is starting."""
         environment = os.environ.copy()
         gateway, sidecar = gateway_binary(), [sys.executable, "-m", "vigil_sidecar.cli.main", "sidecar"]
         self._children = [
@@ -154,10 +157,14 @@ class Supervisor:
         """Pass on that all is supervised; a gateway that answers nothing is killed, and started again as any that ended."""
         gateway = self._children[1]
         silent_s = now - self._heard_s
-        if not self._ports or gateway.process is None or silent_s <= self._settings.supervisor_gateway_timeout_s:
+        s = self._settings
+        borne_s = s.supervisor_gateway_timeout_s if self._listening else s.supervisor_start_timeout_s
+        if not self._ports or gateway.process is None or silent_s <= borne_s:
             self._outer.alive()
         elif gateway.exited() is None:
             why = f"answered no health check for {silent_s:.1f} s (supervisor.gateway_timeout_s)"
+            if silent_s == math.inf:
+                why = "says that a part of it stands still"
             self._say(f"gateway (pid {gateway.pid}) {why}; it is killed")
             # SR-040
             gateway.process.kill()
@@ -202,6 +209,7 @@ class Supervisor:
             connection.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
             answer = connection.getresponse()
             if answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE:  # its own supervision says that it has to be replaced
+                self._heard_s = -math.inf
                 return False
             self._heard_s = time.monotonic()
             return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
@@ -224,7 +232,8 @@ class Supervisor:
         self._restart_due()
         gateway, sidecar = self._read("gateway.json"), self._read("sidecar.json")
         pids = [c.pid for c in self._children]
-        serving = bool(pids[1]) and gateway.get("gateway_pid") == pids[1] and self._health(gateway["http"])
+        self._listening = bool(pids[1]) and gateway.get("gateway_pid") == pids[1]
+        serving = self._listening and self._health(gateway["http"])
         ready = serving and bool(pids[0]) and sidecar.get("sidecar_pid") == pids[0]
         if ready and (not self._ready or self._ports.get("sidecar_pid") != sidecar["sidecar_pid"]):
             self._ports = gateway | sidecar | {"supervisor_pid": os.getpid()}

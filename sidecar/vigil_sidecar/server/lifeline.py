@@ -53,6 +53,7 @@ def hold_lifelines(folder: Path) -> list[str]:
 def _hold(path: bytes, held: threading.Event, errors: list[OSError]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # or a signal for the process would end the pause
+    pause = libc.pause  # looked up before: nothing may be allocated, and so collected, once these files are ours
     if libc.unshare(_CLONE_FILES) != 0:
         number = ctypes.get_errno()
         errors.append(OSError(number, f"a thread with files of its own: {os.strerror(number)}"))
@@ -66,4 +67,4 @@ def _hold(path: bytes, held: threading.Event, errors: list[OSError]) -> None:
         errors.append(error)
     held.set()
     while True:
-        libc.pause()
+        pause()
