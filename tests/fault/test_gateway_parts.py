@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,19 @@ def test_a_gateway_whose_listener_stays_so_is_replaced(tmp_path: Path) -> None:
         product.vigil("safety", "inject", "gateway_edge", "--magnitude", "120000")
         wait_for(lambda: product.pids()["gateway_pid"] != before, 30, "another gateway", 0.1)
         wait_for(lambda: stub.infer(infer_request("m", X)), what="an answer of the other")
+
+
+def test_listeners_whose_places_are_all_taken_are_no_fault(tmp_path: Path) -> None:
+    """Callers that hold every connection keep others out; the gateway is neither Degraded nor killed, and serves when they go."""
+    settings = {"limits.connections_max": 8, "supervisor.gateway_timeout_s": 1.0}
+    with product_with(tmp_path, settings) as product:
+        wait_for(lambda: Stub(product.channel()).infer(infer_request("m", X)), what="an answer")
+        before = product.pids()["gateway_pid"]
+        held = [socket.create_connection(("127.0.0.1", product.ports[p])) for p in ("grpc", "http") for _ in range(24)]
+        time.sleep(8)  # longer than all deadlines of supervision together
+        assert product.pids()["gateway_pid"] == before
+        for connection in held:
+            connection.close()
+        wait_for(lambda: Stub(product.channel()).infer(infer_request("m", X)), what="an answer")
+    records = read_records(product.data / "audit" / "gateway")
+    assert [r.payload for r in records if r.header.event_id == events.SUPERVISION_EXPIRED] == []

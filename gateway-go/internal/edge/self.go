@@ -24,8 +24,8 @@ const (
 )
 
 // SelfPlaces is how many places a listener has beside those of limits.connections_max,
-// for the gateway's own connection.
-const SelfPlaces = 1
+// for the connections that the gateway and its supervisor keep.
+const SelfPlaces = 2
 
 // Self is the gateway as its own caller, by the ways that callers come.
 type Self struct {
@@ -50,7 +50,7 @@ func NewSelf(native, web net.Listener, canary func(passed func(checkpoint string
 		grpc.WithNoProxy(), grpc.WithConnectParams(grpc.ConnectParams{Backoff: again, MinConnectTimeout: time.Second})); err != nil {
 		return nil, err
 	}
-	s.web = &http.Client{Transport: &http.Transport{MaxConnsPerHost: SelfPlaces}}
+	s.web = &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
 	s.parts = []selfPart{
 		{"edge_native", asked(s.askNative, native)}, {"edge_web", asked(s.askWeb, web)},
 		{"router", func(_ context.Context, passed func(string)) bool { canary(passed); return true }},

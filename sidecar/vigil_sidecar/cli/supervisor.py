@@ -79,6 +79,7 @@ class Supervisor:
         self._ready = False
         self._ports: dict[str, int] = {}
         self._heard_s = time.monotonic()
+        self._asks: http.client.HTTPConnection | None = None
         self._listening = False
         """The gateway that runs now has its ports; until then it is starting."""
         environment = os.environ.copy()
@@ -204,22 +205,31 @@ class Supervisor:
                 self._say(f"{child.name} started, pid {child.pid}")
 
     def _health(self, port: int) -> bool:
-        connection = http.client.HTTPConnection(self._settings.listen_host, port, timeout=1)
+        """One connection is kept: a listener whose places are all taken has none for a new one."""
+        if self._asks is None or self._asks.port != port:
+            self._hang_up()
+            self._asks = http.client.HTTPConnection(self._settings.listen_host, port, timeout=1)
         try:
-            connection.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
-            answer = connection.getresponse()
+            self._asks.request("POST", "/grpc.health.v1.Health/Check", b"{}", {"Content-Type": "application/json"})
+            answer = self._asks.getresponse()
+            body = answer.read()
             if answer.status == http.HTTPStatus.SERVICE_UNAVAILABLE:  # its own supervision says that it has to be replaced
                 self._heard_s = -math.inf
                 return False
             self._heard_s = time.monotonic()
-            return answer.status == 200 and json.loads(answer.read()).get("status") == "SERVING"
+            return answer.status == 200 and json.loads(body).get("status") == "SERVING"
         except TimeoutError:
+            self._hang_up()
             return False
         except (OSError, http.client.HTTPException, ValueError):
             self._heard_s = time.monotonic()  # whoever refuses a connection, or ends it, does not hang
+            self._hang_up()
             return False
-        finally:
-            connection.close()
+
+    def _hang_up(self) -> None:
+        if self._asks is not None:
+            self._asks.close()
+            self._asks = None
 
     def _read(self, name: str) -> dict[str, int]:
         try:
