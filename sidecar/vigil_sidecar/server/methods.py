@@ -93,7 +93,7 @@ def missing_methods(injection: bool = False) -> dict[str, str]:
     return inject | {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is answered by the gateway; use ModelInfer here",
         _OIP + "RepositoryModelLoad": "RepositoryModelLoad is not offered yet; use vigil.models.v1.ModelsService/ReloadModel",
-        _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; remove the version's folder",
+        _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; use the files: remove the version's folder",
         _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",
         _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
         **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
