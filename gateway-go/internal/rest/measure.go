@@ -27,10 +27,12 @@ func measure(object []byte) error {
 			continue
 		case '{', '[':
 			depth++
-			if dataAt < 0 && c == '[' && key == `"data"` {
-				dataAt = depth
+			if dataAt < 0 {
+				parts++
+				if c == '[' && key == `"data"` {
+					dataAt = depth
+				}
 			}
-			parts++
 		case '}', ']':
 			if depth == dataAt {
 				dataAt = -1

@@ -248,6 +248,10 @@ func TestWhatWouldGrow(t *testing.T) {
 			t.Errorf("%.60s: %v, expected %q", form, err, text)
 		}
 	}
+	nested := `"data":[` + strings.Repeat("[1],", many-1) + `[1]]`
+	if _, _, err := Request("m", "", []byte(input("UINT8", fmt.Sprintf("[%d,1]", many), nested)), nil, limit); err != nil {
+		t.Error(err)
+	}
 	data := `"data":[["` + `]}{[,` + `"` + strings.Repeat(`,"x"`, many-1) + `]]`
 	if _, _, err := Request("m", "", []byte(input("BYTES", fmt.Sprintf("[%d]", many), data)), nil, limit); err != nil {
 		t.Error(err)
