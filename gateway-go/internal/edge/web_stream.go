@@ -82,7 +82,9 @@ func (w *web) bidi(m *flow.Method) func(context.Context, *connect.BidiStream[raw
 		stream.ResponseHeader().Set(TraceHeader, caller.Trace.ID())
 		answer, callErr := w.service.StreamInfer(ctx, m, caller, receive, func(data []byte) error {
 			if rw, ok := ctx.Value(watchKey{}).(*watchedWriter); ok { // a reader that does not read ends its stream
-				_ = http.NewResponseController(rw).SetWriteDeadline(time.Now().Add(slowReader))
+				controller := http.NewResponseController(rw)
+				_ = controller.SetWriteDeadline(time.Now().Add(slowReader))
+				defer func() { _ = controller.SetWriteDeadline(time.Time{}) }() // a stream may rest as long as it likes
 			}
 			return stream.Send(&raw{m.Desc.Output(), data})
 		})
