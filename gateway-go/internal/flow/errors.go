@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -23,7 +24,7 @@ import (
 
 const (
 	domain = "vigil"
-	// violationsShown fit into the trailers that clients accept (8 KiB).
+	// violationsShown are listed; fit cuts what is too long for a client.
 	violationsShown = 32
 	retryAfter      = 50 * time.Millisecond
 )
@@ -97,9 +98,9 @@ func mapError(err error) *CallError {
 // and RetryInfo as they apply.
 func (e *CallError) Status(traceID string) *statuspb.Status {
 	if e.status != nil {
-		return e.status
+		return fit(e.status)
 	}
-	s := &statuspb.Status{Code: int32(e.Code), Message: e.Text}
+	s := &statuspb.Status{Code: int32(e.Code), Message: strings.ToValidUTF8(e.Text, "\uFFFD")}
 	add := func(m proto.Message) {
 		if packed, err := anypb.New(m); err == nil {
 			s.Details = append(s.Details, packed)
@@ -125,5 +126,5 @@ func (e *CallError) Status(traceID string) *statuspb.Status {
 	if e.Code == codes.ResourceExhausted || e.Code == codes.Unavailable {
 		add(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
 	}
-	return s
+	return fit(s)
 }
