@@ -5,7 +5,7 @@ Ids of the diagnostic events of safety/events.yaml.
 
 from __future__ import annotations
 
-CATALOGUE_DIGEST = "8c0bdb51a3de2a56d99402cdb878c74473f2c92f585a770d4b8b7259b212e22f"
+CATALOGUE_DIGEST = "a1dd040c5280e8676e7fb23a410370cb8a049ea61a9e893084d0f7d0e2990a5f"
 
 ANSWER = 1001
 CONTROL_ANSWER = 1002
@@ -35,6 +35,7 @@ SERVING_FILES_DELETED = 3005
 CHOSEN_VERSION_BAD = 3006
 PROVIDER_FALLBACK = 3007
 REPOSITORY_ENTRY_IGNORED = 3008
+MODEL_UNLOADED = 3009
 STATE_CHANGED = 4001
 LINK_UP = 4002
 LINK_LOST = 4003
@@ -89,6 +90,7 @@ NAMES: dict[int, str] = {
     3006: "chosen_version_bad",
     3007: "provider_fallback",
     3008: "repository_entry_ignored",
+    3009: "model_unloaded",
     4001: "state_changed",
     4002: "link_up",
     4003: "link_lost",
@@ -144,6 +146,7 @@ CLASSES: dict[int, str] = {
     3006: "model",
     3007: "model",
     3008: "model",
+    3009: "model",
     4001: "safety",
     4002: "safety",
     4003: "safety",

@@ -26,6 +26,7 @@ from vigil_sidecar.injection.wire import connection_maker
 from vigil_sidecar.journal import Journal
 from vigil_sidecar.log_setup import open_log
 from vigil_sidecar.pipelines.frames import FrameDecoder
+from vigil_sidecar.registry.control import ModelControl
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
@@ -42,6 +43,7 @@ from vigil_sidecar.server.model_config import read_options
 from vigil_sidecar.server.payloads import system_payload
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import Processor
+from vigil_sidecar.server.repository import Repository
 from vigil_sidecar.server.revalidation import Revalidation
 from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, count_of, transition_message
 from vigil_sidecar.settings_gen import Settings
@@ -88,11 +90,12 @@ class Sidecar:
         self.journal.follow(self.safety)
         root = Path(settings.models_dir)
         loader = Loader(settings, self.journal.model_event, self._check_version, self.injector.session if self.injector else None)
+        control = ModelControl(root, data / "control", settings.models_control, settings.models_load)
         self.reconciler = Reconciler(
-            root, settings, self.registry, loader, self.monitor, read_options, self.journal.model_event, self.journal.look_failed
+            control, settings, self.registry, loader, self.monitor, read_options, self.journal.model_event, self.journal.look_failed
         )  # fmt: skip
-        self._watcher = Watcher(root, self.reconciler.mark)
-        self.dispatcher = self._make_dispatcher(root)
+        self._watcher = Watcher(root, self.reconciler.mark) if control.mode == "watch" else None
+        self.dispatcher = self._make_dispatcher()
         instance, boot = log.instance.hex(), log.boot_id.hex()
         self._checkpoint, self._checkpoint_came, self._link_stopped = b"", threading.Event(), threading.Event()
         self._anchors = threading.Thread(target=self._record_anchors, name="anchors", daemon=True)
@@ -129,17 +132,18 @@ class Sidecar:
         self.journal.append(Entry(layout.KIND_SYSTEM, events.INJECTION_ENABLED, payload=system_payload("safety.injection is on", {})))
         self.log.warning("faults can be injected here (safety.injection); rely on no answer")
 
-    def _make_dispatcher(self, root: Path) -> Dispatcher:
+    def _make_dispatcher(self) -> Dispatcher:
         s = self.settings
         decoder = FrameDecoder(s.limits_frame_side_max, s.limits_frame_pixels_max, s.limits_decode_bytes_max)
         order = SourceOrder(s.limits_sources_max, s.limits_source_idle_s, s.limits_capture_skew_max_s, time.monotonic, time.time)
         revalidation = Revalidation(s.link_revalidate, s.link_revalidate_every, self.journal.disagreed)
         parts = Parts(
             Perception(decoder, order, self._hub),
-            Metadata(self.registry, self.ready),
-            Models(root, s, self.registry, self.reconciler, self.monitor),
+            Metadata(self.registry, self.ready, ["model_repository(unload_dependents)"] if s.models_control == "explicit" else []),
+            Models(s, self.registry, self.reconciler, self.monitor),
             SafetyReports(self.safety, self._hub, self.injector),
             AuditReports(self.audit.log),
+            Repository(self.registry, self.reconciler),
         )
         batch = batch_methods(parts)
         processor = Processor(self.registry, self.audit, batch, revalidation, self, self._model_state, self._rests)
@@ -157,7 +161,8 @@ class Sidecar:
         self._enable_injection()
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
-        self._watcher.start()
+        if self._watcher is not None:
+            self._watcher.start()
         supervision = self.safety.supervision
         supervision.watch(self._link.busy)
         supervision.watch(self.dispatcher.busy)
@@ -190,7 +195,8 @@ class Sidecar:
         self._direct.stop(self.settings.gateway_drain_timeout_s)
         if not self._link.drain(self.settings.gateway_drain_timeout_s):
             self.log.warning("calls were still running after the drain timeout")
-        self._watcher.stop()
+        if self._watcher is not None:
+            self._watcher.stop()
         self.reconciler.stop()
         self.safety.stop()
         self._link.stop()

@@ -35,6 +35,9 @@ class Settings:
     models_dir: str = 'models'
     models_settle_ms: int = 200
     models_rescan_interval_s: float = 2.0
+    models_control: str = 'watch'
+    models_load: tuple[str, ...] = ()
+    models_poll_interval_s: float = 15.0
     models_warmup_budget_s: float = 20.0
     models_allow_contract_change: bool = False
     models_batch_size_max_default: int = 32
@@ -165,6 +168,15 @@ SPECS: tuple[Spec, ...] = (
     Spec('models.rescan_interval_s', 'models_rescan_interval_s', 'float', 2.0, 0.1, 3600,
          (), None,
          'Look at every model folder again this often, for what notification misses.'),
+    Spec('models.control', 'models_control', 'string', 'watch', None, None,
+         ('watch', 'poll', 'none', 'explicit'), None,
+         'Who decides what is loaded: watch, files as they change; poll, files each models.poll_interval_s; none, files at the start; explicit, clients by RepositoryModelLoad and -Unload.'),
+    Spec('models.load', 'models_load', 'list', (), None, None,
+         (), None,
+         'Models that models.control = explicit loads at its first start; * is all.'),
+    Spec('models.poll_interval_s', 'models_poll_interval_s', 'float', 15.0, 0.1, 86400,
+         (), None,
+         'How often models.control = poll looks at every model folder.'),
     Spec('models.warmup_budget_s', 'models_warmup_budget_s', 'float', 20.0, 0.1, 3600,
          (), None,
          'A candidate that is not warm by then is refused.'),

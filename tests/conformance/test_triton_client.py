@@ -62,7 +62,7 @@ except InferenceServerException:
     out["bad"] = stats()[2][3] - after[3]
 calls = {
     "unknown": lambda: c.infer("nope", [i]), "version": lambda: c.infer("scale", [i], model_version="x"),
-    "log": lambda: c.get_log_settings(),
+    "load": lambda: c.load_model("scale"),
 }
 for name, call in calls.items():
     try:
@@ -104,7 +104,8 @@ def test_tritonclient_works_unchanged(product: Product, port: str) -> None:
     assert out["unknown"] == ["StatusCode.NOT_FOUND", "Request for unknown model: 'nope' is not found"]
     assert out["version"][0] == "StatusCode.INVALID_ARGUMENT"
     assert "failed to get model version from specified version string" in out["version"][1]
-    assert out["log"][0] == "StatusCode.UNIMPLEMENTED"
+    assert out["load"][0] == "StatusCode.UNAVAILABLE"
+    assert out["load"][1].startswith("explicit model load / unload is not allowed if polling is enabled")
     assert out["config"] == ["onnxruntime_onnx", 32, ["TYPE_FP32", ["4"]], "TYPE_STRING"]
     assert out["stats"] == ["1", 4, 2, 2, 0, 2, 0] and out["all"] == ["scale", "strings"] and out["bad"] == 1
 

@@ -228,11 +228,7 @@ def test_expired_call_is_not_computed(product: Product, stub: Stub) -> None:
 
 
 UNIMPLEMENTED = [
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
     "CudaSharedMemoryRegister",
-    "TraceSetting",
-    "LogSettings",
 ]
 
 
@@ -240,8 +236,6 @@ UNIMPLEMENTED = [
 def test_calls_that_are_not_built_yet(stub: Stub, name: str) -> None:
     """Declared calls that are not offered say so and name what to use."""
     request = getattr(oip, f"{name}Request")()
-    if name.startswith("RepositoryModel"):
-        request.model_name = "scale"
     with pytest.raises(grpc.RpcError) as error:
         stub.unary(f"/inference.GRPCInferenceService/{name}", request, oip.ModelConfigResponse)
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED

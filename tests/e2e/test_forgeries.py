@@ -128,7 +128,7 @@ def test_a_cut_at_its_own_checkpoint_is_told(honest: Honest, tmp_path: Path, log
     forge.save(forged, tmp_path / log)
     reports, _, code = verdicts([tmp_path / log], honest.trusted(), tmp_path)
     assert code == 0 and not reports[0].closed and not reports[0].witnessed
-    if exact[-3] < verdicts([honest.audit / x for x in LOGS], honest.trusted(), tmp_path)[0][LOGS.index(log)].witnessed:
+    if exact[-3] + 1 < verdicts([honest.audit / x for x in LOGS], honest.trusted(), tmp_path)[0][LOGS.index(log)].witnessed:
         reports, _, code = verdicts([tmp_path / log, honest.audit / LOGS[1 - LOGS.index(log)]], honest.trusted(), tmp_path)
         assert code == 4  # the other log holds a later one
 

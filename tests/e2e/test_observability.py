@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -147,3 +150,102 @@ def test_limit_hits_are_counted(product: Product) -> None:
     assert 'vigil_limit_hits_total{limit="limits.message_bytes_max"} 1' in scrape(product, "metrics")
     for limit in ("message_bytes_max", "streams_per_connection_max", "header_bytes_max", "keepalive_min_s", "connections_max"):
         assert f'vigil_limit{{limit="limits.{limit}"}}' in scrape(product, "metrics")
+
+
+CLIENT = """
+import json, sys
+import tritonclient.{form} as triton
+from tritonclient.utils import InferenceServerException
+c = triton.InferenceServerClient(sys.argv[1])
+plain = dict(as_json=True) if "{form}" == "grpc" else {{}}
+def tell(call, *arguments, **named):
+    try:
+        return call(*arguments, **named, **plain)
+    except InferenceServerException as e:
+        return [e.status(), e.message()]
+out = [tell(c.get_trace_settings), tell(c.update_trace_settings, settings={{"trace_level": ["OFF"], "trace_rate": "1000"}})]
+out.append(tell(c.update_trace_settings, settings={{"trace_level": None, "trace_rate": None}}))
+out.append(tell(c.update_trace_settings, settings={{"trace_file": "/tmp/x"}}))
+out.append(tell(c.update_trace_settings, model_name="m", settings={{"trace_rate": "2"}}))
+out += [tell(c.get_trace_settings, model_name="m"), tell(c.get_log_settings)]
+out.append(tell(c.update_log_settings, {{"log_info": False, "log_verbose_level": 1}}))
+out.append(tell(c.update_log_settings, {{"log_file": "/tmp/x"}}))
+out.append(tell(c.update_log_settings, {{"log_info": True, "log_verbose_level": 0}}))
+print(json.dumps(out))
+"""
+
+
+def plain(told: Any) -> Any:
+    """Settings as REST gives them, from what gRPC's JSON says."""
+    if not isinstance(told, dict) or "settings" not in told:
+        return told
+    out = {}
+    for name, value in told["settings"].items():
+        if "value" in value:
+            out[name] = value["value"] if name == "trace_level" else value["value"][0]
+        else:
+            out[name] = next(iter(value.values()), "")
+    return out
+
+
+@pytest.mark.parametrize("form", ["grpc", "http"])
+def test_tritonclient_tells_and_changes_settings(product: Product, form: str) -> None:
+    """Trace and log settings by Triton's own clients: what they say is so, what cannot be changed is refused by name."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT.format(form=form), f"127.0.0.1:{product.ports[form]}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    before, off, again, file, model, of_model, log, quiet, log_file, loud = map(plain, json.loads(done.stdout))
+    assert (before["trace_level"], before["trace_rate"], before["trace_mode"]) == (["TIMESTAMPS"], "1", "opentelemetry")
+    assert (off["trace_level"], off["trace_rate"]) == (["OFF"], "1000")
+    assert again == before == of_model
+    status = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}[form]
+    assert file[0] == model[0] == log_file[0] == status
+    assert "'trace_file' cannot be changed" in file[1] and "'model_name' must be empty" in model[1] and "'log_file'" in log_file[1]
+    assert (log["log_info"], log["log_warning"], log["log_error"], log["log_verbose_level"]) == (True, True, True, 0)
+    assert (quiet["log_info"], quiet["log_verbose_level"]) == (False, 1) and loud == log
+
+
+def test_changed_settings_have_their_effect(product: Product, receiver: tuple[Receiver, int]) -> None:
+    """OFF traces nothing new but what callers trace; without log_info neither process writes info lines."""
+    stub = Stub(product.channel())
+
+    def change(**settings: str) -> Any:
+        request = oip.TraceSettingRequest()
+        for name, value in settings.items():
+            request.settings[name].value.append(value)
+        return stub.unary("/inference.GRPCInferenceService/TraceSetting", request, oip.TraceSettingResponse)[0]
+
+    def log(on: bool) -> None:
+        request = oip.LogSettingsRequest()
+        request.settings["log_info"].bool_param = on
+        stub.unary("/inference.GRPCInferenceService/LogSettings", request, oip.LogSettingsResponse)
+
+    def traced(**named: Any) -> str:
+        return stub.unary(INFER, infer_request("m", {"x": X}), oip.ModelInferResponse, **named)[1]["vigil-trace-id"]
+
+    def arrived(trace: str) -> bool:
+        with receiver[0].lock:
+            return any(s.trace_id.hex() == trace for _, s in receiver[0].spans)
+
+    change(trace_level="OFF")
+    quiet = [traced() for _ in range(20)]
+    asked = traced(metadata=(("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"),))
+    change(trace_level="TIMESTAMPS", trace_rate="4")
+    some = [traced() for _ in range(400)]
+    change(trace_rate="1")
+    loud = traced()
+    wait_for(lambda: arrived(loud) and arrived(asked), 20, "the traced calls' spans")
+    assert not any(map(arrived, quiet))
+    assert 50 <= sum(map(arrived, some)) <= 160, "one call in four"
+
+    def lines(text: str) -> int:
+        return product.log.read_text().count(text)
+
+    for on, more in ((False, 0), (True, 1)):
+        log(on)
+        told = lines('"version_switched"')
+        graphs.scale(2.0 + more, product.models / "m" / str(2 + more) / "model.onnx")
+        wait_for(lambda: stub.models()["m"].serving_version == 2 + more, 20, "the next version serves")  # noqa: B023
+        wait_for(lambda: not more or lines('"version_switched"') == told + 1, 5, "the line is written")  # noqa: B023
+        assert lines('"version_switched"') == told + more

@@ -97,7 +97,7 @@ def test_tritonclient_http_works_unchanged(product: Product) -> None:
     assert out["y"] == [expected] * 6 and out["default"] == expected and out["async"] == [expected] * 8 and out["id"] == "7"
     assert out["s"] == [["a", "bé"]] * 2 and out["stats"] == [True, True]
     assert out["unknown"] == ["404", "Request for unknown model: 'nope' is not found"]
-    assert out["load"][0] == "501" and out["memory"] == "no error"
+    assert out["load"][0] == "503" and "not allowed" in out["load"][1] and out["memory"] == "no error"
 
 
 def test_a_rest_call_is_recorded_like_any(product: Product, stub: Stub) -> None:

@@ -54,6 +54,7 @@ func (w *web) routes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v2/repository/models/{model}/load", s.load)
 	mux.HandleFunc("POST /v2/repository/models/{model}/unload", s.unload)
 	s.sharedMemory(mux)
+	s.settings(mux)
 	mux.HandleFunc("/v2/", func(rw http.ResponseWriter, r *http.Request) {
 		writeError(rw, http.StatusNotFound, r.Method+" "+r.URL.Path+" is not a path of the Open Inference Protocol")
 	})
@@ -263,13 +264,33 @@ func (s *restful) index(rw http.ResponseWriter, r *http.Request) {
 }
 
 func (s *restful) load(rw http.ResponseWriter, r *http.Request) {
-	if s.ask(rw, r, "RepositoryModelLoad", &inference.RepositoryModelLoadRequest{ModelName: r.PathValue("model")}, &inference.RepositoryModelLoadResponse{}) {
-		writeJSON(rw, http.StatusOK, struct{}{})
-	}
+	s.change(rw, r, func(given map[string]*inference.ModelRepositoryParameter) bool {
+		request := &inference.RepositoryModelLoadRequest{ModelName: r.PathValue("model"), Parameters: given}
+		return s.ask(rw, r, "RepositoryModelLoad", request, &inference.RepositoryModelLoadResponse{})
+	})
 }
 
 func (s *restful) unload(rw http.ResponseWriter, r *http.Request) {
-	if s.ask(rw, r, "RepositoryModelUnload", &inference.RepositoryModelUnloadRequest{ModelName: r.PathValue("model")}, &inference.RepositoryModelUnloadResponse{}) {
+	s.change(rw, r, func(given map[string]*inference.ModelRepositoryParameter) bool {
+		request := &inference.RepositoryModelUnloadRequest{ModelName: r.PathValue("model"), Parameters: given}
+		return s.ask(rw, r, "RepositoryModelUnload", request, &inference.RepositoryModelUnloadResponse{})
+	})
+}
+
+// change reads a body that may hold files, and answers when they did what it says.
+func (s *restful) change(rw http.ResponseWriter, r *http.Request, do func(map[string]*inference.ModelRepositoryParameter) bool) {
+	data, done, err := s.body(rw, r)
+	defer done()
+	if err != nil {
+		s.refuse(rw, r, bodyStatus(err), err)
+		return
+	}
+	given, err := rest.RepositoryParameters(data)
+	if err != nil {
+		s.refuse(rw, r, http.StatusBadRequest, err)
+		return
+	}
+	if do(given) {
 		writeJSON(rw, http.StatusOK, struct{}{})
 	}
 }

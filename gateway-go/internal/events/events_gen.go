@@ -4,7 +4,7 @@
 package events
 
 // CatalogueDigest is the SHA-256 of the catalogue.
-const CatalogueDigest = "8c0bdb51a3de2a56d99402cdb878c74473f2c92f585a770d4b8b7259b212e22f"
+const CatalogueDigest = "a1dd040c5280e8676e7fb23a410370cb8a049ea61a9e893084d0f7d0e2990a5f"
 
 // Ids of events.
 const (
@@ -64,6 +64,8 @@ const (
 	ProviderFallback uint32 = 3007
 	// RepositoryEntryIgnored: A name or entry in the repository cannot be a model.
 	RepositoryEntryIgnored uint32 = 3008
+	// ModelUnloaded: A client had a model unloaded; nothing of it serves.
+	ModelUnloaded uint32 = 3009
 	// StateChanged: A safety state changed.
 	StateChanged uint32 = 4001
 	// LinkUp: Gateway and sidecar are connected.
@@ -144,6 +146,7 @@ var Names = map[uint32]string{
 	3006: "chosen_version_bad",
 	3007: "provider_fallback",
 	3008: "repository_entry_ignored",
+	3009: "model_unloaded",
 	4001: "state_changed",
 	4002: "link_up",
 	4003: "link_lost",
@@ -200,6 +203,7 @@ var Classes = map[uint32]string{
 	3006: "model",
 	3007: "model",
 	3008: "model",
+	3009: "model",
 	4001: "safety",
 	4002: "safety",
 	4003: "safety",

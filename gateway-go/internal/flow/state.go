@@ -45,9 +45,11 @@ var localAnswers = map[string]func(context.Context, *Service, proto.Message) (pr
 	"/vigil.safety.v1.SafetyService/Get": func(_ context.Context, s *Service, _ proto.Message) (proto.Message, error) {
 		return &safetyv1.GetResponse{State: s.system()}, nil
 	},
-	"/vigil.safety.v1.SafetyService/History": history,
-	"/vigil.safety.v1.SafetyService/Reset":   reset,
-	"/vigil.safety.v1.SafetyService/Inject":  inject,
+	"/inference.GRPCInferenceService/TraceSetting": traceSetting,
+	"/inference.GRPCInferenceService/LogSettings":  logSettings,
+	"/vigil.safety.v1.SafetyService/History":       history,
+	"/vigil.safety.v1.SafetyService/Reset":         reset,
+	"/vigil.safety.v1.SafetyService/Inject":        inject,
 	"/vigil.audit.v1.AuditService/Checkpoint": func(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
 		if err := s.ownLog(m.(*auditv1.CheckpointRequest).Log); err != nil {
 			return nil, err

@@ -116,7 +116,7 @@ func (p *processors) waits(now map[string]thread, lasted time.Duration) bool {
 
 // largeMessage is how long the sidecar may let nothing else run for each MiB of the calls
 // under way: it copies, hashes and encodes messages under the interpreter's lock.
-const largeMessage = 2 * time.Millisecond
+const largeMessage = 4 * time.Millisecond
 
 // pauseMax bounds the silence that a sidecar may announce.
 const pauseMax = 5 * time.Second

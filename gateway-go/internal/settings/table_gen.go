@@ -22,6 +22,12 @@ type Settings struct {
 	ModelsSettleMs int64
 	// ModelsRescanIntervalS is models.rescan_interval_s. Look at every model folder again this often, for what notification misses.
 	ModelsRescanIntervalS float64
+	// ModelsControl is models.control. Who decides what is loaded: watch, files as they change; poll, files each models.poll_interval_s; none, files at the start; explicit, clients by RepositoryModelLoad and -Unload.
+	ModelsControl string
+	// ModelsLoad is models.load. Models that models.control = explicit loads at its first start; * is all.
+	ModelsLoad []string
+	// ModelsPollIntervalS is models.poll_interval_s. How often models.control = poll looks at every model folder.
+	ModelsPollIntervalS float64
 	// ModelsWarmupBudgetS is models.warmup_budget_s. A candidate that is not warm by then is refused.
 	ModelsWarmupBudgetS float64
 	// ModelsAllowContractChange is models.allow_contract_change. Let a version with other inputs or outputs take over.
@@ -219,6 +225,9 @@ var table = []Spec{
 	{Key: "models.dir", Type: "string", Default: "models", Min: 0, Max: 0, Allowed: []string{}, Flag: "models", Doc: "Model repository.", field: func(s *Settings) any { return &s.ModelsDir }},
 	{Key: "models.settle_ms", Type: "int", Default: "200", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A changed file must keep still this long before it is read.", field: func(s *Settings) any { return &s.ModelsSettleMs }},
 	{Key: "models.rescan_interval_s", Type: "float", Default: "2.0", Min: 0.1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Look at every model folder again this often, for what notification misses.", field: func(s *Settings) any { return &s.ModelsRescanIntervalS }},
+	{Key: "models.control", Type: "string", Default: "watch", Min: 0, Max: 0, Allowed: []string{"watch", "poll", "none", "explicit"}, Flag: "", Doc: "Who decides what is loaded: watch, files as they change; poll, files each models.poll_interval_s; none, files at the start; explicit, clients by RepositoryModelLoad and -Unload.", field: func(s *Settings) any { return &s.ModelsControl }},
+	{Key: "models.load", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Models that models.control = explicit loads at its first start; * is all.", field: func(s *Settings) any { return &s.ModelsLoad }},
+	{Key: "models.poll_interval_s", Type: "float", Default: "15.0", Min: 0.1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "How often models.control = poll looks at every model folder.", field: func(s *Settings) any { return &s.ModelsPollIntervalS }},
 	{Key: "models.warmup_budget_s", Type: "float", Default: "20.0", Min: 0.1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A candidate that is not warm by then is refused.", field: func(s *Settings) any { return &s.ModelsWarmupBudgetS }},
 	{Key: "models.allow_contract_change", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Let a version with other inputs or outputs take over.", field: func(s *Settings) any { return &s.ModelsAllowContractChange }},
 	{Key: "models.batch_size_max_default", Type: "int", Default: "32", Min: 1, Max: 1024, Allowed: []string{}, Flag: "", Doc: "Largest batch of a model without config.pbtxt whose rows proved independent.", field: func(s *Settings) any { return &s.ModelsBatchSizeMaxDefault }},

@@ -5,7 +5,9 @@ import (
 	crand "crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"math"
 	"math/rand/v2"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
@@ -41,7 +43,9 @@ func (t *Tracer) Continue(traceparent string) Trace {
 	}
 	fresh(out.TraceID[:])
 	out.Parent = [8]byte{}
-	out.Sampled = t.provider != nil && (t.ratio >= 1 || rand.Float64() < t.ratio)
+	if now := t.now.Load(); now != nil && now.On {
+		out.Sampled = now.ratio >= 1 || rand.Float64() < now.ratio
+	}
 	return out
 }
 
@@ -71,7 +75,46 @@ func parse(s string, out *Trace) bool {
 type Tracer struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
+	atStart  Sampling
+	now      atomic.Pointer[Sampling] // nil without a receiver
+}
+
+// Sampling says which calls that bring no trace of their own are traced: one in Rate.
+type Sampling struct {
+	On       bool
+	Rate     uint64
+	Endpoint string
 	ratio    float64
+}
+
+func sampling(endpoint string, ratio float64) Sampling {
+	out := Sampling{On: endpoint != "" && ratio > 0, Rate: 1, Endpoint: endpoint, ratio: ratio}
+	if ratio > 0 {
+		out.Rate = uint64(math.Round(1 / ratio))
+	}
+	return out
+}
+
+// Sampling is how calls are sampled now.
+func (t *Tracer) Sampling() Sampling {
+	if now := t.now.Load(); now != nil {
+		return *now
+	}
+	return t.atStart
+}
+
+// AtStart is what the settings say.
+func (t *Tracer) AtStart() Sampling { return t.atStart }
+
+// Sample changes how calls are sampled; without a receiver nothing is.
+func (t *Tracer) Sample(s Sampling) {
+	if t.provider == nil {
+		return
+	}
+	if s.Rate != t.Sampling().Rate || s.ratio == 0 { // a ratio that is not one in a whole number stays as it was set
+		s.ratio = 1 / float64(s.Rate)
+	}
+	t.now.Store(&s)
 }
 
 // ids hands the ids that a Trace already has to the SDK.
@@ -97,7 +140,7 @@ func (ids) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID {
 // NewTracer connects to endpoint (host:port); empty makes no spans at no cost.
 func NewTracer(ctx context.Context, endpoint string, ratio float64) (*Tracer, error) {
 	if endpoint == "" {
-		return &Tracer{}, nil
+		return &Tracer{atStart: sampling("", ratio)}, nil
 	}
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithEndpoint(endpoint), otlptracegrpc.WithInsecure())
 	if err != nil {
@@ -106,7 +149,10 @@ func NewTracer(ctx context.Context, endpoint string, ratio float64) (*Tracer, er
 	p := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithIDGenerator(ids{}),
 		sdktrace.WithSampler(sdktrace.AlwaysSample()),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "vigil-gateway"))))
-	return &Tracer{provider: p, tracer: p.Tracer("vigil"), ratio: ratio}, nil
+	t := &Tracer{provider: p, tracer: p.Tracer("vigil"), atStart: sampling(endpoint, ratio)}
+	start := t.atStart
+	t.now.Store(&start)
+	return t, nil
 }
 
 // Span is a running span, or nothing.

@@ -77,13 +77,15 @@ def _version(text: str) -> int:
 
 
 def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    models = verbs.add_parser("models", help="list, show, config, activate, reload").add_subparsers(dest="sub", required=True)
+    models = verbs.add_parser("models", help="list, show, config, activate, reload, load, unload").add_subparsers(dest="sub", required=True)
     for name, summary in (
         ("list", "every model and version"),
         ("show", "one model"),
         ("config", "a model's configuration, completed from its graph, as config.pbtxt would have it"),
         ("activate", "let a version serve"),
         ("reload", "look at the files again"),
+        ("load", "load a model, or load it anew (models.control = explicit)"),
+        ("unload", "unload a model (models.control = explicit)"),
     ):
         parser = models.add_parser(name, help=summary)
         if name != "list":
@@ -92,6 +94,8 @@ def _models(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
             parser.add_argument("version", metavar="VERSION", type=_version)
         if name == "config":
             parser.add_argument("--version", metavar="N", type=_version, help="which (default: the serving one)")
+        if name == "load":
+            parser.add_argument("--override", metavar="FILE", type=Path, help="a config.pbtxt in place of the repository's")
         if name in ("activate", "reload"):
             parser.add_argument("--reason", default="", help="why, for the audit record")
         _common(parser, target=True)

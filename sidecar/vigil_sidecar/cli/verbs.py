@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format, text_format
 from inference import grpc_service_pb2 as oip
+from inference.model_config_pb2 import ModelConfig
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
 
@@ -20,7 +21,18 @@ from vigil_sidecar.cli.client import CommandFailed, connect
 from vigil_sidecar.cli.pictures import draw
 from vigil_sidecar.engine.datatypes import NUMPY, decode_bytes, encode_bytes
 
-__all__ = ["detect", "infer", "models_activate", "models_config", "models_list", "models_reload", "models_show", "when"]
+__all__ = [
+    "detect",
+    "infer",
+    "models_activate",
+    "models_config",
+    "models_list",
+    "models_load",
+    "models_reload",
+    "models_show",
+    "models_unload",
+    "when",
+]
 
 _MODELS = "/vigil.models.v1.ModelsService/"
 _TYPES = {dtype: name for name, dtype in NUMPY.items()}
@@ -112,6 +124,30 @@ def models_reload(args: argparse.Namespace) -> int:
     request = models.ReloadModelRequest(name=args.name, reason=args.reason)
     reply, _ = connect(args).call(_MODELS + "ReloadModel", request, models.ReloadModelResponse)
     _print_models([_model(reply.model)], args.json)
+    return 0
+
+
+def models_load(args: argparse.Namespace) -> int:
+    """vigil models load NAME"""
+    request = oip.RepositoryModelLoadRequest(model_name=args.name)
+    if args.override is not None:
+        try:
+            config = text_format.Parse(args.override.read_text(), ModelConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+            raise CommandFailed(f"--override {args.override}: {error}") from None
+        request.parameters["config"].string_param = json_format.MessageToJson(config)
+    client = connect(args)
+    client.call("/inference.GRPCInferenceService/RepositoryModelLoad", request, oip.RepositoryModelLoadResponse)
+    reply, _ = client.call(_MODELS + "GetModel", models.GetModelRequest(name=args.name), models.GetModelResponse)
+    _print_models([_model(reply.model)], args.json)
+    return 0
+
+
+def models_unload(args: argparse.Namespace) -> int:
+    """vigil models unload NAME"""
+    request = oip.RepositoryModelUnloadRequest(model_name=args.name)
+    connect(args).call("/inference.GRPCInferenceService/RepositoryModelUnload", request, oip.RepositoryModelUnloadResponse)
+    print(json.dumps({"unloaded": args.name}) if args.json else f"{args.name} is unloaded")
     return 0
 
 

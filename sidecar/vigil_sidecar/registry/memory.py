@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vigil_sidecar.engine.staging import FileSignature
+from vigil_sidecar.registry.repository import FolderView
 
 __all__ = ["ModelMemory", "Refusal"]
 
@@ -31,6 +32,8 @@ class ModelMemory:
     config_seen: tuple[object, float] = (None, 0.0)
     """Signatures of the files of settings when they changed last, and since when they keep still."""
     config_problem: str = ""
+    view: FolderView | None = None
+    """The folder at the latest look; None where there was none."""
     told: set[str] = field(default_factory=set)
     pending: set[int] = field(default_factory=set)
 

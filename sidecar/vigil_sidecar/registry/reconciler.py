@@ -11,6 +11,9 @@ from vigil_safety import events_gen as events
 from vigil_safety.monitor import Monitor
 from vigil_sidecar.engine.staging import FileSignature, StillWritten, is_written
 from vigil_sidecar.errors import CandidateRefused
+from vigil_sidecar.registry.commands import Commander
+from vigil_sidecar.registry.control import ModelControl
+from vigil_sidecar.registry.judgement import judge
 from vigil_sidecar.registry.loader import Loader
 from vigil_sidecar.registry.memory import ModelMemory, Refusal
 from vigil_sidecar.registry.options import ModelOptions
@@ -32,16 +35,18 @@ _EMPTY_S = 5.0
 class Reconciler:
     """One thread that owns all changes of the registry.
 
-    ``mark`` may be called from any thread. A look at a model never waits for a
-    file: what is still being written is looked at again later.
+    ``mark``, ``load`` and ``unload`` may be called from any thread. A look at a model
+    never waits for a file: what is still being written is looked at again later.
+    Where ``control`` is not live, a model that was looked at to its end is looked at
+    again only when someone asked for it.
     """
 
     def __init__(
-        self, root: Path, settings: Settings, registry: Registry, loader: Loader, monitor: Monitor,
-        read_options: Callable[[Path], ModelOptions], observe: Callable[[ModelEvent], None],
+        self, control: ModelControl, settings: Settings, registry: Registry, loader: Loader, monitor: Monitor,
+        read_options: Callable[[Path, str], ModelOptions], observe: Callable[[ModelEvent], None],
         failed: Callable[[str, Exception], None],
     ) -> None:  # fmt: skip
-        self._root, self._settings, self._registry = root, settings, registry
+        self.control, self._settings, self._registry = control, settings, registry
         self._loader, self._monitor, self._read_options = loader, monitor, read_options
         self._observe, self._failed = observe, failed
         self._memory: dict[str, ModelMemory] = {}
@@ -49,6 +54,8 @@ class Reconciler:
         self._wake = threading.Condition()
         self._stopping = False
         self._ignored: set[str] = set()
+        self._still: set[str] = set()
+        self._commander = Commander(control, registry, self._memory, observe, self._forget)
         self._looks = 0
         self._cold_until = time.monotonic() + _COLD_S
         self.first_pass = threading.Event()
@@ -69,9 +76,11 @@ class Reconciler:
             self._wake.notify()
         self._thread.join(timeout=30)
 
-    def mark(self, name: str, forget_refusals: bool = False, delay_s: float = 0.0) -> None:
-        """Look at a model soon."""
+    def mark(self, name: str, forget_refusals: bool = False, delay_s: float = 0.0, asked: bool = False) -> None:
+        """Look at a model soon; ``asked``: even if files do not decide (``models.control``)."""
         with self._wake:
+            if asked:
+                self._still.discard(name)
             if forget_refusals and name in self._memory:
                 self._memory[name].refused.clear()
             due = time.monotonic() + delay_s
@@ -83,14 +92,28 @@ class Reconciler:
         for name in {*self._names(), *self._registry.models}:
             self.mark(name)
 
+    def load(self, name: str, source: str, timeout_s: float) -> str | None:
+        """Load a model as ``source`` says (``ModelControl``); returns why it failed, "" when it serves, None when it is not done yet."""
+        command = self._commander.accept(name, source, timeout_s)
+        if command is None:
+            return None
+        self.mark(name, asked=True)
+        return command.problem if command.done.wait(timeout_s) else None
+
+    def unload(self, name: str, timeout_s: float) -> bool:
+        """Let a model go; False when that is not done yet. Raises ``OSError`` when it cannot be kept."""
+        dropped = self._commander.drop(name, timeout_s)
+        self.mark(name, asked=True)
+        return dropped and self.wait_looked(name, timeout_s)
+
     def _names(self) -> list[str]:
         """Names of model folders; what cannot be one is told once."""
-        names, ignored = list_models(self._root, self._settings.models_count_max)
+        names, ignored = list_models(self.control.root, self._settings.models_count_max)
         for name, reason in ignored:
             if name not in self._ignored and len(self._ignored) < self._settings.models_count_max:
                 self._ignored.add(name)
                 self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
-        return names
+        return [n for n in dict.fromkeys((*names, *self.control.known())) if self.control.wanted(n)]
 
     def wait_looked(self, name: str, timeout_s: float) -> bool:
         """Wait until a look at the model, started after this call, left nothing pending."""
@@ -106,7 +129,8 @@ class Reconciler:
 
     def _run(self) -> None:
         self.mark_all()
-        rescan = time.monotonic() + self._settings.models_rescan_interval_s
+        interval_s = self._settings.models_poll_interval_s if self.control.mode == "poll" else self._settings.models_rescan_interval_s
+        rescan = time.monotonic() + interval_s
         while True:
             self.passed("look")
             with self._wake:
@@ -127,7 +151,7 @@ class Reconciler:
             for name in ready:
                 self.passed("load")  # it may copy, hash and load, each for as long as the file is large
                 try:
-                    self._look(name)
+                    self._look_to_its_end(name)
                 except Exception as error:  # one model's trouble must not stop the others
                     self._failed(name, error)
                     self.mark(name, delay_s=1.0)
@@ -135,17 +159,35 @@ class Reconciler:
             with self._wake:
                 self._looks += bool(ready)
             if now >= rescan:
-                rescan = now + self._settings.models_rescan_interval_s
-                self.mark_all()
+                rescan = now + interval_s
+                if self.control.live:
+                    self.mark_all()
 
     # One look at one model.
+
+    def _look_to_its_end(self, name: str) -> None:
+        if self.control.live:
+            self._look(name)
+            return
+        if name in self._still:
+            return
+        self._commander.begin(name)
+        if self.control.wanted(name):
+            self._look(name)
+        else:
+            self._commander.release(name)
+        with self._wake:
+            if name in self._due:
+                return  # something is pending
+            self._still.add(name)
+        self._commander.conclude(name)
 
     def _look(self, name: str) -> None:
         if name not in self._registry.models and not self._admissible(name):
             self._names()
             return
         memory = self._memory.setdefault(name, ModelMemory())
-        folder = self._root / name
+        folder = self.control.folder(name)
         try:
             view = look(folder)
         except FileNotFoundError:
@@ -155,6 +197,7 @@ class Reconciler:
         except OSError as error:  # what cannot be read is not gone: nothing changes but that it is told
             self._tell_once(memory, name, f"the model's folder cannot be read: {error.strerror}")
             return
+        memory.view = view
         model = self._registry.models.get(name) or Model(name)
         if name not in self._registry.models:
             self._registry.models = {**self._registry.models, name: model}
@@ -177,7 +220,7 @@ class Reconciler:
         if wanted is not None:
             self._try(model, memory, view, wanted)
         self._keep_by_policy(model, memory, view)
-        self._judge(model, memory, view)
+        self.problems[model.name] = judge(model, memory, view, self._monitor, self._observe)
         refresh_views(model, memory, view)
         self._registry.notify()
 
@@ -185,7 +228,7 @@ class Reconciler:
         """Whether a folder of this name may be a model (``list_models`` tells the reasons)."""
         return (
             MODEL_NAME.fullmatch(name) is not None
-            and (self._root / name).is_dir()
+            and self.control.folder(name).is_dir()
             and len(self._registry.models) < self._settings.models_count_max
         )
 
@@ -212,14 +255,14 @@ class Reconciler:
             memory.config_seen, since = (view.config, now), now
         written = max((s.mtime_ns for s in view.config if s is not None), default=0) / 1e9
         cold = not self.first_pass.is_set() and time.time() - written > settle_s
-        return (cold or now - since >= settle_s) and not any(is_written(self._root / model.name / n) for n in CONFIG_FILES)
+        return (cold or now - since >= settle_s) and not any(is_written(self.control.folder(model.name) / n) for n in CONFIG_FILES)
 
     def _read_config(self, model: Model, memory: ModelMemory, folder: Path, view: FolderView) -> None:
         if memory.config == view.config:
             return
         first = memory.config is None
         try:
-            model.options, memory.config_problem = self._read_options(folder), ""
+            model.options, memory.config_problem = self._read_options(folder, model.name), ""
         except CandidateRefused as error:
             memory.config_problem = str(error)
         except Exception as error:  # a parser gave up: never serve with options that nobody wrote
@@ -285,7 +328,7 @@ class Reconciler:
         try:
             if memory.config_problem:
                 raise CandidateRefused(memory.config_problem)
-            staged = self._loader.stage(self._root / model.name / str(number) / "model.onnx")
+            staged = self._loader.stage(self.control.folder(model.name) / str(number) / "model.onnx")
             try:
                 digest = staged.digest
                 if loaded is not None and loaded.digest == digest and loaded.options == model.options:
@@ -355,27 +398,3 @@ class Reconciler:
                 model.loaded = {n: v for n, v in model.loaded.items() if n != number}
                 memory.read.pop(number, None)
                 version.retire()
-
-    def _judge(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
-        """Tell the model's safety machine whether the version that was chosen serves."""
-        subject, serving = f"model/{model.name}", model.serving
-        state = self._monitor.status(subject).state
-        problem = view.chosen_problem or (
-            f"chosen version {view.chosen} does not exist" if view.chosen is not None and view.chosen not in view.versions else ""
-        )
-        if not problem and model.options.policy.kind == "specific" and view.chosen not in (None, *model.options.policy.versions):
-            problem = f"chosen version {view.chosen} is excluded by version_policy"
-        if not problem and view.chosen is not None and memory.is_refused(view.versions, view.chosen):
-            problem = f"chosen version {view.chosen} was refused: {memory.refused[view.chosen].reason}"
-        self.problems[model.name] = problem or ("no version serves" if serving is None else "")
-        if serving is None:
-            if view.versions and all(memory.is_refused(view.versions, n) for n in view.versions) and state != "DEGRADED":
-                self._monitor.event(subject, "fault", "no version passes its checks")
-        elif problem and state == "STARTING":
-            self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
-            self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")
-        elif state == "STARTING":
-            self._monitor.event(subject, "ready", f"version {serving.number} serves")
-        elif problem and state == "NORMAL" and "version_policy" in problem:
-            self._observe(ModelEvent(events.CHOSEN_VERSION_BAD, model.name, view.chosen or 0, "", problem))
-            self._monitor.event(subject, "fault", f"{problem}; version {serving.number} serves")

@@ -14,6 +14,7 @@ from vigil_sidecar.server.dispatch import StreamMethod, UnaryMethod
 from vigil_sidecar.server.forms import InferForms
 from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import BatchMethod
+from vigil_sidecar.server.repository import Repository
 from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports
 
 __all__ = ["Parts", "batch_methods", "missing_methods", "stream_methods", "unary_methods"]
@@ -33,6 +34,7 @@ class Parts(NamedTuple):
     models: Models
     safety: SafetyReports
     audit: AuditReports
+    repository: Repository
 
 
 def batch_methods(parts: Parts) -> dict[str, BatchMethod]:
@@ -63,7 +65,10 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _OIP + "ModelMetadata": UnaryMethod(oip.ModelMetadataRequest, meta.model),
         _OIP + "ModelConfig": UnaryMethod(oip.ModelConfigRequest, meta.config),
         _OIP + "ModelStatistics": UnaryMethod(oip.ModelStatisticsRequest, meta.statistics),
-        _OIP + "RepositoryIndex": UnaryMethod(oip.RepositoryIndexRequest, meta.index),
+        _OIP + "RepositoryIndex": UnaryMethod(oip.RepositoryIndexRequest, parts.repository.index),
+        _OIP + "RepositoryModelLoad": UnaryMethod(oip.RepositoryModelLoadRequest, parts.repository.load, control=True),
+        _OIP + "LogSettings": UnaryMethod(oip.LogSettingsRequest, meta.log_settings, control=True),
+        _OIP + "RepositoryModelUnload": UnaryMethod(oip.RepositoryModelUnloadRequest, parts.repository.unload, control=True),
         _MODELS + "ListModels": UnaryMethod(models.ListModelsRequest, mod.list),
         _MODELS + "GetModel": UnaryMethod(models.GetModelRequest, mod.get),
         _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True),
@@ -92,10 +97,7 @@ def missing_methods(injection: bool = False) -> dict[str, str]:
     inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
     return inject | {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is answered by the gateway; use ModelInfer here",
-        _OIP + "RepositoryModelLoad": "RepositoryModelLoad is not offered yet; use vigil.models.v1.ModelsService/ReloadModel",
-        _OIP + "RepositoryModelUnload": "RepositoryModelUnload is not offered yet; use the files: remove the version's folder",
-        _OIP + "TraceSetting": "TraceSetting is not offered yet; set trace.otlp_endpoint and trace.sample_ratio",
-        _OIP + "LogSettings": "LogSettings is not offered yet; set log.level",
+        _OIP + "TraceSetting": "TraceSetting is answered by the gateway; ask it",
         **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
         **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},
         **{_OIP + f"CudaSharedMemory{x}": cuda for x in ("Status", "Register", "Unregister")},

@@ -89,10 +89,10 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
         out["policy"] = VersionPolicy("all")
     elif policy == "specific":
         out["policy"] = VersionPolicy("specific", versions=tuple(config.version_policy.specific.versions))
-    elif policy == "latest":
-        out["policy"] = VersionPolicy("latest", max(1, config.version_policy.latest.num_versions))
         if any(n < 1 for n in config.version_policy.specific.versions):
             raise CandidateRefused("config.pbtxt: version_policy.specific names a version below 1")
+    elif policy == "latest":
+        out["policy"] = VersionPolicy("latest", max(1, config.version_policy.latest.num_versions))
     accelerators = config.optimization.execution_accelerators
     names = [a.name for a in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator)]
     if names:
@@ -182,12 +182,12 @@ def _toml(text: str) -> dict[str, Any]:
     return out
 
 
-def read_options(folder: Path) -> ModelOptions:
-    """Options of one model folder; raises ``CandidateRefused`` naming the file and field."""
+def read_options(folder: Path, model: str) -> ModelOptions:
+    """Options of a model with its files in ``folder``; raises ``CandidateRefused`` naming the file and field."""
     values: dict[str, Any] = {}
     pbtxt = _read(folder / "config.pbtxt")
     if pbtxt is not None:
-        values |= _pbtxt(pbtxt, folder.name)
+        values |= _pbtxt(pbtxt, model)
     toml = _read(folder / "vigil.toml")
     if toml is not None:
         values |= _toml(toml)

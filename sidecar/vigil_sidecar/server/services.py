@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from pathlib import Path
 
 from inference import grpc_service_pb2 as oip
 from vigil.audit.v1 import service_pb2 as audit_pb2
@@ -27,15 +26,22 @@ from vigil_sidecar.server.call import Call, Reply
 from vigil_sidecar.server.model_configuration import configuration, statistics
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import WatchHub
+from vigil_sidecar.telemetry.log import LEVELS
 
-__all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "system_state", "transition_message"]
+__all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "system_state", "transition_message", "wait_s"]
 
 _ACTIVATE_WAIT_S = 60.0
 _WAIT_S = 0.25
 _HISTORY_DEFAULT = 100
+_LOG_SETTINGS = {
+    "log_info": ("info", "bool_param"), "log_warning": ("warning", "bool_param"), "log_error": ("error", "bool_param"),
+    "log_verbose_level": ("debug", "uint32_param"),
+}  # fmt: skip
+"""Triton's names: the level that it means, and its kind."""
 
 
-def _wait_s(call: Call) -> float:
+def wait_s(call: Call) -> float:
+    """How long a call that changes something may take: until its deadline, at most a minute."""
     if call.context.deadline_ns == 0:
         return _ACTIVATE_WAIT_S
     return min(_ACTIVATE_WAIT_S, max(0.0, (call.context.deadline_ns - time.monotonic_ns()) / 1e9 - 0.05))
@@ -44,8 +50,9 @@ def _wait_s(call: Call) -> float:
 class Metadata:
     """What the Open Inference Protocol tells about server and models."""
 
-    def __init__(self, registry: Registry, ready: Callable[[], bool]) -> None:
-        self._registry, self._ready = registry, ready
+    def __init__(self, registry: Registry, ready: Callable[[], bool], more: Sequence[str] = ()) -> None:
+        """``more`` are extensions that depend on settings."""
+        self._registry, self._ready, self._more = registry, ready, more
 
     def live(self, request: oip.ServerLiveRequest, call: Call) -> oip.ServerLiveResponse:
         """The process answers, so it lives."""
@@ -68,8 +75,33 @@ class Metadata:
         return oip.ServerMetadataResponse(
             name="vigil",
             version=metadata.version("vigil-sidecar"),
-            extensions=["model_repository", "model_configuration", "system_shared_memory", "binary_tensor_data", "statistics"],
+            extensions=[
+                "model_repository",
+                *self._more,
+                "model_configuration",
+                "system_shared_memory",
+                "binary_tensor_data",
+                "statistics",
+                "trace",
+                "logging",
+            ],
         )
+
+    def log_settings(self, request: oip.LogSettingsRequest, call: Call) -> oip.LogSettingsResponse:
+        """Which lines of the log are written, by Triton's names; changes last until the process ends."""
+        for name, value in request.settings.items():
+            choice, known = value.WhichOneof("parameter_choice"), _LOG_SETTINGS.get(name)
+            if known is None or choice != known[1]:
+                text = f"'{name}' cannot be changed so; there are " + ", ".join(f"{n} ({k[1][:-6]})" for n, k in _LOG_SETTINGS.items())
+                raise SemanticViolation(text, [(f"settings[{name}]", text)])
+        for name, value in request.settings.items():
+            level, choice = _LOG_SETTINGS[name]
+            LEVELS[level] = bool(getattr(value, choice))
+        response = oip.LogSettingsResponse()
+        response.settings["log_file"].string_param, response.settings["log_format"].string_param = "", "json"
+        for name, (level, choice) in _LOG_SETTINGS.items():
+            setattr(response.settings[name], choice, LEVELS[level])
+        return response
 
     def model(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
         """Contract of a model."""
@@ -102,23 +134,12 @@ class Metadata:
         loaded = [v for m in models for _, v in sorted(m.loaded.copy().items())]
         return oip.ModelStatisticsResponse(model_stats=[statistics(v) for v in loaded if request.version in ("", v.text)])
 
-    def index(self, request: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
-        """Every version of every model, in Triton's words for its state."""
-        states = {"serving": "READY", "standby": "READY", "loading": "LOADING", "refused": "UNAVAILABLE", "retired": "UNAVAILABLE"}
-        response = oip.RepositoryIndexResponse()
-        for view in self._registry.all():
-            for v in view.versions:
-                state = states[v.state]
-                if state == "READY" or not request.ready:
-                    response.models.add(name=view.name, version=str(v.version), state=state, reason=v.reason)
-        return response
-
 
 class Models:
     """ModelsService."""
 
-    def __init__(self, root: Path, settings: Settings, registry: Registry, reconciler: Reconciler, monitor: Monitor) -> None:
-        self._root, self._settings, self._registry = root, settings, registry
+    def __init__(self, settings: Settings, registry: Registry, reconciler: Reconciler, monitor: Monitor) -> None:
+        self._settings, self._registry = settings, registry
         self._reconciler, self._monitor = reconciler, monitor
 
     def list(self, request: models.ListModelsRequest, call: Call) -> models.ListModelsResponse:
@@ -132,7 +153,8 @@ class Models:
     def activate(self, request: models.ActivateVersionRequest, call: Call) -> models.ActivateVersionResponse:
         """Write the link, then wait until the version serves or is refused."""
         view = self._registry.get(request.name)
-        if not (self._root / view.name / str(request.version) / "model.onnx").is_file():
+        folder = self._reconciler.control.folder(view.name)
+        if not (folder / str(request.version) / "model.onnx").is_file():
             known = ", ".join(str(v.version) for v in view.versions) or "none"
             raise SemanticViolation(
                 f"model '{view.name}' has no version {request.version}; it has {known}", [("version", "does not exist")]
@@ -143,17 +165,17 @@ class Models:
             text = f"version_policy of model '{view.name}' allows the versions {allowed}, not {request.version}; change its config.pbtxt"
             raise SemanticViolation(text, [("version", "excluded by version_policy")])
         call.subject, call.reason = f"{view.name} version {request.version}", request.reason
-        self._reconciler.mark(view.name)
-        self._reconciler.wait_looked(view.name, _wait_s(call))
+        self._reconciler.mark(view.name, asked=True)
+        self._reconciler.wait_looked(view.name, wait_s(call))
         view = self._registry.get(request.name)
         self._refuse_if_refused(view, request.version)
-        before = read_latest(self._root / view.name)
+        before = read_latest(folder)
         try:
-            write_latest(self._root / view.name, request.version)
+            write_latest(folder, request.version)
         except OSError as error:
             raise Unavailable(f"the link 'latest' of model '{view.name}' cannot be written: {error.strerror}") from None
-        end = time.monotonic() + _wait_s(call)
-        self._reconciler.mark(view.name)
+        end = time.monotonic() + wait_s(call)
+        self._reconciler.mark(view.name, asked=True)
         while time.monotonic() < end and not call.cancelled:
             view = self._registry.get(request.name)
             if view.serving is not None and view.serving.number == request.version:
@@ -161,8 +183,8 @@ class Models:
             try:
                 self._refuse_if_refused(view, request.version)
             except SemanticViolation:
-                restore_latest(self._root / view.name, before)  # files and calls agree on what was not chosen, too
-                self._reconciler.mark(view.name)
+                restore_latest(folder, before)  # files and calls agree on what was not chosen, too
+                self._reconciler.mark(view.name, asked=True)
                 raise
             with self._registry.changed:
                 self._registry.changed.wait(0.02)
@@ -176,10 +198,10 @@ class Models:
     def reload(self, request: models.ReloadModelRequest, call: Call) -> models.ReloadModelResponse:
         """Look again, forgetting refusals."""
         call.subject, call.reason = request.name, request.reason
-        if MODEL_NAME.fullmatch(request.name) is None or not (self._root / request.name).is_dir():
+        if MODEL_NAME.fullmatch(request.name) is None or not self._reconciler.control.folder(request.name).is_dir():
             self._registry.get(request.name)
-        self._reconciler.mark(request.name, forget_refusals=True)
-        if not self._reconciler.wait_looked(request.name, _wait_s(call)):
+        self._reconciler.mark(request.name, forget_refusals=True, asked=True)
+        if not self._reconciler.wait_looked(request.name, wait_s(call)):
             raise Unavailable(f"model '{request.name}' is still being loaded; look again later")
         return models.ReloadModelResponse(model=self._message(self._registry.get(request.name)))
 

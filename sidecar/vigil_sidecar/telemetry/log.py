@@ -8,20 +8,32 @@ from typing import Any
 
 import structlog
 
-__all__ = ["configure", "get_logger"]
+__all__ = ["LEVELS", "configure", "get_logger"]
+
+LEVELS = {"debug": False, "info": True, "warning": True, "error": True, "critical": True}
+"""Which lines are written. May be changed at any time, by any thread."""
+
+
+def _written(logger: Any, method: str, event: Any) -> Any:
+    if not LEVELS[event["level"]]:
+        raise structlog.DropEvent
+    return event
 
 
 def configure(level: str) -> None:
-    """Set up logging of the process: one JSON object a line on stderr."""
+    """Set up logging of the process: one JSON object a line on stderr, of this severity (debug, info, warning, error) or more."""
+    least = getattr(logging, level.upper())
+    LEVELS.update({name: getattr(logging, name.upper()) >= least for name in LEVELS})
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _written,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
             structlog.processors.EventRenamer("msg"),
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
