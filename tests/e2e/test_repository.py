@@ -33,6 +33,13 @@ def stub(product: Product) -> Stub:
     return Stub(product.channel())
 
 
+def warmup(given: str, name: str = "x") -> str:
+    """A config.pbtxt with one sample to warm up with."""
+    return (
+        f"max_batch_size: 4 model_warmup {{ name: 's' batch_size: 2 inputs {{ key: '{name}' value {{ data_type: TYPE_FP32 {given} }} }} }}"
+    )
+
+
 def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
     """Unknown and unsupported fields of config.pbtxt and vigil.toml refuse the version by name."""
     for name, file, text, said in (
@@ -63,6 +70,30 @@ def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
         ("c25", "vigil.toml", "output_max = nan", "no value is allowed"),
         ("c26", "vigil.toml", "intra_op_threads = true", "wrong type"),
         ("c27", "config.pbtxt", "max_batch_size: 0", ""),
+        ("c28", "config.pbtxt", "max_batch_size: 8 dynamic_batching { preferred_batch_size: [4, 9] }", "has 9, allowed is 1..8"),
+        ("c29", "config.pbtxt", "max_batch_size: 8 dynamic_batching { priority_levels: 2 }", "priority_levels' is not supported"),
+        ("c30", "config.pbtxt", "max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 9999999 }", "allowed is 0..1000000"),
+        (
+            "c31",
+            "config.pbtxt",
+            "max_batch_size: 8 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
+            "timeout_action supports REJECT",
+        ),
+        ("c32", "config.pbtxt", "max_batch_size: 8 dynamic_batching { }", ""),
+        ("c33", "config.pbtxt", warmup("dims: [4] random_data: true", "y"), "has no input 'x'"),
+        ("c34", "config.pbtxt", warmup("dims: [4]"), "says neither zero_data, random_data nor input_data_file"),
+        ("c35", "config.pbtxt", warmup("dims: [4] input_data_file: 'none.bin'"), "warmup/none.bin cannot be read"),
+        ("c36", "config.pbtxt", warmup("dims: [4] input_data_file: '../config.pbtxt'"), "no name of a file in the folder warmup"),
+        ("c37", "config.pbtxt", warmup("dims: [-1] zero_data: true"), "must all be known"),
+        ("c38", "config.pbtxt", warmup("dims: [5] zero_data: true"), "warm-up failed"),
+        ("c39", "config.pbtxt", warmup("dims: [4] zero_data: true").replace("FP32", "INT8"), "is INT8, the graph says FP32"),
+        (
+            "c40",
+            "config.pbtxt",
+            warmup("dims: [4] zero_data: true").replace("size: 2", "size: 9"),
+            "has the batch_size 9",
+        ),
+        ("c41", "config.pbtxt", warmup("dims: [4] zero_data: true"), ""),
     ):
         (product.models / name).mkdir()
         (product.models / name / file).write_text(text)

@@ -13,7 +13,7 @@ from vigil_safety.monitor import Monitor
 from vigil_safety.supervision import EXPIRED, OK, STOPPED
 from vigil_safety.table import machine_table
 from vigil_sidecar.server.call import Call
-from vigil_sidecar.server.workers import ModelWorkers
+from vigil_sidecar.server.workers import Intake, ModelWorkers
 from vigil_sidecar.supervision import Supervision, Work
 
 LIMIT_MS, STOPPED_AFTER_MS = 5000, 2000
@@ -50,7 +50,7 @@ def test_a_worker_that_does_not_answer_expires(gates: tuple[threading.Event, thr
         judged.supervision.run_ends()
         answer.wait(30)
 
-    workers = ModelWorkers(process, 10, lambda model: 1)
+    workers = ModelWorkers(process, 10, lambda model: Intake(1, None), lambda call, error: None)
     judged = Judged(workers.busy)
     assert judged.at(0) == ([], OK)
     workers.submit("m", [None], None, done.set)  # type: ignore[list-item]

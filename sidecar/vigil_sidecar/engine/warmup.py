@@ -11,6 +11,7 @@ import numpy as np
 from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.datatypes import NUMPY
 from vigil_sidecar.engine.golden import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, Golden, make_golden
+from vigil_sidecar.engine.samples import WarmupSample, sample_feeds
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.errors import CandidateRefused
 
@@ -92,7 +93,7 @@ def _free_dimension(session: Session, rows: int | None, sizes: Sequence[int]) ->
         except Exception as failure:  # any native failure: try the next size
             error = failure
     reason = str(error).split("\n")[0][:300]
-    raise CandidateRefused(f"warm-up failed: {reason}")
+    raise CandidateRefused(f"warm-up failed: {reason} (if the graph takes only certain inputs, name some: model_warmup in config.pbtxt)")
 
 
 def warm_up(
@@ -102,12 +103,13 @@ def warm_up(
     budget_s: float,
     clock: Callable[[], float] = time.monotonic,
     free_sizes: Sequence[int] = _FREE_DIMENSION_TRIES,
+    samples: Sequence[WarmupSample] = (),
 ) -> Warmth:
     """Run every batch size that the batcher can form.
 
     ``configured_batch`` is ``max_batch_size`` of config.pbtxt, None without a
     file: then rows are checked for independence, since a free first axis may
-    as well be time.
+    as well be time. ``samples`` are inputs to run instead of made-up ones.
 
     Raises:
         CandidateRefused: a run failed or the budget was spent.
@@ -120,6 +122,8 @@ def warm_up(
 
     contract = session.contract
     gap: float | None = None
+    if samples:
+        return _by_samples(session, configured_batch or 0, samples, clock, in_time)
     if configured_batch is None:
         if not _first_axis_is_free(contract):
             free = _free_dimension(session, None, free_sizes)
@@ -132,8 +136,7 @@ def warm_up(
             gap = None
         largest = default_batch if gap is not None else 0
     else:
-        if configured_batch > 0 and not _first_axis_is_free(contract):
-            raise CandidateRefused(f"config.pbtxt says max_batch_size {configured_batch}, but the graph's first axis is not free")
+        _check_batched(contract, configured_batch)
         free = _free_dimension(session, 1 if configured_batch > 0 else None, free_sizes)
         largest = configured_batch
         gap = _rows_are_independent(session, free) if configured_batch > 2 else 0.0
@@ -145,6 +148,41 @@ def warm_up(
         in_time(f"{rows} of {largest} batch sizes ran")
     golden = make_golden(session, _feeds(contract, 1, free, _GOLDEN_SEED))
     return Warmth(largest, _timed(session, largest, free, clock), -1.0 if gap is None else gap, golden)
+
+
+def _check_batched(contract: Contract, configured_batch: int) -> None:
+    if configured_batch > 0 and not _first_axis_is_free(contract):
+        raise CandidateRefused(f"config.pbtxt says max_batch_size {configured_batch}, but the graph's first axis is not free")
+
+
+def _by_samples(
+    session: Session, largest: int, samples: Sequence[WarmupSample], clock: Callable[[], float], in_time: Callable[[str], None]
+) -> Warmth:
+    """Every sample as often as it says, and the first one in every batch size."""
+    contract, gap = session.contract, 0.0
+    _check_batched(contract, largest)
+    for sample in samples:
+        if sample.batch_size > max(1, largest):
+            raise CandidateRefused(
+                f"config.pbtxt: model_warmup '{sample.name}' has the batch_size {sample.batch_size}, max_batch_size is {largest}"
+            )
+        feeds = sample_feeds(sample, contract, sample.batch_size if largest else None)
+        for _ in range(sample.count):
+            session.run(feeds)
+            in_time(f"sample '{sample.name}' ran")
+    alone = sample_feeds(samples[0], contract, 1 if largest else None)
+    results = session.run(alone)
+    for rows in range(2, largest + 1):
+        whole = session.run(sample_feeds(samples[0], contract, rows))
+        in_time(f"{rows} of {largest} batch sizes ran")
+        for w, a in zip(whole, results, strict=True):
+            found = _difference(w[:1], a) if w.ndim and w.shape[0] == rows else None
+            gap = gap if found is None else max(gap, found)
+    feeds = sample_feeds(samples[0], contract, largest or None)
+    session.run(feeds)
+    start = clock()
+    session.run(feeds)
+    return Warmth(largest, clock() - start, gap, make_golden(session, alone))
 
 
 def _alone(session: Session, rows: int | None, free: int, clock: Callable[[], float], in_time: Callable[[str], None]) -> Warmth:

@@ -86,7 +86,7 @@ class Loader:
                 if difference is not None:
                     raise CandidateRefused(f"contract differs from version {serving.number}: {difference}")
             budget_s = s.models_warmup_budget_s if options.warmup_budget_s is None else options.warmup_budget_s
-            warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, budget_s)
+            warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, budget_s, samples=options.warmup)
             _check_gates(options, warmth)
             version = LoadedVersion(
                 model, number, staged.digest, staged.size, self._wrap(model, session), options,

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 from vigil_sidecar.engine.contract import Contract, TensorSpec
+from vigil_sidecar.engine.samples import WarmupSample
 
-__all__ = ["Constant", "LadderOptions", "ModelOptions", "VersionPolicy"]
+__all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "VersionPolicy"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,28 @@ class LadderOptions:
 
 
 @dataclass(frozen=True)
+class QueueOptions:
+    """How calls of a model wait for each other (Triton's ``dynamic_batching``). Sizes are calls; 0 is no limit."""
+
+    delay_us: int = 0
+    """A batch that is not large enough waits this long at most for more calls, from its oldest on."""
+    preferred: tuple[int, ...] = ()
+    """Sizes that are large enough, ascending; empty: only the largest batch is."""
+    size_max: int = 0
+    timeout_us: int = 0
+    """A call that waits longer is refused, not run."""
+
+    def enough(self, largest: int) -> int:
+        """From how many calls on a batch waits no longer."""
+        return self.preferred[0] if self.preferred else largest
+
+    def take(self, waiting: int, largest: int) -> int:
+        """How many of the calls that wait form the next batch."""
+        fitting = [p for p in self.preferred if p <= min(waiting, largest)]
+        return fitting[-1] if fitting else min(waiting, largest)
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Options of one model; ``max_batch_size`` is None where config.pbtxt does not decide.
 
@@ -66,6 +89,10 @@ class ModelOptions:
     pipeline: str | None = None
     pipeline_options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     finite_inputs: bool = False
+    finite_outputs: bool = True
+    """Whether an answer with NaN or infinity is refused."""
+    warmup: tuple[WarmupSample, ...] = ()
+    queue: QueueOptions | None = None
     output_min: float | None = None
     output_max: float | None = None
     allow_contract_change: bool = False

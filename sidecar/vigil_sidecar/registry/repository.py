@@ -95,7 +95,7 @@ def look(folder: Path) -> FolderView:
     ignored: list[str] = []
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         if not _VERSION.fullmatch(entry.name):
-            if entry.name not in ("latest", *CONFIG_FILES) and not entry.name.startswith("."):
+            if entry.name not in ("latest", "warmup", *CONFIG_FILES) and not entry.name.startswith("."):
                 ignored.append(entry.name.encode("utf-8", "backslashreplace").decode() + ": not a version folder")
             continue
         signature = signature_of(Path(entry.path) / "model.onnx")

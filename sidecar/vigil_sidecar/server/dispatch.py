@@ -32,7 +32,7 @@ from vigil_sidecar.server.payloads import call_payload
 from vigil_sidecar.server.processor import BatchMethod, BatchObserver, Processor
 from vigil_sidecar.server.revalidation import Revalidation
 from vigil_sidecar.server.status import error_reply
-from vigil_sidecar.server.workers import ModelWorkers
+from vigil_sidecar.server.workers import Intake, ModelWorkers
 
 __all__ = ["Dispatcher", "StreamMethod", "UnaryMethod"]
 
@@ -73,7 +73,7 @@ class Dispatcher:
         self._registry, self._audit, self._processor = registry, audit, processor
         self._batch, self._unary, self._streams, self._missing = batch, unary, streams, missing
         self._revalidation, self._observer, self._inline_s = revalidation, observer, inline_run_s
-        self._workers = ModelWorkers(processor.process, queue_max, self._at_once)
+        self._workers = ModelWorkers(processor.process, queue_max, self._intake, self._refuse)
         self.busy = self._workers.busy
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
         self._reads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="reads")
@@ -85,19 +85,26 @@ class Dispatcher:
         """Whether the method is a server stream."""
         return method in self._streams
 
-    def _at_once(self, model: str) -> int:
+    def _intake(self, model: str) -> Intake:
         """One batch of a model, at least of one call; a pipeline's calls are decoded and run one by one."""
         found = self._registry.models.get(model)
         serving = found.serving if found is not None else None
-        return max(1, serving.max_batch_size) if serving is not None and serving.options.pipeline is None else 1
+        if serving is None:
+            return Intake(1, None)
+        return Intake(max(1, serving.max_batch_size) if serving.options.pipeline is None else 1, serving.options.queue)
 
-    def submit_lane(self, model: str, calls: Sequence[Call], progress: Callable[[], None], done: Callable[[], None]) -> None:
-        """Calls of one model's lane; ``progress`` is called when some are answered, ``done`` when all are. Light models run at once."""
+    def submit_lane(
+        self, model: str, calls: Sequence[Call], progress: Callable[[], None], done: Callable[[], None], go_on: Callable[[], None]
+    ) -> None:
+        """Calls of one model's lane; ``progress`` is called when some are answered, ``done`` when all are. Light models run at once.
+
+        ``go_on`` is called, before anything else, when these calls wait for more of the lane.
+        """
         found = self._registry.models.get(model)
         serving = found.serving if found is not None else None
         small = sum(len(c.message) for c in calls) <= _INLINE_BYTES_MAX
         # What has a ladder must not hold the reader either: others are stood in for through it.
-        plain = serving is None or (serving.options.pipeline is None and serving.options.ladder is None)
+        plain = serving is None or (serving.options.pipeline is None and serving.options.ladder is None and serving.options.queue is None)
         light = serving is None or (plain and serving.run_s <= self._inline_s)
         if light and small:
             try:
@@ -105,6 +112,8 @@ class Dispatcher:
             finally:
                 done()
             return
+        if serving is not None and serving.options.queue is not None:
+            go_on()
         try:
             self._workers.submit(model, calls, progress, done)
         except LimitHit as error:

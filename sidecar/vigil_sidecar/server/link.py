@@ -281,11 +281,18 @@ class LinkServer:
         def progress() -> None:
             send(())
 
-        def done() -> None:
+        given = False
+
+        def go_on() -> None:
+            nonlocal given
+            given = True
             send((lane,))
 
+        def done() -> None:
+            send(() if given else (lane,))
+
         if model:
-            self._dispatcher.submit_lane(model, good, progress, done)
+            self._dispatcher.submit_lane(model, good, progress, done, go_on)
         else:
             for call in good:
                 self._dispatcher.submit(call)

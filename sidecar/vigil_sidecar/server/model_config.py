@@ -16,26 +16,30 @@ from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.session import PROVIDER_NAMES
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.catalogue import make_pipeline
-from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
+from vigil_sidecar.registry.options import ModelOptions, QueueOptions, VersionPolicy
 from vigil_sidecar.server.ladder_config import read_ladder
+from vigil_sidecar.server.warmup_config import read_warmup
 
 __all__ = ["read_options"]
 
 _FILE_BYTES_MAX = 1 << 20
+_DELAY_US_MAX = 1_000_000
 _SUPPORTED: dict[str, frozenset[str]] = {
     "": frozenset(
         ("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy",
-         "instance_group", "optimization", "parameters")
+         "instance_group", "optimization", "parameters", "model_warmup", "dynamic_batching")
     ),
     "input": frozenset(("name", "data_type", "dims", "format")), "output": frozenset(("name", "data_type", "dims", "label_filename")),
+    "dynamic_batching": frozenset(("preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "default_queue_policy")),
+    "dynamic_batching.default_queue_policy": frozenset(("timeout_action", "default_timeout_microseconds", "max_queue_size")),
     "instance_group": frozenset(("name", "kind", "count")), "optimization": frozenset(("execution_accelerators",)),
     "optimization.execution_accelerators": frozenset(("gpu_execution_accelerator", "cpu_execution_accelerator")),
     "optimization.execution_accelerators.gpu_execution_accelerator": frozenset(("name",)),
     "optimization.execution_accelerators.cpu_execution_accelerator": frozenset(("name",)),
 }  # fmt: skip
-"""Fields that count, by the path of their message; version_policy and parameters count whole."""
+"""Fields that count, by the path of their message; version_policy, model_warmup and parameters count whole."""
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
-    "pipeline": dict, "finite_inputs": bool, "output_min": (int, float), "output_max": (int, float),
+    "pipeline": dict, "finite_inputs": bool, "finite_outputs": bool, "output_min": (int, float), "output_max": (int, float),
     "gates": dict, "ladder": dict, "providers": list, "intra_op_threads": int,
 }  # fmt: skip
 _GATES: dict[str, tuple[type | tuple[type, ...], float]] = {
@@ -68,7 +72,7 @@ def _read(path: Path) -> str | None:
         raise CandidateRefused(f"{path.name} is not UTF-8 text") from None
 
 
-def _pbtxt(text: str, model: str) -> dict[str, Any]:
+def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
     try:
         config = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
@@ -108,6 +112,9 @@ def _pbtxt(text: str, model: str) -> dict[str, Any]:
     if config.default_model_filename not in ("", "model.onnx"):
         raise CandidateRefused(f"config.pbtxt: default_model_filename is '{config.default_model_filename}', only model.onnx is served")
     out["tensors"] = _tensors(config)
+    if config.HasField("dynamic_batching"):
+        out["queue"] = _queue(config)
+    out["warmup"] = read_warmup(config, folder)
     return out
 
 
@@ -123,6 +130,24 @@ def _only_supported(message: Any, path: str) -> None:
         if field.message_type is not None:
             for one in value if field.is_repeated else (value,):
                 _only_supported(one, inner)
+
+
+def _queue(config: ModelConfig) -> QueueOptions | None:
+    """How calls wait; None where the file says nothing that Vigil does not do anyway."""
+    said, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
+    sizes = tuple(sorted(said.preferred_batch_size))
+    if any(not 1 <= p <= config.max_batch_size for p in sizes):
+        raise CandidateRefused(
+            f"config.pbtxt: dynamic_batching.preferred_batch_size has {sizes[-1] if sizes[0] > 0 else sizes[0]}, "
+            f"allowed is 1..{config.max_batch_size} (max_batch_size)"
+        )
+    if (delay := said.max_queue_delay_microseconds) > _DELAY_US_MAX:
+        text = f"dynamic_batching.max_queue_delay_microseconds is {delay}, allowed is 0..{_DELAY_US_MAX}"
+        raise CandidateRefused(f"config.pbtxt: {text}")
+    if policy.timeout_action != policy.REJECT:
+        raise CandidateRefused("config.pbtxt: dynamic_batching.default_queue_policy.timeout_action supports REJECT")
+    queue = QueueOptions(delay, sizes, policy.max_queue_size, policy.default_timeout_microseconds)
+    return queue if queue != QueueOptions() else None
 
 
 def _tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:
@@ -157,7 +182,7 @@ def _toml(text: str) -> dict[str, Any]:
     for key, value in content.items():
         if key not in _TOML_KEYS:
             raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
-        if not isinstance(value, _TOML_KEYS[key]) or (isinstance(value, bool) and key != "finite_inputs"):
+        if not isinstance(value, _TOML_KEYS[key]) or (isinstance(value, bool) and not key.startswith("finite_")):
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
     out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates", "ladder")}
     out |= _gates(content.get("gates", {}))
@@ -187,7 +212,7 @@ def read_options(folder: Path, model: str) -> ModelOptions:
     values: dict[str, Any] = {}
     pbtxt = _read(folder / "config.pbtxt")
     if pbtxt is not None:
-        values |= _pbtxt(pbtxt, model)
+        values |= _pbtxt(pbtxt, model, folder)
     toml = _read(folder / "vigil.toml")
     if toml is not None:
         values |= _toml(toml)

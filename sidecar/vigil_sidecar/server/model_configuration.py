@@ -55,6 +55,21 @@ def configuration(version: LoadedVersion) -> ModelConfig:
         out.ClearField("optimization")
     if largest > 1:
         out.dynamic_batching.SetInParent()
+        if (queue := options.queue) is not None:
+            out.dynamic_batching.preferred_batch_size.extend(queue.preferred)
+            out.dynamic_batching.max_queue_delay_microseconds = queue.delay_us
+            policy = out.dynamic_batching.default_queue_policy
+            policy.max_queue_size, policy.default_timeout_microseconds = queue.size_max, queue.timeout_us
+    for sample in options.warmup:
+        said = out.model_warmup.add(name=sample.name, batch_size=sample.batch_size, count=sample.count)
+        for name, given in sample.inputs.items():
+            tensor: Any = said.inputs[name]
+            tensor.data_type = DataType.Value("TYPE_STRING" if given.datatype == "BYTES" else "TYPE_" + given.datatype)
+            tensor.dims.extend(given.shape)
+            if given.data is not None:
+                tensor.input_data_file = given.file
+            else:
+                setattr(tensor, given.fill + "_data", True)
     for key, value in options.parameters.items():
         out.parameters[key].string_value = value
     return out

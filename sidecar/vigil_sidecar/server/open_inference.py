@@ -165,11 +165,11 @@ def finite(array: Array) -> bool:
 
 def plausible(version: LoadedVersion, arrays: Sequence[Array]) -> bool:
     """Whether a whole batch passes ``check_output``; then its jobs need not be checked one by one."""
-    low, high = version.options.output_min, version.options.output_max
+    low, high, check = version.options.output_min, version.options.output_max, version.options.finite_outputs
     for array in arrays:
         if array.dtype.kind != "f" or not array.size:
             continue
-        if not finite(array) or (low is not None and array.min() < low) or (high is not None and array.max() > high):
+        if (check and not finite(array)) or (low is not None and array.min() < low) or (high is not None and array.max() > high):
             return False
     return True
 
@@ -186,7 +186,7 @@ def check_output(name: str, array: Array, version: LoadedVersion) -> None:
     """Raise ``OutputViolation`` unless the array is finite and within the model's limits."""
     if array.dtype.kind != "f":
         return
-    if not finite(array):
+    if version.options.finite_outputs and not finite(array):
         raise OutputViolation(f"output '{name}' of model '{version.model}' is not finite")
     low, high = version.options.output_min, version.options.output_max
     if low is not None and array.size and float(array.min()) < low:

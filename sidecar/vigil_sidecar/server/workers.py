@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vigil_sidecar.errors import LimitHit
+from vigil_sidecar.errors import CallError, LimitHit, Unavailable
+from vigil_sidecar.registry.options import QueueOptions
 from vigil_sidecar.server.call import Call
 from vigil_sidecar.supervision import Work
 
-__all__ = ["ModelWorkers"]
+__all__ = ["Intake", "ModelWorkers"]
 
 _IDLE_S = 30.0
 
@@ -23,11 +24,22 @@ class Waiting(NamedTuple):
     call: Call
     progress: Callable[[], None] | None
     done: Callable[[], None] | None
+    since_ns: int
+
+
+class Intake(NamedTuple):
+    """How a worker takes calls: the largest batch, and how they wait for each other."""
+
+    largest: int
+    queue: QueueOptions | None
 
 
 class _Worker:
-    def __init__(self, model: str, process: Callable[[Sequence[Call]], None], queue_max: int, at_once: Callable[[str], int]) -> None:
-        self._model, self._process, self._max, self._at_once = model, process, queue_max, at_once
+    def __init__(
+        self, model: str, process: Callable[[Sequence[Call]], None], queue_max: int, intake: Callable[[str], Intake],
+        refuse: Callable[[Call, CallError], None],
+    ) -> None:  # fmt: skip
+        self._model, self._process, self._max, self._intake, self._refuse = model, process, queue_max, intake, refuse
         self._queue: deque[Waiting] = deque()
         self._condition = threading.Condition()
         self.stopped, self.since_ns = False, 0
@@ -46,11 +58,32 @@ class _Worker:
                 return False
             if len(self._queue) + len(calls) > self._max:
                 raise LimitHit(f"{self._max} calls wait for this model", metadata={"limit": "worker_queue"})
+            queue, over = self._intake(self._model).queue, list[Call]()
+            if queue is not None and queue.size_max:
+                room = max(0, queue.size_max - len(self._queue))
+                calls, over = calls[:room], list(calls[room:])
+            now = time.monotonic_ns()
             for call in calls[:-1]:
-                self._queue.append(Waiting(call, progress, None))
-            self._queue.append(Waiting(calls[-1], None, done))
+                self._queue.append(Waiting(call, progress, None, now))
+            if calls:
+                self._queue.append(Waiting(calls[-1], None, done, now))
             self._condition.notify()
-            return True
+        for call in over:
+            text = "Exceeds maximum queue size (default_queue_policy.max_queue_size of config.pbtxt)"
+            self._refuse(call, LimitHit(text, metadata={"limit": "max_queue_size"}))
+        if over and not calls and done is not None:
+            done()
+        return True
+
+    def _gather(self, intake: Intake, queue: QueueOptions) -> list[Waiting]:
+        """Wait, under the lock, until a batch is large enough or its oldest call has waited; what waited too long is refused."""
+        enough, end_ns = queue.enough(intake.largest), self._queue[0].since_ns + queue.delay_us * 1000
+        while len(self._queue) < enough and (left_ns := end_ns - time.monotonic_ns()) > 0:
+            self._condition.wait(left_ns / 1e9)
+        late = list[Waiting]()
+        while queue.timeout_us and self._queue and time.monotonic_ns() - self._queue[0].since_ns > queue.timeout_us * 1000:
+            late.append(self._queue.popleft())
+        return late
 
     def _run(self) -> None:
         while True:
@@ -59,7 +92,18 @@ class _Worker:
                     self.stopped = True
                     return
                 # One batch at a time: its answers need not wait for calls behind them, nor their inputs be in memory.
-                taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._at_once(self._model)))]
+                intake, late = self._intake(self._model), list[Waiting]()
+                size = min(len(self._queue), intake.largest)
+                if intake.queue is not None:
+                    late = self._gather(intake, intake.queue)
+                    size = intake.queue.take(len(self._queue), intake.largest)
+                taken = [self._queue.popleft() for _ in range(size)]
+            for w in late:
+                self._refuse(w.call, Unavailable("Request timeout expired (default_queue_policy.default_timeout_microseconds)"))
+                if w.done is not None:
+                    w.done()
+            if not taken:
+                continue
             self.since_ns = time.monotonic_ns()
             try:
                 self._process([w.call for w in taken])  # answers every call and never raises
@@ -75,9 +119,12 @@ class _Worker:
 class ModelWorkers:
     """Workers by model, started when needed and ended when idle. Any thread may call."""
 
-    def __init__(self, process: Callable[[Sequence[Call]], None], queue_max: int, at_once: Callable[[str], int]) -> None:
-        """``at_once`` says how many calls of a model are worth taking together."""
-        self._process, self._max, self._at_once = process, queue_max, at_once
+    def __init__(
+        self, process: Callable[[Sequence[Call]], None], queue_max: int, intake: Callable[[str], Intake],
+        refuse: Callable[[Call, CallError], None],
+    ) -> None:  # fmt: skip
+        """``intake`` says how many calls of a model are worth taking together; ``refuse`` answers one that is not run."""
+        self._process, self._max, self._intake, self._refuse = process, queue_max, intake, refuse
         self._lock = threading.Lock()
         self._workers: dict[str, _Worker] = {}
 
@@ -96,6 +143,6 @@ class ModelWorkers:
                 with self._lock:
                     worker = self._workers.get(model)
                     if worker is None or worker.stopped:
-                        worker = self._workers[model] = _Worker(model, self._process, self._max, self._at_once)
+                        worker = self._workers[model] = _Worker(model, self._process, self._max, self._intake, self._refuse)
             if worker.put(calls, progress, done):
                 return
