@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -name 'go.mod' -o -name 'go.sum' 2>/dev/null)
 
-.PHONY: help setup demo run test test-full bench campaign coverage evidence generate check-generated lint clean models
+.PHONY: help setup demo run test test-full bench bench-peers campaign coverage evidence generate check-generated lint clean models
 
 help: ## this text
 	@echo "Vigil: safety-grade model serving"
@@ -61,6 +61,9 @@ test-full: setup ## the long runs too
 
 bench: setup ## ratios side by side in one run
 	@$(BIN)/python -m tests.bench.run
+
+bench-peers: setup ## beside Triton and MLServer in one run, each in its own environment (downloads about 1 GB)
+	@$(BIN)/python -m tests.bench.peers
 
 campaign: setup ## inject every fault, 1,000 times each; the report goes to build/campaign (hours; ARGS=--quick: minutes)
 	@$(BIN)/python -m tests.harness.injecting $(ARGS)

@@ -2,7 +2,11 @@
 // the gateway is compared with. It is built by the benchmark only.
 //
 //	bench echo                              serves; prints its port
-//	bench load TARGET METHOD FILE N SECONDS CHECK   calls; prints JSON
+//	bench load TARGET METHOD FILE N SECONDS CHECK [RATE]   calls; prints JSON
+//
+// Without RATE each of the N calls the next when it has its answer. With it so many calls
+// a second are due whether answers come or not, at most N at once, and times count from
+// when a call was due.
 package main
 
 import (
@@ -16,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -78,6 +83,21 @@ type load struct {
 	message, check []byte
 	inFlight       int
 	duration       time.Duration
+	rate           float64
+
+	start time.Time
+	next  atomic.Int64
+}
+
+// due gives when the next call begins; false when the load is over.
+func (l *load) due() (time.Time, bool) {
+	now := time.Now()
+	if l.rate > 0 {
+		at := l.start.Add(time.Duration(float64(l.next.Add(1)-1) / l.rate * float64(time.Second)))
+		time.Sleep(at.Sub(now))
+		now = at
+	}
+	return now, now.Sub(l.start) < l.duration
 }
 
 func (l *load) run() (*result, error) {
@@ -96,17 +116,19 @@ func (l *load) run() (*result, error) {
 	var group sync.WaitGroup
 	out := &result{}
 	var took []time.Duration
-	end := time.Now().Add(l.duration)
-	start := time.Now()
+	l.start = time.Now()
 	for i := range l.inFlight {
 		group.Add(1)
 		go func() {
 			defer group.Done()
 			mine := &result{}
 			var times []time.Duration
-			for time.Now().Before(end) {
+			for {
+				at, more := l.due()
+				if !more {
+					break
+				}
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-				at := time.Now()
 				reply := &frame{}
 				err := conns[i%len(conns)].Invoke(ctx, l.method, &frame{l.message}, reply)
 				cancel()
@@ -129,7 +151,7 @@ func (l *load) run() (*result, error) {
 		}()
 	}
 	group.Wait()
-	seconds := time.Since(start).Seconds()
+	seconds := time.Since(l.start).Seconds()
 	slices.Sort(took)
 	at := func(q float64) float64 { return float64(took[int(float64(len(took)-1)*q)].Microseconds()) }
 	out.Calls, out.PerSecond = len(took), float64(len(took))/seconds
@@ -142,21 +164,28 @@ func main() {
 		fmt.Fprintln(os.Stderr, echo())
 		os.Exit(1)
 	}
-	if len(os.Args) != 8 || os.Args[1] != "load" {
-		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX")
+	if len(os.Args) < 8 || len(os.Args) > 9 || os.Args[1] != "load" {
+		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX [RATE]")
 		os.Exit(2)
 	}
 	message, err := os.ReadFile(os.Args[4])
 	n, err2 := strconv.Atoi(os.Args[5])
 	seconds, err3 := strconv.ParseFloat(os.Args[6], 64)
 	check, err4 := hex.DecodeString(os.Args[7])
-	for _, e := range []error{err, err2, err3, err4} {
+	rate, err5 := 0.0, error(nil)
+	if len(os.Args) == 9 {
+		rate, err5 = strconv.ParseFloat(os.Args[8], 64)
+	}
+	for _, e := range []error{err, err2, err3, err4, err5} {
 		if e != nil {
 			fmt.Fprintln(os.Stderr, e)
 			os.Exit(2)
 		}
 	}
-	l := &load{os.Args[2], os.Args[3], message, check, n, time.Duration(seconds * float64(time.Second))}
+	l := &load{
+		target: os.Args[2], method: os.Args[3], message: message, check: check, inFlight: n,
+		duration: time.Duration(seconds * float64(time.Second)), rate: rate,
+	}
 	r, err := l.run()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

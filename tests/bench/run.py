@@ -40,11 +40,11 @@ def build() -> None:
     subprocess.run(["go", "build", "-o", str(TOOL), "./bench"], cwd=ROOT / "gateway-go", check=True, env=environment)
 
 
-def load(port: int, request: bytes, in_flight: int, check: bytes, seconds: float = SECONDS) -> dict[str, Any]:
-    """One load; fails unless every answer holds the expected bytes."""
+def load(port: int, request: bytes, in_flight: int, check: bytes, seconds: float = SECONDS, rate: float = 0) -> dict[str, Any]:
+    """One load; fails unless every answer holds the expected bytes. With a rate, calls are due whether answers come or not."""
     file = OUT / "request.bin"
     file.write_bytes(request)
-    command = [str(TOOL), "load", f"127.0.0.1:{port}", INFER, str(file), str(in_flight), str(seconds), check.hex()]
+    command = [str(TOOL), "load", f"127.0.0.1:{port}", INFER, str(file), str(in_flight), str(seconds), check.hex(), str(rate)]
     result: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert result["failed"] == 0 and result["wrong"] == 0, result
     return result

@@ -6,52 +6,29 @@ import json
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent import futures
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from inference import grpc_service_pb2 as oip
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from tests.harness import graphs
+from tests.harness import graphs, otlp
 from tests.harness.calls import INFER, Stub, infer_request
+from tests.harness.otlp import Receiver
 from tests.harness.product import Product, wait_for
 from vigil_sidecar.audit.verify import read_records
 
 X = np.array([[1, 2, 3, 4]], np.float32)
 
 
-class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """A real OTLP receiver."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Any]] = []
-        self.lock = threading.Lock()
-
-    def Export(self, request: Any, context: Any) -> Any:
-        with self.lock:
-            for resource in request.resource_spans:
-                service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
-                for scope in resource.scope_spans:
-                    self.spans.extend((service, span) for span in scope.spans)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[tuple[Receiver, int]]:
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    servicer = Receiver()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, port
-    server.stop(0)
+    with otlp.receiver() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
