@@ -1,7 +1,10 @@
-"""dynamic_batching, model_warmup and finite_outputs of a model, through the whole product."""
+"""dynamic_batching, model_warmup, labels and finite_outputs of a model, through the whole product."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,11 +21,13 @@ from tests.harness import graphs
 from tests.harness.calls import Stub, details, infer_request, output
 from tests.harness.product import Product, wait_for
 from vigil_sidecar.audit.reader import read_records
+from vigil_sidecar.audit.tensor_hash import tensor_hash
 
 CONFIGS = {
     "plain": "max_batch_size: 8",
     "patient": "max_batch_size: 8 dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 400000 }",
     "short": "max_batch_size: 1 dynamic_batching { default_queue_policy { max_queue_size: 2 } }",
+    "labelled": "max_batch_size: 8 output { name: 'y' data_type: TYPE_FP32 dims: [4] label_filename: 'labels.txt' }",
     "hasty": "max_batch_size: 1 dynamic_batching { default_queue_policy { default_timeout_microseconds: 30000 } }",
 }
 
@@ -44,6 +49,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     for name, text in CONFIGS.items():
         graphs.scale(2.0, running.models / name / "1" / "model.onnx")
         (running.models / name / "config.pbtxt").write_text(text)
+    (running.models / "labelled" / "labels.txt").write_text("cat\ndog\na bird\n")
     for name in ("strict", "open"):
         graphs.with_nan(running.models / name / "1" / "model.onnx")
     (running.models / "open" / "vigil.toml").write_text("finite_outputs = false\n")
@@ -150,3 +156,41 @@ def test_inputs_to_warm_up_with(product: Product, stub: Stub) -> None:
     assert np.array_equal(answer, x.reshape(4, 3))
     told = product.vigil("models", "config", "named").stdout
     assert 'input_data_file: "shape"' in told and "random_data: true" in told
+
+
+CLIENT = """
+import json, sys
+import numpy as np
+import tritonclient.{form} as triton
+from tritonclient.utils import InferenceServerException
+c = triton.InferenceServerClient(sys.argv[1])
+x = np.array([[0.5, 3, -1, 2], [4, 0, 0, 1]], np.float32)
+i = triton.InferInput("x", x.shape, "FP32"); i.set_data_from_numpy(x)
+def ask(**more):
+    y = c.infer("labelled", [i], outputs=[triton.InferRequestedOutput("y", **more)]).as_numpy("y")
+    return [[t.decode() if isinstance(t, bytes) else t for t in row] for row in y.tolist()] if y.dtype == object else y.tolist()
+print(json.dumps([ask(class_count=2), ask(class_count=99), ask(), c.get_server_metadata(**{more})]))
+"""
+
+
+@pytest.mark.parametrize("form", ["grpc", "http"])
+def test_outputs_as_classes(product: Product, stub: Stub, form: str) -> None:
+    """Triton's clients get values, indices and labels of the largest outputs; the record speaks of the texts."""
+    target, more = f"127.0.0.1:{product.ports[form]}", '{"as_json": True}' if form == "grpc" else "{}"
+    code = CLIENT.replace("{form}", form).replace("**{more}", f"**{more}")
+    done = subprocess.run([sys.executable, "-c", code, target], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    two, every, plain, server = json.loads(done.stdout)
+    assert two == [["6.000000:1:dog", "4.000000:3"], ["8.000000:0:cat", "2.000000:3"]]
+    assert [len(row) for row in every] == [4, 4] and every[0][3] == "-2.000000:2:a bird"
+    assert plain == [[1, 6, -2, 4], [8, 0, 0, 2]] and "classification" in server["extensions"]
+    request = infer_request("labelled", {"x": np.ones((1, 4), np.float32)})
+    request.outputs.add(name="y").parameters["classification"].int64_param = 0
+    with pytest.raises(grpc.RpcError, match="classification must be an int64 from 1"):
+        stub.infer(request)
+    request.outputs[0].parameters["classification"].int64_param = 1
+    answer = stub.infer(request)
+    assert answer.outputs[0].datatype == "BYTES" and list(answer.outputs[0].shape) == [1, 1]
+    texts = [("y", "BYTES", (1, 1), answer.raw_output_contents[0])]
+    records = read_records(product.data / "audit" / "sidecar")
+    assert [r.header.output_hash for r in records if r.header.kind == 1][-1] == tensor_hash(texts)

@@ -93,6 +93,8 @@ def test_config_that_cannot_be_is_named(product: Product, stub: Stub) -> None:
             warmup("dims: [4] zero_data: true").replace("size: 2", "size: 9"),
             "has the batch_size 9",
         ),
+        ("c42", "config.pbtxt", "output { name: 'y' label_filename: 'none.txt' }", "the label file none.txt does not exist"),
+        ("c43", "config.pbtxt", "output { name: 'y' label_filename: '../m/x' }", "is no file of the model's folder"),
         ("c41", "config.pbtxt", warmup("dims: [4] zero_data: true"), ""),
     ):
         (product.models / name).mkdir()

@@ -116,6 +116,9 @@ func (l Ladder) wanted(r *inference.ModelInferRequest) ([]string, error) {
 		if !slices.Contains(all, o.Name) || slices.Contains(names, o.Name) {
 			return nil, wrong(o.Name, fmt.Sprintf("unexpected inference output '%s' for model '%s'", clip(o.Name), r.ModelName))
 		}
+		if _, ok := o.Parameters["classification"]; ok {
+			return nil, errNone // constants have no classes
+		}
 		names = append(names, o.Name)
 	}
 	return names, nil

@@ -185,6 +185,13 @@ func TestWrongRequests(t *testing.T) {
 	if _, err := (Ladder{&linkv1.Ladder{}}).Constant(inferRequest(nil)); !errors.Is(err, errNone) {
 		t.Errorf("without constants: %v", err)
 	}
+	classes := inferRequest(func(r *inference.ModelInferRequest) {
+		three := &inference.InferParameter{ParameterChoice: &inference.InferParameter_Int64Param{Int64Param: 3}}
+		r.Outputs = []*inference.ModelInferRequest_InferRequestedOutputTensor{{Name: "y", Parameters: map[string]*inference.InferParameter{"classification": three}}}
+	})
+	if _, err := forms().Constant(classes); !errors.Is(err, errNone) {
+		t.Errorf("classes of constants: %v", err)
+	}
 }
 
 // Typed contents have the bytes that raw ones have.

@@ -93,6 +93,8 @@ class ModelOptions:
     """Whether an answer with NaN or infinity is refused."""
     warmup: tuple[WarmupSample, ...] = ()
     queue: QueueOptions | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """By output, the names of its classes (``label_filename``)."""
     output_min: float | None = None
     output_max: float | None = None
     allow_contract_change: bool = False

@@ -24,6 +24,7 @@ from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY
 from vigil_sidecar.errors import LimitHit, OutputViolation
 from vigil_sidecar.registry.version import LoadedVersion
 from vigil_sidecar.server.call import Call
+from vigil_sidecar.server.classification import FinishClasses, classes_wanted
 from vigil_sidecar.server.open_inference import (
     CACHE_MAX,
     RAW_TAG,
@@ -248,6 +249,9 @@ class InferForms:
     def job(self, call: Call, request: ModelInferRequest, version: LoadedVersion) -> Job:
         """A checked job of a decoded request; its head is kept, if it can be. Raises ``SemanticViolation``."""
         job = infer_job(call, request, version)
+        if request.outputs and (counts := classes_wanted(request, version)):
+            job.finish = FinishClasses(job.request_id, version, job.outputs, counts, version.max_batch_size > 0)
+            return job
         message = call.message
         try:
             start, end = _id_place(message)

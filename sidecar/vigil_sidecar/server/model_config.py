@@ -112,6 +112,7 @@ def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
     if config.default_model_filename not in ("", "model.onnx"):
         raise CandidateRefused(f"config.pbtxt: default_model_filename is '{config.default_model_filename}', only model.onnx is served")
     out["tensors"] = _tensors(config)
+    out["labels"] = {o.name: _labels(folder, o.name, o.label_filename) for o in config.output if o.label_filename}
     if config.HasField("dynamic_batching"):
         out["queue"] = _queue(config)
     out["warmup"] = read_warmup(config, folder)
@@ -130,6 +131,16 @@ def _only_supported(message: Any, path: str) -> None:
         if field.message_type is not None:
             for one in value if field.is_repeated else (value,):
                 _only_supported(one, inner)
+
+
+def _labels(folder: Path, output: str, name: str) -> tuple[str, ...]:
+    """Labels of an output's classes, one a line."""
+    if "/" in name or name.startswith("."):
+        raise CandidateRefused(f"config.pbtxt: output '{output}': label_filename '{name}' is no file of the model's folder")
+    text = _read(folder / name)
+    if text is None:
+        raise CandidateRefused(f"config.pbtxt: output '{output}': the label file {name} does not exist")
+    return tuple(line.rstrip("\r") for line in text.rstrip("\n").split("\n"))
 
 
 def _queue(config: ModelConfig) -> QueueOptions | None:

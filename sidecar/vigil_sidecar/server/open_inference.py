@@ -143,9 +143,8 @@ def _wanted_outputs(request: ModelInferRequest, version: LoadedVersion) -> tuple
             raise refuse(output.name[:_NAME_MAX], f"unexpected inference output '{output.name}' for model '{version.model}'")
         if output.name in names:
             raise refuse(output.name, f"output '{output.name}' is asked for twice")
-        for parameter in ("classification", "shared_memory_region"):
-            if parameter in output.parameters:
-                raise Unimplemented(f"output '{output.name}': the parameter '{parameter}' is not offered; leave it out")
+        if "shared_memory_region" in output.parameters:
+            raise Unimplemented(f"output '{output.name}': the parameter 'shared_memory_region' is not offered; leave it out")
         names.append(output.name)
     return tuple(names)
 

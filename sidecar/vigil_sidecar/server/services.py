@@ -76,6 +76,7 @@ class Metadata:
             name="vigil",
             version=metadata.version("vigil-sidecar"),
             extensions=[
+                "classification",
                 "model_repository",
                 *self._more,
                 "model_configuration",
