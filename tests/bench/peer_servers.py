@@ -17,26 +17,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from tests.harness.product import ROOT, VIGIL
+from tests.harness.environments import environment
+from tests.harness.product import VIGIL
 
-__all__ = ["PEERS", "MLServer", "Server", "Triton", "Vigil", "environment"]
+__all__ = ["MLServer", "Server", "Triton", "Vigil"]
 
-PEERS = ROOT / "build" / "peers"
 _MODELS = Path(__file__).parent / "peer_models"
 _READY_S = 120.0
-
-
-def environment(name: str, requirements: Sequence[str]) -> Path:
-    """A virtual environment of these packages, made once; returns its folder of packages."""
-    folder = PEERS / name
-    stamp = folder / "installed.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != list(requirements):
-        print(f"installing {name}: {' '.join(requirements)}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", "--no-input", *requirements], check=True)
-        stamp.write_text(json.dumps(list(requirements)))
-    return next((folder / "lib").glob("python3.*")) / "site-packages"
 
 
 def free_ports(count: int) -> list[int]:

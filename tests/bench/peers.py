@@ -19,11 +19,12 @@ import grpc
 import numpy as np
 import onnxruntime as ort
 
-from tests.bench.peer_servers import PEERS, MLServer, Server, Triton, Vigil
+from tests.bench.peer_servers import MLServer, Server, Triton, Vigil
 from tests.bench.pictures import bars
 from tests.bench.run import OUT, SECONDS, Table, build, conv_gflop, load
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request, output
+from tests.harness.environments import PEERS
 from tests.harness.otlp import receiver
 
 ROUNDS = 3

@@ -55,7 +55,8 @@ func Answer(m *inference.ModelInferResponse, wanted *Wanted) (*Response, error) 
 			size = len(raw)
 			out.Binary = append(out.Binary, raw)
 		}
-		if len(t.Parameters) > 0 || size >= 0 {
+		// Where it lies its reader knows; Triton's C++ client takes parameters without a size of binary data for a fault.
+		if !elsewhere && (len(t.Parameters) > 0 || size >= 0) {
 			dst = appendParameters(append(dst, ','), t.Parameters, size)
 		}
 		if size < 0 && !elsewhere {
