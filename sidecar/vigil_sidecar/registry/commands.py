@@ -59,14 +59,15 @@ class Commander:
             if not self._lock.wait_for(lambda: name not in self._commands, timeout_s):
                 return False
             before = self._control.source(name)
+            if before is None:
+                return True  # as it is already: nothing is kept of names that nobody loaded
             self._control.use(name, None)
             try:
                 self._control.keep()
             except OSError:
                 self._control.use(name, before)
                 raise
-            if before is not None:
-                self._control.reasons[name] = "unloaded"
+            self._control.explain(name, "unloaded")
             return True
 
     def begin(self, name: str) -> None:
@@ -91,7 +92,7 @@ class Commander:
         if not problem:
             try:
                 self._control.keep()
-                self._control.reasons.pop(name, None)
+                self._control.explain(name, "")
             except OSError as error:
                 problem = f"failed to load '{name}', what was asked for cannot be kept: {error.strerror}"
         if problem:
@@ -106,7 +107,7 @@ class Commander:
         name, model = command.name, self._registry.models.get(command.name)
         self._control.use(name, command.before)
         if command.before is None:
-            self._control.reasons[name] = problem
+            self._control.explain(name, problem)
             self.release(name)
         elif model is not None and command.memory is not None:
             model.options, self._memory[name] = command.options, command.memory

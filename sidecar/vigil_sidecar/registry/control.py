@@ -16,6 +16,7 @@ from pathlib import Path
 
 __all__ = ["ModelControl"]
 
+_REASONS_MAX = 4096
 _REPOSITORY = ""
 """In place of a folder: the model as it lies in the repository."""
 
@@ -60,6 +61,14 @@ class ModelControl:
             gone = [f for f in self._data.glob("*.d") if f.name not in used]
         for folder in gone:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def explain(self, name: str, reason: str) -> None:
+        """Note why a model is not loaded; an empty reason forgets it. At most 4,096 are kept, the latest."""
+        with self._lock:
+            reasons = {n: r for n, r in self.reasons.items() if n != name}
+            if reason:
+                reasons[name] = reason
+            self.reasons = dict(list(reasons.items())[-_REASONS_MAX:])
 
     def wanted(self, name: str) -> bool:
         """Whether the model may be loaded."""
