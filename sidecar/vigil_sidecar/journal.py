@@ -89,6 +89,10 @@ class Journal:
                 self.metrics.model_info.remove(event.model, str(event.replaced_version), event.replaced_digest)
             self.metrics.model_info.labels(event.model, str(event.version), event.digest).set(1)
 
+        elif event.event_id == events.MODEL_UNLOADED:
+            self._news.set()
+            self.metrics.model_info.remove(event.model, str(event.version), event.digest)
+
     def look_failed(self, model: str, error: Exception) -> None:
         """A look at a model's folder raised."""
         self.metrics.faults.inc()

@@ -87,7 +87,6 @@ def models_first(tmp_path: Path) -> None:
 def test_clients_decide(explicit: Product) -> None:
     """Only what is asked for is loaded, changed files count at the next load, and unloading ends it, all with records."""
     stub = Stub(explicit.channel())
-    assert factor(stub, "a") == 2
     assert index(stub) == {("a", "1"): ("READY", ""), ("b", ""): ("", "")}
     assert refused(factor, stub, "b") == ("NOT_FOUND", "Request for unknown model: 'b' is not found")
     load(stub, "b")
@@ -176,6 +175,66 @@ def test_a_load_that_fails_changes_nothing(explicit: Product) -> None:
     (explicit.models / "c" / "1" / "model.onnx").write_bytes(b"no model")
     assert "version 1 is at UNAVAILABLE state" in refused(load, stub, "c")[1]
     assert index(stub)[("c", "")][0] == "UNAVAILABLE" and "c" not in stub.models()
+
+
+def test_a_load_is_what_the_files_say(explicit: Product) -> None:
+    """Lower versions, versions that are gone and overrides of other numbers take effect; what the policy keeps is all there."""
+    stub = Stub(explicit.channel())
+    place(explicit, "b", 8.0, version=2)
+    load(stub, "b")
+    assert factor(stub, "b") == 8
+    load(stub, "b", config="{}", **{"file:1/model.onnx": graphs.scale(5.0)})
+    assert (factor(stub, "b"), stub.models()["b"].serving_version) == (5, 1)
+    load(stub, "b", config="{}", **{"file:9/model.onnx": graphs.scale(6.0)})
+    assert (factor(stub, "b"), stub.models()["b"].serving_version) == (6, 9)
+    load(stub, "b")
+    assert (factor(stub, "b"), stub.models()["b"].serving_version) == (8, 2)
+    shutil.rmtree(explicit.models / "b" / "2")
+    load(stub, "b")
+    assert (factor(stub, "b"), stub.models()["b"].serving_version) == (3, 1)
+    (explicit.models / "b" / "config.pbtxt").write_text("version_policy { all { } }")
+    for version in (2, 3):
+        place(explicit, "b", 10.0 + version, version)
+    load(stub, "b")
+    answers = [float(output(stub.infer(infer_request("b", {"x": X}, str(v))))[0, 0]) for v in (1, 2, 3)]
+    assert answers == [3, 12, 13]
+    place(explicit, "b", 99.0, version=1)
+    (explicit.models / "b" / "2" / "model.onnx").write_bytes(b"no model")
+    code, text = refused(load, stub, "b")
+    assert code == "INVALID_ARGUMENT" and "version 2 is at UNAVAILABLE state" in text
+    again = [float(output(stub.infer(infer_request("b", {"x": X}, str(v))))[0, 0]) for v in (1, 2, 3)]
+    assert again == answers, "a good version of a load that failed serves nothing"
+    place(explicit, "b", 22.0, version=2)
+    load(stub, "b")
+    assert [float(output(stub.infer(infer_request("b", {"x": X}, str(v))))[0, 0]) for v in (1, 2, 3)] == [99, 22, 13]
+
+
+def test_files_that_do_not_settle_end_a_load(explicit: Product) -> None:
+    """A file that somebody goes on writing ends the load at its deadline; then the model can be loaded and unloaded again."""
+    stub = Stub(explicit.channel())
+    with (explicit.models / "b" / "1" / "model.onnx").open("ab"):
+        request = oip.RepositoryModelLoadRequest(model_name="b")
+        with pytest.raises(grpc.RpcError) as error:
+            stub.unary(SERVICE + "RepositoryModelLoad", request, oip.RepositoryModelLoadResponse, timeout_s=2)
+        assert "still being" in error.value.details() or error.value.code().name == "DEADLINE_EXCEEDED"
+    unload(stub, "b")
+    load(stub, "b")
+    assert factor(stub, "b") == 3
+
+
+def test_what_was_decided_and_cannot_be_read_stops_the_start(explicit: Product) -> None:
+    """A damaged list of loaded models is told, nothing of it is deleted, and the sidecar does not start without it."""
+    stub = Stub(explicit.channel())
+    load(stub, "b", config="{}", **{"file:1/model.onnx": graphs.scale(5.0)})
+    assert explicit.stop() == 0
+    decided = explicit.data / "control" / "models.json"
+    whole = decided.read_text()
+    decided.write_text(whole[:-5])
+    with pytest.raises(AssertionError, match="says which models clients loaded and cannot be read"):
+        explicit.start()
+    decided.write_text(whole)
+    explicit.start()
+    assert factor(Stub(explicit.channel()), "b") == 5
 
 
 BAD = [

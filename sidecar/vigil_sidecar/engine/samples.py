@@ -16,6 +16,8 @@ from vigil_sidecar.errors import CandidateRefused
 __all__ = ["SampleInput", "WarmupSample", "sample_feeds"]
 
 Array = np.ndarray[Any, Any]
+_ELEMENTS_MAX = 1 << 26
+_RUN_BYTES_MAX = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class WarmupSample:
 def _array(name: str, sample: str, said: SampleInput) -> Array:
     size = math.prod(said.shape)
     where = f"model_warmup '{sample}', input '{name}'"
+    if size > _ELEMENTS_MAX:
+        raise CandidateRefused(f"config.pbtxt: {where}: dims have {size} elements, allowed are {_ELEMENTS_MAX}")
     if said.datatype == "BYTES":
         if said.data is None:
             return np.full(said.shape, "0" if said.fill == "random" else "", dtype=object)
@@ -69,7 +73,7 @@ def sample_feeds(sample: WarmupSample, contract: Contract, rows: int | None) -> 
     Raises:
         CandidateRefused: the sample and the graph contradict each other.
     """
-    out = {}
+    out, total = {}, 0
     for spec in contract.inputs:
         said = sample.inputs.get(spec.name)
         if said is None:
@@ -79,6 +83,9 @@ def sample_feeds(sample: WarmupSample, contract: Contract, rows: int | None) -> 
                 f"config.pbtxt: model_warmup '{sample.name}', input '{spec.name}' is {said.datatype}, the graph says {spec.datatype}"
             )
         array = _array(spec.name, sample.name, said)
+        total += array.nbytes * (rows or 1)
+        if total > _RUN_BYTES_MAX:
+            raise CandidateRefused(f"config.pbtxt: model_warmup '{sample.name}': {rows or 1} rows have more than {_RUN_BYTES_MAX} bytes")
         out[spec.name] = array if rows is None else np.ascontiguousarray(np.broadcast_to(array, (rows, *array.shape)))
     if unknown := sorted(set(sample.inputs) - set(out)):
         raise CandidateRefused(f"config.pbtxt: model_warmup '{sample.name}': the graph has no input '{unknown[0]}'")

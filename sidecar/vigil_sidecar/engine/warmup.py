@@ -159,7 +159,7 @@ def _by_samples(
     session: Session, largest: int, samples: Sequence[WarmupSample], clock: Callable[[], float], in_time: Callable[[str], None]
 ) -> Warmth:
     """Every sample as often as it says, and the first one in every batch size."""
-    contract, gap = session.contract, 0.0
+    contract, gap = session.contract, 0.0  # -1: rows depend on each other
     _check_batched(contract, largest)
     for sample in samples:
         if sample.batch_size > max(1, largest):
@@ -177,7 +177,7 @@ def _by_samples(
         in_time(f"{rows} of {largest} batch sizes ran")
         for w, a in zip(whole, results, strict=True):
             found = _difference(w[:1], a) if w.ndim and w.shape[0] == rows else None
-            gap = gap if found is None else max(gap, found)
+            gap = -1.0 if found is None or gap < 0 else max(gap, found)
     feeds = sample_feeds(samples[0], contract, largest or None)
     session.run(feeds)
     start = clock()

@@ -26,6 +26,8 @@ def _check_gates(options: ModelOptions, warmth: Warmth) -> None:
     """The gates of the model's own vigil.toml."""
     if options.run_ms_max is not None and warmth.run_s * 1000 > options.run_ms_max:
         raise CandidateRefused(f"its largest batch takes {warmth.run_s * 1000:.3g} ms, gates.run_ms_max is {options.run_ms_max:g}")
+    if options.batch_difference_max is not None and warmth.batch_difference < 0:
+        raise CandidateRefused("rows of a batch depend on each other, or were not compared, and gates.batch_difference_max is set")
     if options.batch_difference_max is not None and warmth.batch_difference > options.batch_difference_max:
         raise CandidateRefused(
             f"a row alone and in a batch differ by {warmth.batch_difference:.3g}, "

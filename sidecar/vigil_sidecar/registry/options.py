@@ -94,7 +94,8 @@ class ModelOptions:
     warmup: tuple[WarmupSample, ...] = ()
     queue: QueueOptions | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """By output, the names of its classes (``label_filename``)."""
+    """By output, the names of its classes, and the file that says them (``label_filename``)."""
+    label_files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     output_min: float | None = None
     output_max: float | None = None
     allow_contract_change: bool = False

@@ -9,27 +9,23 @@ from pathlib import Path
 
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Monitor
-from vigil_sidecar.engine.staging import FileSignature, StillWritten, is_written
-from vigil_sidecar.errors import CandidateRefused
+from vigil_sidecar.registry.bringer import RETRY_S, Bringer
 from vigil_sidecar.registry.commands import Commander
 from vigil_sidecar.registry.control import ModelControl
 from vigil_sidecar.registry.judgement import judge
 from vigil_sidecar.registry.loader import Loader
-from vigil_sidecar.registry.memory import ModelMemory, Refusal
+from vigil_sidecar.registry.memory import ModelMemory
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model, Registry
-from vigil_sidecar.registry.repository import CONFIG_FILES, MODEL_NAME, FolderView, list_models, look
+from vigil_sidecar.registry.repository import MODEL_NAME, FolderView, list_models, look
 from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
-from vigil_sidecar.registry.views import refresh_views, set_view
+from vigil_sidecar.registry.views import refresh_views
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Reconciler"]
 
-_RETRY_S = 0.05
 _COLD_S = 5.0
 """A start waits this long at most for files that are still being written or empty."""
-_EMPTY_S = 5.0
-"""An empty file that stays so is refused, not waited for."""
 
 
 class Reconciler:
@@ -47,20 +43,20 @@ class Reconciler:
         failed: Callable[[str, Exception], None],
     ) -> None:  # fmt: skip
         self.control, self._settings, self._registry = control, settings, registry
-        self._loader, self._monitor, self._read_options = loader, monitor, read_options
-        self._observe, self._failed = observe, failed
+        self._monitor, self._observe, self._failed = monitor, observe, failed
         self._memory: dict[str, ModelMemory] = {}
         self._due: dict[str, float] = {}
         self._wake = threading.Condition()
         self._stopping = False
         self._ignored: set[str] = set()
         self._still: set[str] = set()
-        self._commander = Commander(control, registry, self._memory, observe, self._forget)
         self._looks = 0
         self._cold_until = time.monotonic() + _COLD_S
         self.first_pass = threading.Event()
+        self._bringer = Bringer(settings, loader, read_options, observe, self.mark, self.first_pass)
         self.problems: dict[str, str] = {}
         """By model, what keeps it from recovering; empty when nothing does."""
+        self._commander = Commander(control, registry, self._bringer, monitor, self._memory, self.problems, observe, self._forget)
         self.passed: Callable[[str], None] = lambda checkpoint: None
         """Hears of the checkpoints of its supervision: look, load, loaded."""
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
@@ -92,19 +88,17 @@ class Reconciler:
         for name in {*self._names(), *self._registry.models}:
             self.mark(name)
 
-    def load(self, name: str, source: str, timeout_s: float) -> str | None:
-        """Load a model as ``source`` says (``ModelControl``); returns why it failed, "" when it serves, None when it is not done yet."""
-        command = self._commander.accept(name, source, timeout_s)
+    def command(self, name: str, source: str | None, timeout_s: float) -> str | None:
+        """Load a model as ``source`` says (``ModelControl``), or unload it where that is None.
+
+        Returns why it failed, "" when it is done, None when it is not done yet.
+        """
+        end_s = time.monotonic() + timeout_s
+        command = self._commander.accept(name, source, end_s)
         if command is None:
             return None
         self.mark(name, asked=True)
-        return command.problem if command.done.wait(timeout_s) else None
-
-    def unload(self, name: str, timeout_s: float) -> bool:
-        """Let a model go; False when that is not done yet. Raises ``OSError`` when it cannot be kept."""
-        dropped = self._commander.drop(name, timeout_s)
-        self.mark(name, asked=True)
-        return dropped and self.wait_looked(name, timeout_s)
+        return command.problem if command.done.wait(max(0.0, end_s - time.monotonic()) + RETRY_S) else None
 
     def _names(self) -> list[str]:
         """Names of model folders; what cannot be one is told once."""
@@ -166,21 +160,18 @@ class Reconciler:
     # One look at one model.
 
     def _look_to_its_end(self, name: str) -> None:
-        if self.control.live:
+        if (command := self._commander.current(name)) is not None:
+            self._commander.obey(command, self._failed)
+        elif self.control.live:
             self._look(name)
             return
-        if name in self._still:
+        elif name in self._still:
             return
-        self._commander.begin(name)
-        if self.control.wanted(name):
+        elif self.control.wanted(name):
             self._look(name)
-        else:
-            self._commander.release(name)
         with self._wake:
-            if name in self._due:
-                return  # something is pending
-            self._still.add(name)
-        self._commander.conclude(name)
+            if name not in self._due:  # else something is pending, or was asked for meanwhile
+                self._still.add(name)
 
     def _look(self, name: str) -> None:
         if name not in self._registry.models and not self._admissible(name):
@@ -209,11 +200,11 @@ class Reconciler:
         memory.told.intersection_update(view.ignored)  # what is over may come again, and is told again
         for entry in view.ignored:
             self._tell_once(memory, name, entry)
-        if not self._config_settled(model, memory, view):
-            self.mark(name, delay_s=_RETRY_S)
+        if not self._bringer.config_settled(folder, memory, view):
+            self.mark(name, delay_s=RETRY_S)
             if model.serving is not None or not view.versions:
                 return
-        self._read_config(model, memory, folder, view)
+        self._bringer.read_config(model, memory, folder, view)
         self._tell_deleted(model, memory, view)
         memory.pending.clear()
         wanted = self._wanted(model, memory, view)
@@ -245,36 +236,6 @@ class Reconciler:
             memory.told.add(reason)
             self._observe(ModelEvent(events.REPOSITORY_ENTRY_IGNORED, name, reason=reason))
 
-    def _config_settled(self, model: Model, memory: ModelMemory, view: FolderView) -> bool:
-        """Whether the model's files of settings keep still: a half-written one must not take effect."""
-        if memory.config == view.config:
-            return True
-        now, settle_s = time.monotonic(), self._settings.models_settle_ms / 1000
-        seen, since = memory.config_seen
-        if seen != view.config:
-            memory.config_seen, since = (view.config, now), now
-        written = max((s.mtime_ns for s in view.config if s is not None), default=0) / 1e9
-        cold = not self.first_pass.is_set() and time.time() - written > settle_s
-        return (cold or now - since >= settle_s) and not any(is_written(self.control.folder(model.name) / n) for n in CONFIG_FILES)
-
-    def _read_config(self, model: Model, memory: ModelMemory, folder: Path, view: FolderView) -> None:
-        if memory.config == view.config:
-            return
-        first = memory.config is None
-        try:
-            model.options, memory.config_problem = self._read_options(folder, model.name), ""
-        except CandidateRefused as error:
-            memory.config_problem = str(error)
-        except Exception as error:  # a parser gave up: never serve with options that nobody wrote
-            memory.config_problem = f"config.pbtxt or vigil.toml cannot be understood: {type(error).__name__}"
-        memory.config = view.config
-        if memory.config_problem:
-            memory.read.clear()
-            return
-        memory.refused.clear()
-        if not first:
-            memory.read.clear()
-
     def _tell_deleted(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         serving = model.serving
         if serving is None or serving.number in view.versions:
@@ -297,92 +258,14 @@ class Reconciler:
             return None
         return max((n for n in good if n >= serving.number), default=None)
 
-    def _settled(self, memory: ModelMemory, number: int, signature: FileSignature) -> bool:
-        now = time.monotonic()
-        seen, since = memory.first_seen.get(number, (None, now))
-        if seen != signature:
-            memory.first_seen[number], since = (signature, now), now
-        settle_s = self._settings.models_settle_ms / 1000
-        cold = not self.first_pass.is_set() and time.time() - signature.mtime_ns / 1e9 > settle_s
-        return cold or now - since >= settle_s
-
     def _try(self, model: Model, memory: ModelMemory, view: FolderView, number: int) -> LoadedVersion | None:
         """Bring a version to service; returns it, or None when it must wait or was refused."""
-        version = self._load(model, memory, view, number)
+        version = self._bringer.load(model, memory, view, number, self.control.folder(model.name))
         if version is not None and model.serving is not version:
-            self._switch(model, version)
+            self._bringer.switch(model, version)
         elif version is None and memory.is_refused(view.versions, number) and model.serving is None:
             self.mark(model.name)  # the next best one
         return version
-
-    def _load(self, model: Model, memory: ModelMemory, view: FolderView, number: int) -> LoadedVersion | None:
-        signature, loaded = view.versions[number], model.loaded.get(number)
-        if loaded is not None and memory.read.get(number) == signature:
-            return loaded
-        memory.pending.add(number)
-        if not self._settled(memory, number, signature):
-            self.mark(model.name, delay_s=_RETRY_S)
-            return None
-        set_view(model, number, "", "loading", "", signature.size)
-        digest = ""
-        try:
-            if memory.config_problem:
-                raise CandidateRefused(memory.config_problem)
-            staged = self._loader.stage(self.control.folder(model.name) / str(number) / "model.onnx")
-            try:
-                digest = staged.digest
-                if loaded is not None and loaded.digest == digest and loaded.options == model.options:
-                    memory.read[number] = signature
-                    memory.pending.discard(number)
-                    return loaded
-                known = memory.refused.get(number)
-                if known is not None and known.digest == digest:
-                    memory.refused[number] = known._replace(signature=signature)
-                    memory.pending.discard(number)
-                    return None
-                version = self._loader.load(model.name, number, staged, model.options, model.serving)
-            finally:
-                staged.close()
-        except StillWritten:
-            since = memory.first_seen[number][1]
-            if signature.size == 0 and time.monotonic() - since > _EMPTY_S:
-                memory.pending.discard(number)
-                memory.refused[number] = Refusal(signature, "", "model.onnx is empty")
-                self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, "", "model.onnx is empty"))
-                return None
-            if signature.size > 0:
-                memory.first_seen.pop(number, None)
-            self.mark(model.name, delay_s=_RETRY_S)
-            return None
-        except CandidateRefused as error:
-            memory.pending.discard(number)
-            memory.refused[number] = Refusal(signature, digest, str(error))
-            self._observe(ModelEvent(events.VERSION_REFUSED, model.name, number, digest, str(error)))
-            return None
-        memory.read[number] = signature
-        memory.pending.discard(number)
-        memory.refused.pop(number, None)
-        self._observe(ModelEvent(events.VERSION_LOADED, model.name, number, digest, "passed every gate"))
-        model.loaded = {**model.loaded, number: version}
-        if loaded is not None:
-            if model.serving is loaded:
-                self._switch(model, version)  # retires the old one, even if its record fails now and is made later
-            else:
-                loaded.retire()
-        return version
-
-    def _switch(self, model: Model, version: LoadedVersion) -> None:
-        old = model.serving
-        self._observe(
-            ModelEvent(
-                events.VERSION_SWITCHED, model.name, version.number, version.digest, "",
-                old.number if old else 0, old.digest if old else "", model.generation + 1,
-            )
-        )  # fmt: skip
-        model.serving = version
-        model.generation += 1
-        if old is not None and old not in model.loaded.values():
-            old.retire()
 
     def _keep_by_policy(self, model: Model, memory: ModelMemory, view: FolderView) -> None:
         """Load what the policy keeps beside the serving version, and retire the rest."""
@@ -391,7 +274,7 @@ class Reconciler:
         keep = model.options.policy.keeps(list(view.versions)) if model.options.policy != ModelOptions().policy else set()
         for number in sorted(keep):
             if number != model.serving.number and not memory.is_refused(view.versions, number):
-                self._load(model, memory, view, number)
+                self._bringer.load(model, memory, view, number, self.control.folder(model.name))
         keep.add(model.serving.number)
         for number, version in list(model.loaded.items()):
             if number not in keep:

@@ -49,6 +49,8 @@ class UnaryMethod(NamedTuple):
     request: type[Message]
     serve: Callable[[Any, Call], Message]
     control: bool = False
+    slow: bool = False
+    """It may take a minute: others do not wait behind it."""
 
 
 class StreamMethod(NamedTuple):
@@ -76,6 +78,7 @@ class Dispatcher:
         self._workers = ModelWorkers(processor.process, queue_max, self._intake, self._refuse)
         self.busy = self._workers.busy
         self._control = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="control")
+        self._loads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="loads")
         self._reads = ThreadPoolExecutor(_CONTROL_THREADS, thread_name_prefix="reads")
         self._control_waiting = threading.BoundedSemaphore(_CONTROL_QUEUE_MAX)
         self._stream_places = threading.BoundedSemaphore(streams_max)
@@ -133,7 +136,8 @@ class Dispatcher:
             if not self._control_waiting.acquire(blocking=False):
                 self._refuse(call, LimitHit(f"{_CONTROL_QUEUE_MAX} control calls wait", metadata={"limit": "control_queue"}))
                 return
-            pool = self._control if self._unary[method].control else self._reads
+            slow, control = self._unary[method].slow, self._unary[method].control
+            pool = self._loads if slow else self._control if control else self._reads
             pool.submit(self._serve_unary, call, self._unary[method])
         elif method in self._streams:
             if not self._stream_places.acquire(blocking=False):
@@ -241,4 +245,5 @@ class Dispatcher:
     def close(self) -> None:
         """Take no more control calls."""
         self._control.shutdown(wait=False, cancel_futures=True)
+        self._loads.shutdown(wait=False, cancel_futures=True)
         self._reads.shutdown(wait=False, cancel_futures=True)

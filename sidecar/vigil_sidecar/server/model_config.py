@@ -53,6 +53,8 @@ def _read(path: Path) -> str | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
+        if path.is_symlink():  # what it says is not known, and it may be a limit
+            raise CandidateRefused(f"{path.name} is a link that leads nowhere") from None
         return None
     except OSError as error:
         raise CandidateRefused(f"{path.name} cannot be read: {error.strerror}") from None
@@ -112,6 +114,7 @@ def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
     if config.default_model_filename not in ("", "model.onnx"):
         raise CandidateRefused(f"config.pbtxt: default_model_filename is '{config.default_model_filename}', only model.onnx is served")
     out["tensors"] = _tensors(config)
+    out["label_files"] = {o.name: o.label_filename for o in config.output if o.label_filename}
     out["labels"] = {o.name: _labels(folder, o.name, o.label_filename) for o in config.output if o.label_filename}
     if config.HasField("dynamic_batching"):
         out["queue"] = _queue(config)
@@ -157,6 +160,9 @@ def _queue(config: ModelConfig) -> QueueOptions | None:
         raise CandidateRefused(f"config.pbtxt: {text}")
     if policy.timeout_action != policy.REJECT:
         raise CandidateRefused("config.pbtxt: dynamic_batching.default_queue_policy.timeout_action supports REJECT")
+    if 0 < (timeout := policy.default_timeout_microseconds) <= delay:
+        text = f"default_timeout_microseconds is {timeout}, every call may wait {delay} (max_queue_delay_microseconds)"
+        raise CandidateRefused(f"config.pbtxt: dynamic_batching.default_queue_policy.{text}")
     queue = QueueOptions(delay, sizes, policy.max_queue_size, policy.default_timeout_microseconds)
     return queue if queue != QueueOptions() else None
 

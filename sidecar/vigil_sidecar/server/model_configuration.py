@@ -43,7 +43,8 @@ def configuration(version: LoadedVersion) -> ModelConfig:
     for t in version.session.contract.inputs:
         _tensor(out.input.add(), t, largest > 0)
     for t in version.session.contract.outputs:
-        _tensor(out.output.add(), t, largest > 0)
+        said_of = out.output.add(label_filename=options.label_files.get(t.name, ""))
+        _tensor(said_of, t, largest > 0)
     out.instance_group.add(name=version.model, kind=ModelInstanceGroup.KIND_CPU, count=1)
     accelerators = out.optimization.execution_accelerators
     for name in options.providers:

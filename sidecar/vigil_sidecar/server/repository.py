@@ -19,8 +19,8 @@ from vigil_sidecar.server.services import wait_s
 __all__ = ["Repository"]
 
 _STATES = {"serving": "READY", "standby": "READY", "loading": "LOADING", "refused": "UNAVAILABLE", "retired": "UNAVAILABLE"}
-_FILE = re.compile(r"[1-9][0-9]{0,17}/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}|[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-_RESERVED = frozenset(("config.pbtxt", "vigil.toml", "latest"))
+_FILE = re.compile(r"(?:[1-9][0-9]{0,17}|warmup)/[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}|[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_RESERVED = frozenset(("config.pbtxt", "vigil.toml", "latest", "warmup"))
 _LISTED_MAX = 4096
 _NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
 """Triton's words. models.control says what is enabled."""
@@ -60,7 +60,7 @@ class Repository:
             source = self._control.override(name, _config(config, name), files) if config is not None else ""
         except OSError as error:
             raise Unavailable(f"failed to load '{name}', its override cannot be written: {error.strerror}") from None
-        problem = self._reconciler.load(name, source, wait_s(call))
+        problem = self._reconciler.command(name, source, wait_s(call))
         if problem is None:
             raise Unavailable(f"model '{name}' is still being loaded; look again later")
         if problem:
@@ -73,12 +73,12 @@ class Repository:
         for key, value in request.parameters.items():
             if key != "unload_dependents" or value.WhichOneof("parameter_choice") != "bool_param":
                 raise SemanticViolation(f"unload parameter '{key}' is not known; there is unload_dependents (bool)", [("parameters", key)])
-        try:
-            done = self._reconciler.unload(name, wait_s(call))
-        except OSError as error:
-            raise Unavailable(f"failed to unload '{name}', that cannot be kept: {error.strerror}") from None
-        if not done:
-            raise Unavailable(f"model '{name}' is still being loaded; look again later")
+        if MODEL_NAME.fullmatch(name) is not None and (self._control.wanted(name) or name in self._registry.models):
+            problem = self._reconciler.command(name, None, wait_s(call))
+            if problem is None:
+                raise Unavailable(f"model '{name}' is still being loaded; look again later")
+            if problem:
+                raise Unavailable(problem)
         return oip.RepositoryModelUnloadResponse()
 
     def _begin(self, repository: str, name: str, call: Call) -> str:
@@ -107,7 +107,7 @@ def _parameters(given: Mapping[str, oip.ModelRepositoryParameter]) -> tuple[str 
             what = "config (string) and file:PATH (bytes)"
             raise SemanticViolation(f"load parameter '{key}' has no effect; there are {what}", [(field, f"there are {what}")])
         elif _FILE.fullmatch(path) is None or path in _RESERVED:
-            allowed = "a file of a version (1/model.onnx) or beside them, and not config.pbtxt or vigil.toml"
+            allowed = "a file of a version (1/model.onnx), of warmup or beside them, and not config.pbtxt or vigil.toml"
             raise SemanticViolation(f"load parameter '{key}' must be {allowed}", [(field, f"must be {allowed}")])
         else:
             files[path] = value.bytes_param

@@ -59,10 +59,12 @@ def read_warmup(config: ModelConfig, folder: Path) -> tuple[WarmupSample, ...]:
         raise CandidateRefused(f"config.pbtxt: model_warmup has {len(config.model_warmup)} samples, allowed are {_SAMPLES_MAX}")
     out, total = [], 0
     for sample in config.model_warmup:
-        inputs = {n: _input(folder, i, f"model_warmup '{sample.name}', input '{n}'") for n, i in sorted(sample.inputs.items())}
-        total += sum(len(i.data or b"") for i in inputs.values())
-        if total > _TOTAL_BYTES_MAX:
-            raise CandidateRefused(f"config.pbtxt: model_warmup has files of more than {_TOTAL_BYTES_MAX} bytes")
+        inputs = {}
+        for name, given in sorted(sample.inputs.items()):
+            inputs[name] = _input(folder, given, f"model_warmup '{sample.name}', input '{name}'")
+            total += len(inputs[name].data or b"")
+            if total > _TOTAL_BYTES_MAX:
+                raise CandidateRefused(f"config.pbtxt: model_warmup has files of more than {_TOTAL_BYTES_MAX} bytes")
         if sample.count > _COUNT_MAX:
             raise CandidateRefused(f"config.pbtxt: model_warmup '{sample.name}' has the count {sample.count}, allowed is 0..{_COUNT_MAX}")
         if sample.batch_size < 1:
