@@ -132,8 +132,8 @@ class Fuzz:
         self.codes[code] += 1
         if POSITION in beside:
             self.replies.append((beside[POSITION], code))
-        elif code == "OK" or (code == "DEADLINE_EXCEEDED" and name.endswith("/Watch")):  # watched until the caller's deadline
-            return
+        elif code == "OK" or (code == "DEADLINE_EXCEEDED" and name.rsplit("/", 1)[-1] in STREAMS):
+            return  # a stream that lasted until its caller's deadline: it is no call, those in it have their records
         elif "vigil-safety-state" in beside or code in ("UNKNOWN", "INTERNAL", "DATA_LOSS"):
             self.without.append(f"{name}: {code}")
         else:  # made up by the client's own library: deadline, cancelled, a path that it does not send
