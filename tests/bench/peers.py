@@ -1,6 +1,7 @@
 """``make bench-peers``: Vigil beside other servers, in one run, on the same graphs, bytes and generator.
 
-Each answer is checked. A peer's settings are searched first, and what was found is in the table's JSON. Vigil
+Each answer of the small model is checked, of the large one the first. Triton's settings (with its Python backend) are
+searched first, by the small model at 32 in flight, and what was found is in the table's JSON. Vigil
 has everything on: rules, audit, metrics, supervision, and traces of one call in 100 at a receiver that counts them.
 """
 

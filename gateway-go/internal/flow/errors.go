@@ -94,13 +94,16 @@ func mapError(err error) *CallError {
 		Text: "internal error; the log has the detail"}
 }
 
+// valid is a text that a message can hold.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
+
 // Status is the error in the form of google.rpc, with BadRequest, ErrorInfo
 // and RetryInfo as they apply.
 func (e *CallError) Status(traceID string) *statuspb.Status {
 	if e.status != nil {
 		return fit(e.status)
 	}
-	s := &statuspb.Status{Code: int32(e.Code), Message: strings.ToValidUTF8(e.Text, "\uFFFD")}
+	s := &statuspb.Status{Code: int32(e.Code), Message: valid(e.Text)}
 	add := func(m proto.Message) {
 		if packed, err := anypb.New(m); err == nil {
 			s.Details = append(s.Details, packed)
@@ -110,7 +113,7 @@ func (e *CallError) Status(traceID string) *statuspb.Status {
 		bad := &errdetails.BadRequest{}
 		for _, v := range e.Violations[:min(len(e.Violations), violationsShown)] {
 			bad.FieldViolations = append(bad.FieldViolations,
-				&errdetails.BadRequest_FieldViolation{Field: v.Field, Description: v.Description})
+				&errdetails.BadRequest_FieldViolation{Field: valid(v.Field), Description: valid(v.Description)})
 		}
 		if more := len(e.Violations) - violationsShown; more > 0 {
 			bad.FieldViolations = append(bad.FieldViolations,
@@ -120,7 +123,7 @@ func (e *CallError) Status(traceID string) *statuspb.Status {
 	}
 	metadata := map[string]string{"event": fmt.Sprintf("DIA-%d", e.Event), "trace_id": traceID}
 	for k, v := range e.Metadata {
-		metadata[k] = v
+		metadata[k] = valid(v)
 	}
 	add(&errdetails.ErrorInfo{Reason: e.Reason, Domain: domain, Metadata: metadata})
 	if e.Code == codes.ResourceExhausted || e.Code == codes.Unavailable {

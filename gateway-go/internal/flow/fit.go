@@ -46,7 +46,14 @@ func fitViolations(all []*errdetails.BadRequest_FieldViolation) []*errdetails.Ba
 	for i, v := range all {
 		v.Field, v.Description = cut(v.Field, 200), cut(v.Description, 400)
 		if size += len(v.Field) + len(v.Description) + 8; size > violationBytes {
-			return append(all[:i:i], &errdetails.BadRequest_FieldViolation{Description: fmt.Sprintf("%d more fields are violated", len(all)-i)})
+			left := len(all) - i
+			if last := all[len(all)-1]; last.Field == "" && len(all) > violationsShown { // it stands for those left out before
+				var more int
+				if _, err := fmt.Sscanf(last.Description, "%d more", &more); err == nil {
+					left += more - 1
+				}
+			}
+			return append(all[:i:i], &errdetails.BadRequest_FieldViolation{Description: fmt.Sprintf("%d more fields are violated", left)})
 		}
 	}
 	return all

@@ -32,7 +32,11 @@ type Method struct {
 	// local answers in the gateway itself.
 	local  func(context.Context, *Service, proto.Message) (proto.Message, error)
 	stream func(*Service, *streamCall) error
+	// applied does the gateway's part of what the sidecar did.
+	applied func(*Service, proto.Message)
 }
+
+var appliedHere = map[string]func(*Service, proto.Message){"/inference.GRPCInferenceService/LogSettings": logSettingsApplied}
 
 // ServerStream says whether the method answers with a stream.
 func (m *Method) ServerStream() bool {
@@ -96,6 +100,7 @@ func newMethod(s protoreflect.ServiceDescriptor, d protoreflect.MethodDescriptor
 	return &Method{
 		Name: name, Service: string(s.FullName()), Short: string(d.Name()), Desc: d, Input: input, Output: output,
 		Control: controlMethods[name], Reads: readMethods[name], model: modelOf(name), local: localAnswers[name], stream: localStreams[name],
+		applied: appliedHere[name],
 	}
 }
 

@@ -75,14 +75,14 @@ func changeTrace(sampling *telemetry.Sampling, start telemetry.Sampling, name st
 		sampling.On = value == "TIMESTAMPS" || value == "" && start.On
 	case "trace_rate":
 		if value == "" {
-			sampling.Rate = start.Rate
+			*sampling = sampling.AtRateOf(start)
 			return nil
 		}
 		rate, err := strconv.ParseUint(value, 10, 32)
 		if err != nil || rate == 0 {
 			return settingError(name, "is '"+value+"', must be a whole number from 1 to 4294967295: one call in so many is traced")
 		}
-		sampling.Rate = rate
+		*sampling = sampling.AtRate(rate)
 	case "trace_count", "trace_mode":
 		if fixed := map[string]string{"trace_count": "-1", "trace_mode": "opentelemetry"}[name]; value != "" && value != fixed {
 			return settingError(name, "is '"+value+"', must be "+fixed)
@@ -93,12 +93,14 @@ func changeTrace(sampling *telemetry.Sampling, start telemetry.Sampling, name st
 	return nil
 }
 
-// logSettings lets the gateway's lines follow, and leaves the answer to the sidecar, which
-// knows the same settings.
-func logSettings(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
+func (s *Service) logFlags() map[string]interface{ Store(bool) } {
 	levels := telemetry.LevelsOf(s.log)
-	flags := map[string]interface{ Store(bool) }{"log_info": &levels.Info, "log_warning": &levels.Warning, "log_error": &levels.Error}
-	settings := m.(*inference.LogSettingsRequest).Settings
+	return map[string]interface{ Store(bool) }{"log_info": &levels.Info, "log_warning": &levels.Warning, "log_error": &levels.Error}
+}
+
+// logSettings leaves the answer to the sidecar, which knows the same settings.
+func logSettings(_ context.Context, s *Service, m proto.Message) (proto.Message, error) {
+	flags, settings := s.logFlags(), m.(*inference.LogSettingsRequest).Settings
 	for name, value := range settings {
 		_, boolean := value.GetParameterChoice().(*inference.LogSettingsRequest_SettingValue_BoolParam)
 		_, number := value.GetParameterChoice().(*inference.LogSettingsRequest_SettingValue_Uint32Param)
@@ -111,12 +113,17 @@ func logSettings(_ context.Context, s *Service, m proto.Message) (proto.Message,
 			return nil, settingError(name, "cannot be changed; there are log_info, log_warning, log_error and log_verbose_level")
 		}
 	}
-	for name, value := range settings {
+	return nil, errNotHere
+}
+
+// logSettingsApplied lets the gateway's lines follow once the sidecar's do.
+func logSettingsApplied(s *Service, m proto.Message) {
+	flags := s.logFlags()
+	for name, value := range m.(*inference.LogSettingsRequest).Settings {
 		if flag := flags[name]; flag != nil {
 			flag.Store(value.GetBoolParam())
 		} else {
-			levels.Debug.Store(value.GetUint32Param() > 0)
+			telemetry.LevelsOf(s.log).Debug.Store(value.GetUint32Param() > 0)
 		}
 	}
-	return nil, errNotHere
 }

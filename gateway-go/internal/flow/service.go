@@ -212,6 +212,9 @@ func (s *Service) unary(ctx context.Context, c *call, message []byte) (*Answer, 
 	}
 	defer regions.done()
 	answer, err := s.answered(ctx, c, request, message)
+	if err == nil && c.method.applied != nil {
+		c.method.applied(s, request)
+	}
 	return regions.toRegions(c, answer, err)
 }
 

@@ -113,7 +113,7 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 	one := process{t, t.TempDir()}
 	one.is("S", 0, 0)
 	c := New(Config{HangAfter: 75 * ms, HeartbeatTimeout: time.Second}, nil)
-	cn := &conn{pending: map[uint64]*pending{1: {bytes: 60 << 20}, 2: {bytes: 40 << 20}, 3: {bytes: 1 << 30, queued: &linkv1.Call{}}}}
+	cn := &conn{pending: map[uint64]*pending{1: {bytes: 30 << 20}, 2: {bytes: 20 << 20}, 3: {bytes: 1 << 30, queued: &linkv1.Call{}}}}
 	own, start := one.watched(), time.Now()
 	for _, l := range []struct {
 		silence      time.Duration
@@ -122,7 +122,7 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 		nothing      bool
 	}{
 		{silence: 100 * ms},
-		{silence: 250 * ms, nothing: true},            // 100 MiB explain 200 ms of it, though their calls have ended
+		{silence: 250 * ms, nothing: true},            // 50 MiB explain 200 ms of it, though their calls have ended
 		{silence: 280 * ms, failed: true, sure: true}, // and no more
 		{silence: 1001 * ms, failed: true, sure: true},
 		{silence: 0},

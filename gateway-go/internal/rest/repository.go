@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"vigil/gateway/gen/inference"
@@ -21,15 +19,10 @@ func RepositoryParameters(object []byte) (map[string]*inference.ModelRepositoryP
 		return nil, nil
 	}
 	var body struct {
-		Parameters map[string]any `json:"parameters"`
+		Parameters map[string]json.RawMessage `json:"parameters"`
 	}
-	decoder := json.NewDecoder(bytes.NewReader(object))
-	decoder.UseNumber()
-	if err := decoder.Decode(&body); err != nil {
-		return nil, fmt.Errorf("the request's JSON: %w", err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the request's JSON: there is more behind its end")
+	if err := decode(object, &body); err != nil {
+		return nil, err
 	}
 	if len(body.Parameters) > parametersMax {
 		return nil, fmt.Errorf("parameters: has %d members, allowed are %d", len(body.Parameters), parametersMax)
@@ -45,14 +38,23 @@ func RepositoryParameters(object []byte) (map[string]*inference.ModelRepositoryP
 	return out, nil
 }
 
-func repositoryParameter(key string, value any) (*inference.ModelRepositoryParameter, error) {
+func repositoryParameter(key string, given json.RawMessage) (*inference.ModelRepositoryParameter, error) {
+	if len(given) == 0 || given[0] == '{' || given[0] == '[' {
+		return nil, fmt.Errorf("parameters.%.200s: must be a string, a whole number or true or false", key)
+	}
+	var value any
+	decoder := json.NewDecoder(bytes.NewReader(given))
+	decoder.UseNumber()
+	if err := decoder.Decode(&value); err != nil {
+		return nil, fmt.Errorf("parameters.%.200s: %w", key, err)
+	}
 	switch v := value.(type) {
 	case bool:
 		return &inference.ModelRepositoryParameter{ParameterChoice: &inference.ModelRepositoryParameter_BoolParam{BoolParam: v}}, nil
 	case json.Number:
 		n, err := v.Int64()
 		if err != nil {
-			return nil, fmt.Errorf("parameters.%s: %s is no integer of 64 bits", key, v)
+			return nil, fmt.Errorf("parameters.%.200s: %.40s is no integer of 64 bits", key, v)
 		}
 		return &inference.ModelRepositoryParameter{ParameterChoice: &inference.ModelRepositoryParameter_Int64Param{Int64Param: n}}, nil
 	case string:
@@ -61,9 +63,9 @@ func repositoryParameter(key string, value any) (*inference.ModelRepositoryParam
 		}
 		content, err := base64.StdEncoding.DecodeString(v)
 		if err != nil {
-			return nil, fmt.Errorf("parameters.%s: is not base64: %w", key, err)
+			return nil, fmt.Errorf("parameters.%.200s: is not base64: %w", key, err)
 		}
 		return &inference.ModelRepositoryParameter{ParameterChoice: &inference.ModelRepositoryParameter_BytesParam{BytesParam: content}}, nil
 	}
-	return nil, fmt.Errorf("parameters.%s: must be a string, a whole number or true or false", key)
+	return nil, fmt.Errorf("parameters.%.200s: must be a string, a whole number or true or false", key)
 }

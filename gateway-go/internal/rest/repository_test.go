@@ -17,10 +17,12 @@ func TestRepositoryParameters(t *testing.T) {
 		}
 	}
 	for body, want := range map[string]string{
-		`{`: "JSON", `[]`: "JSON", `{} {}`: "behind its end", `{"parameters": []}`: "JSON", `{"parameters": {"a": 1.5}}`: "parameters.a: 1.5",
+		`{`: "JSON", `[]`: "JSON", `{} {}`: "JSON", `{"parameters": []}`: "JSON", `{"parameters": {"a": 1.5}}`: "parameters.a: 1.5",
 		`{"parameters": {"a": [1]}}`: "parameters.a: must be", `{"parameters": {"a": null}}`: "parameters.a: must be",
 		`{"parameters": {"file:1/m": "@"}}`: "not base64", `{"parameters": {"n": 99999999999999999999}}`: "64 bits",
-		`{"parameters": {` + strings.TrimSuffix(strings.Repeat(`"a": 1,`, 1), ",") + `}`: "JSON",
+		`{"parameters": {"a": [` + strings.Repeat("{},", 70000) + `{}]}}`: "",
+		`{"parameters": {"a": "` + "\xff" + `"}}`:                         "UTF-8",
+		`{"parameters": {"a": 1}`:                                         "JSON",
 	} {
 		if _, err := RepositoryParameters([]byte(body)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", body, err, want)

@@ -95,6 +95,18 @@ func sampling(endpoint string, ratio float64) Sampling {
 	return out
 }
 
+// AtRate is this with one call in rate traced.
+func (s Sampling) AtRate(rate uint64) Sampling {
+	s.Rate, s.ratio = rate, 1/float64(rate)
+	return s
+}
+
+// AtRateOf is this with the rate of another, also one that is not one in a whole number.
+func (s Sampling) AtRateOf(other Sampling) Sampling {
+	s.Rate, s.ratio = other.Rate, other.ratio
+	return s
+}
+
 // Sampling is how calls are sampled now.
 func (t *Tracer) Sampling() Sampling {
 	if now := t.now.Load(); now != nil {
@@ -111,7 +123,7 @@ func (t *Tracer) Sample(s Sampling) {
 	if t.provider == nil {
 		return
 	}
-	if s.Rate != t.Sampling().Rate || s.ratio == 0 { // a ratio that is not one in a whole number stays as it was set
+	if s.ratio == 0 { // the settings trace nothing: what is switched on traces as its rate says
 		s.ratio = 1 / float64(s.Rate)
 	}
 	t.now.Store(&s)
