@@ -331,3 +331,20 @@ def test_metadata_and_readiness(stub: Stub) -> None:
     assert (meta.inputs[0].name, meta.inputs[0].datatype, list(meta.inputs[0].shape)) == ("x", "FP32", [-1, 4])
     index = stub.unary(prefix + "RepositoryIndex", oip.RepositoryIndexRequest(), oip.RepositoryIndexResponse)[0]
     assert {(m.name, m.state) for m in index.models} >= {("scale", "READY"), ("log", "READY")}
+
+
+@pytest.mark.parametrize("port", ["grpc", "sidecar_grpc"])
+def test_errors_that_quote_much_reach_their_caller(product: Product, port: str) -> None:
+    """A client of gRPC's core drops trailers over 8 KiB, by chance: it gets what was said, each time."""
+    stub = Stub(product.channel(port))
+    name = "\u00e9" * 2000
+    for _ in range(20):
+        request = infer_request("scale", {"x": X})
+        request.inputs.add(name=name, datatype="FP32", shape=[1])
+        request.raw_input_contents.append(b"1234")
+        with pytest.raises(grpc.RpcError) as error:
+            stub.infer(request)
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT, error.value.details()
+    with pytest.raises(grpc.RpcError) as error:
+        stub.raw("/" + "s" * 2500 + "/" + "m" * 2500)(b"", timeout=10)
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,13 +16,14 @@ from inference.model_config_pb2 import DataType, ModelConfig
 
 from vigil_sidecar.engine.datatypes import decode_bytes, encode_bytes
 
-__all__ = ["NodeCase", "cases", "infer", "servable", "write"]
+__all__ = ["BFLOAT16", "NodeCase", "cases", "infer", "servable", "write"]
 
+BFLOAT16 = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
 _TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
     "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64", "bfloat16": "BF16",
 }  # fmt: skip
-_DTYPES = {v: (ml_dtypes.bfloat16 if k == "bfloat16" else np.dtype(k)) for k, v in _TYPES.items()}
+_DTYPES = {v: (BFLOAT16 if k == "bfloat16" else np.dtype(k)) for k, v in _TYPES.items()}
 
 
 class NodeCase(NamedTuple):
@@ -88,7 +88,7 @@ def equal(case: NodeCase, name: str, found: Any) -> str:
         return "" if texts[0] == texts[1] else f"{name}: {texts[0][:3]}, expected {texts[1][:3]}"
     if found.dtype != want.dtype:
         return f"{name}: {found.dtype}, expected {want.dtype}"
-    if want.dtype.kind == "f" or want.dtype == ml_dtypes.bfloat16:
+    if want.dtype.kind == "f" or want.dtype == BFLOAT16:
         same = np.allclose(found.astype(np.float64), want.astype(np.float64), rtol=case.rtol, atol=case.atol, equal_nan=True)
     else:
         same = bool(np.array_equal(found, want))
@@ -101,7 +101,7 @@ def servable(case: NodeCase) -> str:
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     try:
         session = ort.InferenceSession(case.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        if any(a.dtype == ml_dtypes.bfloat16 for a in (*case.inputs.values(), *case.outputs.values())):
+        if any(a.dtype == BFLOAT16 for a in (*case.inputs.values(), *case.outputs.values())):
             return ""  # its Python has no such arrays: what is served is held against what is expected
         feeds = {n: a.astype(object) if a.dtype.kind in "US" else a for n, a in case.inputs.items()}
         found = session.run(list(case.outputs), feeds)

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"path"
 	"slices"
@@ -192,6 +193,7 @@ func (n *Native) turnAway(method string, caller *flow.Caller, err error) metadat
 func (n *Native) unknown(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.Method(stream.Context())
 	service, name := path.Split(method)
+	service, name = fmt.Sprintf("%.600s", service), fmt.Sprintf("%.600s", name) // more would not fit into trailers
 	text := "unknown method " + name + " for service " + strings.Trim(service, "/")
 	if !slices.ContainsFunc(flow.Methods(), func(m *flow.Method) bool { return "/"+m.Service+"/" == service }) {
 		text = "unknown service " + strings.Trim(service, "/")

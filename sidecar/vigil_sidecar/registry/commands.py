@@ -94,7 +94,7 @@ class Commander:
             problem = self._unload(command) if command.source is None else self._make(command)
         except Exception as error:
             failed(command.name, error)
-            problem = f"failed to load '{command.name}': {type(error).__name__}"
+            problem = f"failed to {'unload' if command.source is None else 'load'} '{command.name}': {type(error).__name__}"
         if problem is None:
             self._bringer.again(command.name)
         else:
@@ -149,7 +149,9 @@ class Commander:
             self._control.commit(name, command.source)
         except OSError as error:
             return f"failed to load '{name}', what was asked for cannot be kept: {error.strerror}"
-        old = [v for v in model.loaded.values() if v not in aside.loaded.values() or v.number not in wanted]
+        new = {n: v for n, v in aside.loaded.items() if n in wanted}
+        made = [v for v in aside.loaded.values() if v not in model.loaded.values()]
+        old = [v for v in (*model.loaded.values(), *made) if v not in new.values()]
         self._monitor.add(f"model/{name}")
         try:
             if model.serving is not version:
@@ -159,7 +161,7 @@ class Commander:
             if model.serving is None:
                 self._monitor.remove(f"model/{name}")
             raise
-        model.options, model.loaded = aside.options, {n: v for n, v in aside.loaded.items() if n in wanted}
+        model.options, model.loaded = aside.options, new
         self._registry.models = {**self._registry.models, name: model}
         for v in old:
             v.retire()
