@@ -51,6 +51,7 @@ class Settings:
     limits_bytes_in_flight_max: int = 1073741824
     limits_streams_per_connection_max: int = 1024
     limits_connections_max: int = 20000
+    limits_control_frames_per_s: int = 5000
     limits_header_bytes_max: int = 16384
     limits_connection_idle_s: int = 600
     limits_keepalive_min_s: int = 10
@@ -216,6 +217,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('limits.connections_max', 'limits_connections_max', 'int', 20000, 1, 1000000,
          (), None,
          'Connections at once on each listener.'),
+    Spec('limits.control_frames_per_s', 'limits_control_frames_per_s', 'int', 5000, 10, 100000000,
+         (), None,
+         'HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly.'),
     Spec('limits.header_bytes_max', 'limits_header_bytes_max', 'int', 16384, 1024, 1048576,
          (), None,
          'Largest header list of a request.'),

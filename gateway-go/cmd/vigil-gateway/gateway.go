@@ -124,7 +124,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		"limits.bytes_in_flight_max": float64(s.LimitsBytesInFlightMax), "limits.watchers_max": float64(s.LimitsWatchersMax),
 		"limits.streams_per_connection_max": float64(s.LimitsStreamsPerConnectionMax), "limits.header_bytes_max": float64(s.LimitsHeaderBytesMax),
 		"limits.keepalive_min_s": float64(s.LimitsKeepaliveMinS), "limits.connection_idle_s": float64(s.LimitsConnectionIdleS),
-		"limits.connections_max": float64(s.LimitsConnectionsMax),
+		"limits.connections_max": float64(s.LimitsConnectionsMax), "limits.control_frames_per_s": float64(s.LimitsControlFramesPerS),
 		"ladder.answers_max":     float64(s.LadderAnswersMax), "ladder.bytes_max": float64(s.LadderBytesMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
 		"limits.shared_memory_regions_max": float64(s.LimitsSharedMemoryRegionsMax),
 	})
@@ -207,6 +207,9 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 		MessageBytesMax: int(s.LimitsMessageBytesMax), StreamsPerConnectionMax: uint32(s.LimitsStreamsPerConnectionMax),
 		HeaderBytesMax: uint32(s.LimitsHeaderBytesMax), ConnectionIdle: time.Duration(s.LimitsConnectionIdleS) * time.Second,
 		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote, AllowRemoteReading: s.AuditReadRemote,
+	}
+	for _, door := range []net.Listener{g.doors.grpc, g.doors.web} {
+		edge.LimitFrames(door, s.LimitsControlFramesPerS, metrics.LimitHits.WithLabelValues("limits.control_frames_per_s").Inc)
 	}
 	g.native = edge.NewNative(g.service, g.tracer, limits)
 	config := edge.WebConfig{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,6 +33,17 @@ type limited struct {
 	closed chan struct{}
 	places chan struct{}
 	still  *sync.RWMutex // held while nothing is read; nil where that cannot be injected
+	perS   int64         // control frames of a connection; 0: any
+	hit    func()
+}
+
+// LimitFrames has connections of a listener made by Listen read more slowly when they bring
+// more control frames than so many a second; hit is called each time one is to wait. Before the
+// first connection.
+func LimitFrames(l net.Listener, perS int64, hit func()) {
+	if own, ok := l.(*limited); ok {
+		own.perS, own.hit = perS, hit
+	}
 }
 
 // full says whether a listener made by Listen has no place left.
@@ -65,7 +77,11 @@ func (l *limited) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &placed{Conn: c, free: func() { <-l.places }, still: l.still}, nil
+	p := &placed{Conn: c, free: func() { <-l.places }, still: l.still, hit: l.hit, closed: make(chan struct{})}
+	if l.perS > 0 {
+		p.budget = newFrameBudget(float64(l.perS), time.Now())
+	}
+	return p, nil
 }
 
 func (l *limited) Close() error {
@@ -78,6 +94,11 @@ type placed struct {
 	once  sync.Once
 	free  func()
 	still *sync.RWMutex
+
+	budget *frameBudget // nil: not looked at
+	wrote  atomic.Int64 // bytes, since budget was paid for them
+	hit    func()
+	closed chan struct{}
 }
 
 func (p *placed) Read(b []byte) (int, error) {
@@ -86,11 +107,37 @@ func (p *placed) Read(b []byte) (int, error) {
 		p.still.RLock() // waits while it stands still
 		defer p.still.RUnlock()
 	}
+	if p.budget != nil && n > 0 {
+		p.budget.pay(p.wrote.Swap(0))
+		p.slow(b[:n])
+	}
 	return n, err
+}
+
+func (p *placed) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	p.wrote.Add(int64(n))
+	return n, err
+}
+
+// slow waits as long as the budget of the connection wants, once it has seen what came.
+func (p *placed) slow(b []byte) {
+	wait := p.budget.read(b, time.Now())
+	if wait > 0 {
+		p.hit()
+	}
+	for wait > 0 {
+		select {
+		case <-p.closed:
+			return
+		case <-time.After(wait):
+		}
+		wait = p.budget.read(nil, time.Now())
+	}
 }
 
 func (p *placed) Close() error {
 	err := p.Conn.Close()
-	p.once.Do(p.free)
+	p.once.Do(func() { close(p.closed); p.free() })
 	return err
 }

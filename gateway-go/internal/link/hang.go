@@ -10,15 +10,23 @@ import (
 )
 
 // thread is what the kernel counts of one: how long it ran, and how long it waited for a
-// processor before it ran, in ns (proc's schedstat).
-type thread struct{ ran, waited int64 }
+// processor before it ran, in ns (proc's schedstat); of the other process's also how many
+// pages of memory it was given (proc's stat: minor and major faults).
+type thread struct{ ran, waited, faults int64 }
+
+// faultsOfWork is how many pages in one look say that memory is being filled: a copy of a
+// large message under the interpreter's lock is silent, and takes as long as the kernel
+// needs for fresh pages. What hangs is given none.
+const faultsOfWork = 8
 
 // processors counts how long the threads of this process and of another wanted for a
 // processor. That explains a silence, and so does a wait for a device; a process that says
 // nothing although its threads run, or wait for each other, hangs.
 type processors struct {
 	own, other string // patterns of folders, one for each thread
+	machine    string // proc's stat
 	mark       map[string]thread
+	stolen     time.Duration // of the machine's processors, until mark
 	marked     time.Time
 	allowed    time.Duration // what messages under way explain of this silence
 	hung       bool
@@ -26,7 +34,7 @@ type processors struct {
 
 // watched gives the processors of this process and of the one with this id.
 func watched(pid int) *processors {
-	return &processors{own: "/proc/self/task/[0-9]*", other: fmt.Sprintf("/proc/%d/task/[0-9]*", pid)}
+	return &processors{own: "/proc/self/task/[0-9]*", other: fmt.Sprintf("/proc/%d/task/[0-9]*", pid), machine: "/proc/stat"}
 }
 
 // read gives what is counted, by folder; nothing where the kernel does not count.
@@ -46,7 +54,11 @@ func (p *processors) read() map[string]thread {
 			ran, err1 := strconv.ParseInt(string(fields[0]), 10, 64)
 			waited, err2 := strconv.ParseInt(string(fields[1]), 10, 64)
 			if err1 == nil && err2 == nil {
-				out[folder] = thread{ran, waited}
+				t := thread{ran: ran, waited: waited}
+				if pattern == p.other {
+					t.faults = faultsOf(folder + "/stat")
+				}
+				out[folder] = t
 			}
 		}
 	}
@@ -69,13 +81,44 @@ func (p *processors) hangs(silence, after time.Duration, now time.Time) bool {
 	case after <= 0 || silence < after/2:
 		p.mark, p.hung = nil, false
 	case p.mark == nil:
-		p.mark, p.marked = p.read(), now
+		p.look(now, p.read())
 	case !p.hung && silence > after && now.Sub(p.marked) >= after/3:
 		found, lasted := p.read(), now.Sub(p.marked)
+		if filled(p.mark, found) || 4*(p.stolenUntilNow()-p.stolen) >= lasted {
+			p.look(now, found) // anew from here
+			break
+		}
 		// SR-050
 		p.hung = p.seen(p.mark) && p.seen(found) && !starved(p.mark, found, lasted) && !p.waits(found, lasted)
 	}
 	return p.hung
+}
+
+// look begins to look.
+func (p *processors) look(now time.Time, found map[string]thread) {
+	p.mark, p.marked, p.stolen = found, now, p.stolenUntilNow()
+}
+
+// tick is the unit of times in proc's stat (USER_HZ of every Linux that Go knows).
+const tick = 10 * time.Millisecond
+
+// stolenUntilNow is how long processors of this machine were taken away from it by what it is a
+// guest of (proc's stat, steal): meanwhile a thread seems to run, and does not.
+func (p *processors) stolenUntilNow() time.Duration {
+	data, err := os.ReadFile(p.machine)
+	if err != nil {
+		return 0
+	}
+	line, _, _ := bytes.Cut(data, []byte("\n"))
+	fields := bytes.Fields(line) // cpu, user, nice, system, idle, iowait, irq, softirq, steal
+	if len(fields) < 9 {
+		return 0
+	}
+	ticks, err := strconv.ParseInt(string(fields[8]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(ticks) * tick
 }
 
 // seen says whether a thread of the other is among these.
@@ -96,6 +139,32 @@ func starved(before, now map[string]thread, lasted time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// filled says whether the other's threads were given memory between two looks.
+func filled(before, now map[string]thread) bool {
+	pages := int64(0)
+	for folder, t := range now {
+		if old, ok := before[folder]; ok {
+			pages += t.faults - old.faults
+		}
+	}
+	return pages >= faultsOfWork
+}
+
+// faultsOf reads how many pages a thread was given, from its stat in proc; 0 where it cannot
+// be read.
+func faultsOf(path string) int64 {
+	fields := fieldsOf(path)
+	if len(fields) < 10 {
+		return 0
+	}
+	minor, err1 := strconv.ParseInt(string(fields[7]), 10, 64)
+	major, err2 := strconv.ParseInt(string(fields[9]), 10, 64)
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return minor + major
 }
 
 // waits says whether a thread of the other waits right now: for a device or for memory

@@ -44,13 +44,13 @@ type process struct {
 	dir string
 }
 
-func (p process) is(state string, ranMs, waitedMs int64) {
+func (p process) is(state string, ranMs, waitedMs int64, faults ...int64) {
 	p.t.Helper()
 	if err := os.MkdirAll(filepath.Join(p.dir, "1"), 0o700); err != nil {
 		p.t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"schedstat": fmt.Sprintf("%d %d 3\n", ranMs*1e6, waitedMs*1e6), "stat": "1 (a) D b) " + state + " 0 0\n",
+		"schedstat": fmt.Sprintf("%d %d 3\n", ranMs*1e6, waitedMs*1e6), "stat": "1 (a) D b) " + state + " 0 0 0 0 0 0 " + fmt.Sprint(append(faults, 0)[0]) + " 0 1 0\n",
 	} {
 		if err := os.WriteFile(filepath.Join(p.dir, "1", name), []byte(text), 0o600); err != nil {
 			p.t.Fatal(err)
@@ -59,7 +59,15 @@ func (p process) is(state string, ranMs, waitedMs int64) {
 }
 
 func (p process) watched() *processors {
-	return &processors{own: filepath.Join(p.dir, "none"), other: filepath.Join(p.dir, "[0-9]*")}
+	return &processors{own: filepath.Join(p.dir, "none"), other: filepath.Join(p.dir, "[0-9]*"), machine: filepath.Join(p.dir, "stat")}
+}
+
+// stole tells of processors that were taken away, in all.
+func (p process) stole(ticks int64) {
+	p.t.Helper()
+	if err := os.WriteFile(filepath.Join(p.dir, "stat"), fmt.Appendf(nil, "cpu  1 2 3 4 5 6 7 %d 0 0\ncpu0 1 2 3 4 5 6 7 %d 0 0\n", ticks, ticks), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func TestHangs(t *testing.T) {
@@ -69,24 +77,26 @@ func TestHangs(t *testing.T) {
 		state       string
 		ran, waited int64 // of the one thread, in all, ms
 		want        bool
+		faults      int64 // pages, in all
 	}
 	for _, c := range []struct {
 		name  string
 		looks []look
 	}{
-		{"it sleeps and says nothing", []look{{10 * ms, "S", 0, 0, false}, {40 * ms, "S", 0, 3, false}, {60 * ms, "S", 0, 3, false}, {80 * ms, "S", 0, 4, true}, {100 * ms, "R", 0, 90, true}, {5 * ms, "S", 0, 90, false}}},
-		{"it computes and says nothing", []look{{40 * ms, "R", 0, 0, false}, {80 * ms, "R", 30, 5, true}}},
-		{"it wants a processor now and then", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 30, false}, {200 * ms, "S", 0, 150, false}}},
-		{"it gets no processor at all", []look{{40 * ms, "R", 0, 0, false}, {80 * ms, "R", 3, 0, false}, {900 * ms, "R", 3, 0, false}}},
-		{"it waits for a device", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "D", 0, 0, false}, {90 * ms, "S", 0, 0, true}}},
-		{"first the one, then the other", []look{{40 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 30, false}, {110 * ms, "S", 0, 30, true}}},
-		{"seen too late to tell at once", []look{{500 * ms, "S", 0, 0, false}, {520 * ms, "S", 0, 0, false}, {530 * ms, "S", 0, 0, true}}},
-		{"what was before is another silence", []look{{40 * ms, "S", 0, 0, false}, {10 * ms, "S", 0, 0, false}, {80 * ms, "S", 0, 0, false}, {90 * ms, "S", 0, 0, false}, {110 * ms, "S", 0, 0, true}}},
+		{"it sleeps and says nothing", []look{{10 * ms, "S", 0, 0, false, 0}, {40 * ms, "S", 0, 3, false, 0}, {60 * ms, "S", 0, 3, false, 0}, {80 * ms, "S", 0, 4, true, 0}, {100 * ms, "R", 0, 90, true, 0}, {5 * ms, "S", 0, 90, false, 0}}},
+		{"it computes and says nothing", []look{{40 * ms, "R", 0, 0, false, 0}, {80 * ms, "R", 30, 5, true, 0}}},
+		{"it wants a processor now and then", []look{{40 * ms, "S", 0, 0, false, 0}, {80 * ms, "S", 0, 30, false, 0}, {200 * ms, "S", 0, 150, false, 0}}},
+		{"it gets no processor at all", []look{{40 * ms, "R", 0, 0, false, 0}, {80 * ms, "R", 3, 0, false, 0}, {900 * ms, "R", 3, 0, false, 0}}},
+		{"it waits for a device", []look{{40 * ms, "S", 0, 0, false, 0}, {80 * ms, "D", 0, 0, false, 0}, {90 * ms, "S", 0, 0, true, 0}}},
+		{"first the one, then the other", []look{{40 * ms, "S", 0, 0, false, 0}, {80 * ms, "S", 0, 30, false, 0}, {110 * ms, "S", 0, 30, true, 0}}},
+		{"seen too late to tell at once", []look{{500 * ms, "S", 0, 0, false, 0}, {520 * ms, "S", 0, 0, false, 0}, {530 * ms, "S", 0, 0, true, 0}}},
+		{"it is given memory, and then no more", []look{{40 * ms, "R", 0, 0, false, 5}, {80 * ms, "R", 40, 0, false, 13}, {110 * ms, "R", 70, 0, false, 900}, {120 * ms, "R", 80, 0, false, 901}, {140 * ms, "R", 100, 0, true, 907}}},
+		{"what was before is another silence", []look{{40 * ms, "S", 0, 0, false, 0}, {10 * ms, "S", 0, 0, false, 0}, {80 * ms, "S", 0, 0, false, 0}, {90 * ms, "S", 0, 0, false, 0}, {110 * ms, "S", 0, 0, true, 0}}},
 	} {
 		one, start := process{t, t.TempDir()}, time.Now()
 		p := one.watched()
 		for i, l := range c.looks {
-			one.is(l.state, l.ran, l.waited)
+			one.is(l.state, l.ran, l.waited, l.faults)
 			if got := p.hangs(l.silence, after, start.Add(l.silence)); got != l.want {
 				t.Errorf("%s: look %d: hangs = %v, want %v", c.name, i, got, l.want)
 			}
@@ -105,6 +115,25 @@ func TestHangs(t *testing.T) {
 	}
 	if own := watched(os.Getpid()).read(); len(own) == 0 {
 		t.Skip("this kernel does not count how long threads wait for processors")
+	}
+}
+
+// A processor that the machine did not have explains a silence like one that others had.
+func TestStolenProcessors(t *testing.T) {
+	const ms, after = time.Millisecond, 75 * time.Millisecond
+	one, start := process{t, t.TempDir()}, time.Now()
+	p := one.watched()
+	one.is("R", 0, 0)
+	for i, l := range []struct {
+		silence time.Duration
+		ticks   int64
+		want    bool
+	}{{40 * ms, 7, false}, {80 * ms, 8, false}, {110 * ms, 9, false}, {160 * ms, 10, true}} { // the last is a fifth
+		one.is("R", l.silence.Milliseconds(), 0)
+		one.stole(l.ticks)
+		if got := p.hangs(l.silence, after, start.Add(l.silence)); got != l.want {
+			t.Errorf("look %d: hangs = %v, want %v", i, got, l.want)
+		}
 	}
 }
 

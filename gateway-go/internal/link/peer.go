@@ -52,15 +52,20 @@ func (p *peer) stopped() bool {
 
 // stateOf gives the state in a stat file of proc, 0 when there is none.
 func stateOf(path string) byte {
+	if fields := fieldsOf(path); len(fields) > 0 {
+		return fields[0][0]
+	}
+	return 0
+}
+
+// fieldsOf are the fields of a stat in proc behind the name, the state first; none where it
+// cannot be read.
+func fieldsOf(path string) [][]byte {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return 0
+		return nil
 	}
-	end := bytes.LastIndexByte(data, ')') // its name may hold anything
-	if end < 0 || end+2 >= len(data) {
-		return 0
-	}
-	return data[end+2]
+	return bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:]) // its name may hold anything
 }
 
 func (p *peer) kill() error { return p.process.Signal(unix.SIGKILL) }

@@ -1,8 +1,12 @@
 package link
 
 import (
+	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // work says since when a goroutine of the link has not got on, for whoever supervises
@@ -35,10 +39,26 @@ func (c *Client) LookedAt() time.Time { return c.looked.since() }
 const ownRead = 2 * lookGap
 
 // excuse counts a silence as none while our own reader is not back from a frame, as when
-// the disk holds a record: the sidecar is not heard then, whatever it says.
+// the disk holds a record, or has not come round to what waits in the socket, as when this
+// process is flooded: the sidecar is not heard then, whatever it says.
 func (c *Client) excuse(cn *conn, own *processors, now time.Time) {
-	if since := c.reading.since(); !since.IsZero() && now.Sub(since) > ownRead {
+	since := c.reading.since()
+	if (!since.IsZero() && now.Sub(since) > ownRead) || (cn.silence() > ownRead && unread(cn.net) > 0) {
 		cn.alive()
 		own.mark = nil
 	}
+}
+
+// unread is how many bytes the kernel holds that nobody read yet; 0 where it does not say.
+func unread(c net.Conn) (n int) {
+	raw, ok := c.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	control, err := raw.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = control.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n
 }

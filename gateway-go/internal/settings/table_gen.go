@@ -54,6 +54,8 @@ type Settings struct {
 	LimitsStreamsPerConnectionMax int64
 	// LimitsConnectionsMax is limits.connections_max. Connections at once on each listener.
 	LimitsConnectionsMax int64
+	// LimitsControlFramesPerS is limits.control_frames_per_s. HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly.
+	LimitsControlFramesPerS int64
 	// LimitsHeaderBytesMax is limits.header_bytes_max. Largest header list of a request.
 	LimitsHeaderBytesMax int64
 	// LimitsConnectionIdleS is limits.connection_idle_s. A connection without calls is closed after this time.
@@ -241,6 +243,7 @@ var table = []Spec{
 	{Key: "limits.bytes_in_flight_max", Type: "int", Default: "1073741824", Min: 1048576, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo.", field: func(s *Settings) any { return &s.LimitsBytesInFlightMax }},
 	{Key: "limits.streams_per_connection_max", Type: "int", Default: "1024", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 streams at once on one connection.", field: func(s *Settings) any { return &s.LimitsStreamsPerConnectionMax }},
 	{Key: "limits.connections_max", Type: "int", Default: "20000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Connections at once on each listener.", field: func(s *Settings) any { return &s.LimitsConnectionsMax }},
+	{Key: "limits.control_frames_per_s", Type: "int", Default: "5000", Min: 10, Max: 100000000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly.", field: func(s *Settings) any { return &s.LimitsControlFramesPerS }},
 	{Key: "limits.header_bytes_max", Type: "int", Default: "16384", Min: 1024, Max: 1048576, Allowed: []string{}, Flag: "", Doc: "Largest header list of a request.", field: func(s *Settings) any { return &s.LimitsHeaderBytesMax }},
 	{Key: "limits.connection_idle_s", Type: "int", Default: "600", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A connection without calls is closed after this time.", field: func(s *Settings) any { return &s.LimitsConnectionIdleS }},
 	{Key: "limits.keepalive_min_s", Type: "int", Default: "10", Min: 1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A client that pings more often is disconnected.", field: func(s *Settings) any { return &s.LimitsKeepaliveMinS }},

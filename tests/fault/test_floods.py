@@ -1,0 +1,81 @@
+"""HTTP/2 misused against both listeners: good callers are served, memory is bounded, nothing ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness import graphs
+from tests.harness.calls import Stub, infer_request
+from tests.harness.product import ROOT, Product, wait_for
+
+X = np.arange(4, dtype=np.float32).reshape(1, 4)
+LASTS_S = 3
+GROWTH_KIB = 300 << 10
+"""Of the gateway's memory while it is flooded."""
+REST_KIB = 150 << 10
+"""Of it some time afterwards."""
+
+
+@pytest.fixture(scope="module")
+def floodtool() -> str:
+    tool = ROOT / "build" / "floodtool"
+    subprocess.run(["go", "build", "-o", str(tool), "./floodtool"], cwd=ROOT / "gateway-go", check=True)
+    return str(tool)
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    product = Product(tmp_path_factory.mktemp("floods"), {"limits.bytes_in_flight_max": 100 << 20, "limits.message_bytes_max": 8 << 20})
+    graphs.scale(2.0, product.models / "scale" / "1" / "model.onnx")
+    with product:
+        yield product
+
+
+def resident_kib(pid: int) -> int:
+    return int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+FLOODS = {
+    "rapid-reset": {},
+    "settings": {},
+    "ping": {},
+    "empty-data": {},
+    "continuation": {},
+    "window-update": {},
+    "unread": {"connections": 4, "streams": 100},
+    "unfinished": {"connections": 4, "streams": 100, "announced": 8 << 20},
+    "slow": {"connections": 1000},
+}
+
+
+@pytest.mark.parametrize("door", ["grpc", "http"])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_good_callers_are_served_meanwhile(product: Product, floodtool: str, tmp_path: Path, kind: str, door: str) -> None:
+    stub = Stub(product.channel())
+    good = infer_request("scale", {"x": X})
+    stub.infer(good)
+    large = tmp_path / "request"
+    large.write_bytes(infer_request("scale", {"x": np.ones((1 << 18, 4), np.float32)}).SerializeToString())
+    before, pids = resident_kib(product.pids()["gateway_pid"]), product.pids()
+    options = [f"-{k}={v}" for k, v in ({"connections": 2, "request": large} | FLOODS[kind]).items()]
+    command = [floodtool, "-kind", kind, "-address", f"127.0.0.1:{product.ports[door]}", "-lasts", f"{LASTS_S}s", *options]
+    flood = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    served, most = 0, before
+    while flood.poll() is None:
+        answer = stub.infer(good, timeout_s=20)
+        assert np.array_equal(np.frombuffer(answer.raw_output_contents[0], "<f4"), X[0] * 2)
+        served, most = served + 1, max(most, resident_kib(pids["gateway_pid"]))
+    out, err = flood.communicate()
+    assert flood.returncode == 0, err
+    sent = json.loads(out)
+    print(kind, door, sent, "served", served, "MiB", before >> 10, most >> 10)
+    assert sent["frames"] > 50 and served > 5
+    assert product.pids() == pids
+    assert most - before < GROWTH_KIB, f"the gateway grew from {before} to {most} KiB"
+    wait_for(lambda: resident_kib(pids["gateway_pid"]) - before < REST_KIB, 60, "memory is given back")
