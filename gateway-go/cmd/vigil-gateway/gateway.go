@@ -16,12 +16,15 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/proto"
 
 	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/edge"
+	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/link"
 	"vigil/gateway/internal/review"
@@ -68,6 +71,7 @@ type gateway struct {
 	service  *flow.Service
 	client   *link.Client
 	native   *edge.Native
+	ledger   *edge.Ledger
 	web      *http.Server
 	admin    *http.Server
 }
@@ -125,7 +129,7 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		"limits.streams_per_connection_max": float64(s.LimitsStreamsPerConnectionMax), "limits.header_bytes_max": float64(s.LimitsHeaderBytesMax),
 		"limits.keepalive_min_s": float64(s.LimitsKeepaliveMinS), "limits.connection_idle_s": float64(s.LimitsConnectionIdleS),
 		"limits.connections_max": float64(s.LimitsConnectionsMax), "limits.control_frames_per_s": float64(s.LimitsControlFramesPerS),
-		"ladder.answers_max":     float64(s.LadderAnswersMax), "ladder.bytes_max": float64(s.LadderBytesMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
+		"ladder.answers_max": float64(s.LadderAnswersMax), "ladder.bytes_max": float64(s.LadderBytesMax), "limits.lane_calls_max": float64(s.LimitsLaneCallsMax),
 		"limits.shared_memory_regions_max": float64(s.LimitsSharedMemoryRegionsMax),
 	})
 	g.listenWith(metrics)
@@ -208,9 +212,7 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 		HeaderBytesMax: uint32(s.LimitsHeaderBytesMax), ConnectionIdle: time.Duration(s.LimitsConnectionIdleS) * time.Second,
 		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote, AllowRemoteReading: s.AuditReadRemote,
 	}
-	for _, door := range []net.Listener{g.doors.grpc, g.doors.web} {
-		edge.LimitFrames(door, s.LimitsControlFramesPerS, metrics.LimitHits.WithLabelValues("limits.control_frames_per_s").Inc)
-	}
+	g.limitConnections(metrics)
 	g.native = edge.NewNative(g.service, g.tracer, limits)
 	config := edge.WebConfig{
 		Limits: limits, AllowedOrigins: s.WebAllowedOrigins, AllowedHosts: s.WebAllowedHosts, Host: s.ListenHost,
@@ -220,6 +222,22 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 	admin.Handle("/metrics", metrics.Handler())
 	admin.Handle("/debug/pprof/", http.DefaultServeMux)
 	g.admin = &http.Server{Handler: edge.GuardHost(config, admin), ReadHeaderTimeout: 5 * time.Second}
+}
+
+// limitConnections bounds what connections may bring and hold, before their calls are any.
+func (g *gateway) limitConnections(metrics *telemetry.Metrics) {
+	ended := func(text string) {
+		g.service.TurnAway("", events.LimitHit, codes.ResourceExhausted, text, &telemetry.Trace{})
+		g.log.Warn("a connection was ended", "reason", text)
+	}
+	for _, door := range []net.Listener{g.doors.grpc, g.doors.web} {
+		edge.LimitFrames(door, g.settings.LimitsControlFramesPerS, metrics.LimitHits.WithLabelValues("limits.control_frames_per_s").Inc, ended)
+	}
+	g.ledger = edge.NewLedger(g.settings.LimitsBytesInFlightMax, func(text string) {
+		metrics.LimitHits.WithLabelValues("limits.bytes_in_flight_max").Inc()
+		ended(text)
+	})
+	g.ledger.LimitMemory(g.doors.grpc)
 }
 
 // serve runs the gateway until a signal, then drains.
@@ -239,6 +257,7 @@ func serve(s *settings.Settings) error {
 	if err != nil {
 		return err
 	}
+	go g.ledger.Watch(ctx)
 	go followHealth(ctx, g.service, g.native)
 	failed := make(chan error, 3)
 	go func() { failed <- g.native.Serve(g.doors.grpc) }()

@@ -17,6 +17,15 @@ import (
 // gcPercent trades some memory for fewer collections; GOGC in the environment wins.
 const gcPercent = 400
 
+// limitMemory has the collector work more often, instead of gcPercent, above what the limits let
+// requests and answers take, with their copies; GOMEMLIMIT in the environment wins.
+func limitMemory(s *settings.Settings) {
+	const own, copies = 256 << 20, 2
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(own + copies*s.LimitsBytesInFlightMax + s.LadderBytesMax)
+	}
+}
+
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -94,6 +103,7 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)
 		return 2
 	}
+	limitMemory(s)
 	if err := serve(s); err != nil {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)
 		return 1

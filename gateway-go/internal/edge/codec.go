@@ -10,8 +10,22 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// frame is a message as it came, or as it goes.
-type frame struct{ data []byte }
+// frame is a message as it came, or as it goes; then conn, where it is known, holds it until
+// it is taken.
+type frame struct {
+	data []byte
+	conn *placed
+}
+
+// Get is not used.
+func (p *placed) Get(length int) *[]byte { data := make([]byte, length); return &data }
+
+// Put hears that an answer was taken, or will not be any more.
+func (p *placed) Put(data *[]byte) { p.ledger.add(p, -int64(len(*data))) }
+
+// countedBytes is from how many bytes on answers are counted; grpc-go pools no smaller buffers
+// (mem.IsBelowBufferPoolingThreshold).
+const countedBytes = 2 << 10
 
 // relayCodec hands frames through and leaves every other message to the
 // registered proto codec (health, reflection).
@@ -21,7 +35,11 @@ func newRelayCodec() relayCodec { return relayCodec{encoding.GetCodecV2("proto")
 
 func (c relayCodec) Marshal(v any) (mem.BufferSlice, error) {
 	if f, ok := v.(*frame); ok {
-		return mem.BufferSlice{mem.SliceBuffer(f.data)}, nil
+		if f.conn == nil || f.conn.ledger == nil || len(f.data) < countedBytes {
+			return mem.BufferSlice{mem.SliceBuffer(f.data)}, nil
+		}
+		f.conn.ledger.add(f.conn, int64(len(f.data)))
+		return mem.BufferSlice{mem.NewBuffer(&f.data, f.conn)}, nil
 	}
 	return c.typed.Marshal(v)
 }

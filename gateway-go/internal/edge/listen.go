@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // Listen opens a TCP listener that holds at most connectionsMax connections;
@@ -29,20 +31,22 @@ func Port(l net.Listener) int {
 // limited gives a connection a place until it is closed.
 type limited struct {
 	net.Listener
-	once   sync.Once
-	closed chan struct{}
-	places chan struct{}
-	still  *sync.RWMutex // held while nothing is read; nil where that cannot be injected
-	perS   int64         // control frames of a connection; 0: any
-	hit    func()
+	once    sync.Once
+	closed  chan struct{}
+	places  chan struct{}
+	still   *sync.RWMutex // held while nothing is read; nil where that cannot be injected
+	perS    int64         // control frames of a connection; 0: any
+	hit     func()
+	flooded func(text string)
+	ledger  *Ledger // nil: memory is not counted
 }
 
 // LimitFrames has connections of a listener made by Listen read more slowly when they bring
-// more control frames than so many a second; hit is called each time one is to wait. Before the
-// first connection.
-func LimitFrames(l net.Listener, perS int64, hit func()) {
+// more control frames than so many a second, and end when they go on with that; hit is called each
+// time one is to wait, flooded before one is ended. Before the first connection.
+func LimitFrames(l net.Listener, perS int64, hit func(), flooded func(text string)) {
 	if own, ok := l.(*limited); ok {
-		own.perS, own.hit = perS, hit
+		own.perS, own.hit, own.flooded = perS, hit, flooded
 	}
 }
 
@@ -77,9 +81,12 @@ func (l *limited) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	p := &placed{Conn: c, free: func() { <-l.places }, still: l.still, hit: l.hit, closed: make(chan struct{})}
+	p := &placed{Conn: c, free: func() { <-l.places }, still: l.still, hit: l.hit, flooded: l.flooded, closed: make(chan struct{})}
 	if l.perS > 0 {
 		p.budget = newFrameBudget(float64(l.perS), time.Now())
+	}
+	if p.ledger = l.ledger; p.ledger != nil {
+		p.streams.streams = map[uint32]int64{}
 	}
 	return p, nil
 }
@@ -89,17 +96,37 @@ func (l *limited) Close() error {
 	return l.Listener.Close()
 }
 
+// placed is a connection with its place. What passes is looked at on its way, as HTTP/2:
+// Read by one goroutine, Write by one at a time, as its user has to anyway.
 type placed struct {
 	net.Conn
 	once  sync.Once
 	free  func()
 	still *sync.RWMutex
 
-	budget *frameBudget // nil: not looked at
-	wrote  atomic.Int64 // bytes, since budget was paid for them
-	hit    func()
-	closed chan struct{}
+	in      incoming
+	out     scanner
+	budget  *frameBudget // nil: not looked at
+	wrote   atomic.Int64 // bytes, since budget was paid for them
+	hit     func()
+	closed  chan struct{}
+	flooded func(text string)
+
+	ledger  *Ledger // nil: not counted; the rest is its own
+	streams unfinished
+	moved   atomic.Int64 // bytes, since the ledger's last look
+	held    int64
+	stalled int
+	gone    bool
 }
+
+// address is a connection's, so that whoever serves a call finds the connection.
+type address struct {
+	net.Addr
+	conn *placed
+}
+
+func (p *placed) RemoteAddr() net.Addr { return address{p.Conn.RemoteAddr(), p} }
 
 func (p *placed) Read(b []byte) (int, error) {
 	n, err := p.Conn.Read(b)
@@ -107,37 +134,75 @@ func (p *placed) Read(b []byte) (int, error) {
 		p.still.RLock() // waits while it stands still
 		defer p.still.RUnlock()
 	}
-	if p.budget != nil && n > 0 {
-		p.budget.pay(p.wrote.Swap(0))
-		p.slow(b[:n])
+	if n > 0 && (p.budget != nil || p.ledger != nil) {
+		p.came(b[:n])
 	}
 	return n, err
 }
 
-func (p *placed) Write(b []byte) (int, error) {
-	n, err := p.Conn.Write(b)
-	p.wrote.Add(int64(n))
-	return n, err
-}
-
-// slow waits as long as the budget of the connection wants, once it has seen what came.
-func (p *placed) slow(b []byte) {
-	wait := p.budget.read(b, time.Now())
+// came looks at what came, and waits as long as the budget of the connection wants.
+func (p *placed) came(b []byte) {
+	more := int64(0)
+	p.in.scan(b, func(kind http2.FrameType, flags http2.Flags, length int, stream uint32) {
+		if p.budget != nil {
+			p.budget.frame(kind, length)
+		}
+		if p.ledger != nil {
+			more += p.streams.came(kind, flags, length, stream)
+		}
+	})
+	if p.ledger != nil {
+		p.moved.Add(int64(len(b)))
+		if more != 0 {
+			p.ledger.add(p, more)
+		}
+	}
+	if p.budget == nil || p.in.plain {
+		return
+	}
+	p.budget.pay(p.wrote.Swap(0))
+	wait := p.budget.wait(time.Now())
 	if wait > 0 {
 		p.hit()
 	}
-	for wait > 0 {
+	for ; wait > 0; wait = p.budget.wait(time.Now()) {
 		select {
 		case <-p.closed:
 			return
 		case <-time.After(wait):
 		}
-		wait = p.budget.read(nil, time.Now())
+		if p.budget.floods(wait, time.Now()) {
+			p.flooded("a connection that brings nothing but control frames is ended (limits.control_frames_per_s)")
+			_ = p.Close()
+			return
+		}
 	}
+}
+
+func (p *placed) Write(b []byte) (int, error) {
+	if p.ledger != nil {
+		less := int64(0)
+		p.out.scan(b, func(kind http2.FrameType, flags http2.Flags, length int, stream uint32) {
+			less += p.streams.went(kind, flags, length, stream)
+		})
+		if less != 0 {
+			p.ledger.add(p, less)
+		}
+	}
+	n, err := p.Conn.Write(b)
+	p.wrote.Add(int64(n))
+	p.moved.Add(int64(n))
+	return n, err
 }
 
 func (p *placed) Close() error {
 	err := p.Conn.Close()
-	p.once.Do(func() { close(p.closed); p.free() })
+	p.once.Do(func() {
+		close(p.closed)
+		if p.ledger != nil {
+			p.ledger.forget(p)
+		}
+		p.free()
+	})
 	return err
 }

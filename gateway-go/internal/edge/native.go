@@ -144,6 +144,16 @@ func (n *Native) caller(ctx context.Context) *flow.Caller {
 	return c
 }
 
+// connOf is the connection that a call came by; nil for one that is not ours.
+func connOf(ctx context.Context) *placed {
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.Addr.(address); ok {
+			return a.conn
+		}
+	}
+	return nil
+}
+
 // loopback says whether a listener's address can be reached from this host only.
 func loopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
@@ -175,7 +185,7 @@ func (n *Native) unaryHandler(m *flow.Method) func(any, context.Context, func(an
 		if callErr != nil {
 			return nil, status.FromProto(callErr.Status(caller.Trace.ID())).Err()
 		}
-		return &frame{answer.Message}, nil
+		return &frame{answer.Message, connOf(ctx)}, nil
 	}
 }
 
@@ -215,7 +225,8 @@ func (n *Native) streamHandler(m *flow.Method) grpc.StreamHandler {
 			n.turnAway(m.Name, caller, err)
 			return err
 		}
-		send := func(data []byte) error { return stream.SendMsg(&frame{data}) }
+		conn := connOf(stream.Context())
+		send := func(data []byte) error { return stream.SendMsg(&frame{data, conn}) }
 		answer, callErr := n.service.Stream(stream.Context(), m, caller, in.data, send)
 		stream.SetTrailer(trailer(answer))
 		if callErr != nil {
@@ -239,9 +250,10 @@ func (n *Native) streamInfer(m *flow.Method) grpc.StreamHandler {
 			}
 			return in.data, err
 		}
+		conn := connOf(stream.Context())
 		send := func(data []byte) error {
 			sent := make(chan error, 1)
-			go func() { sent <- stream.SendMsg(&frame{data}) }()
+			go func() { sent <- stream.SendMsg(&frame{data, conn}) }()
 			select {
 			case err := <-sent:
 				return err

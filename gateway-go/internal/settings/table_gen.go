@@ -48,13 +48,13 @@ type Settings struct {
 	LimitsMessageBytesMax int64
 	// LimitsCallsInFlightMax is limits.calls_in_flight_max. Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.
 	LimitsCallsInFlightMax int64
-	// LimitsBytesInFlightMax is limits.bytes_in_flight_max. Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo.
+	// LimitsBytesInFlightMax is limits.bytes_in_flight_max. Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo. As many again may be unfinished messages and answers that are not taken; above that the connection with most of them is ended.
 	LimitsBytesInFlightMax int64
 	// LimitsStreamsPerConnectionMax is limits.streams_per_connection_max. HTTP/2 streams at once on one connection.
 	LimitsStreamsPerConnectionMax int64
 	// LimitsConnectionsMax is limits.connections_max. Connections at once on each listener.
 	LimitsConnectionsMax int64
-	// LimitsControlFramesPerS is limits.control_frames_per_s. HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly.
+	// LimitsControlFramesPerS is limits.control_frames_per_s. HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly, and ended when it does nothing else for 5 s.
 	LimitsControlFramesPerS int64
 	// LimitsHeaderBytesMax is limits.header_bytes_max. Largest header list of a request.
 	LimitsHeaderBytesMax int64
@@ -240,10 +240,10 @@ var table = []Spec{
 	{Key: "data.dir", Type: "string", Default: "var", Min: 0, Max: 0, Allowed: []string{}, Flag: "data-dir", Doc: "Audit logs, keys and sockets.", field: func(s *Settings) any { return &s.DataDir }},
 	{Key: "limits.message_bytes_max", Type: "int", Default: "67108864", Min: 1024, Max: 1073741824, Allowed: []string{}, Flag: "", Doc: "Largest message from a client. A larger one is refused with a record; above twice the limit the transport cuts it off unread.", field: func(s *Settings) any { return &s.LimitsMessageBytesMax }},
 	{Key: "limits.calls_in_flight_max", Type: "int", Default: "1024", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.", field: func(s *Settings) any { return &s.LimitsCallsInFlightMax }},
-	{Key: "limits.bytes_in_flight_max", Type: "int", Default: "1073741824", Min: 1048576, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo.", field: func(s *Settings) any { return &s.LimitsBytesInFlightMax }},
+	{Key: "limits.bytes_in_flight_max", Type: "int", Default: "1073741824", Min: 1048576, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo. As many again may be unfinished messages and answers that are not taken; above that the connection with most of them is ended.", field: func(s *Settings) any { return &s.LimitsBytesInFlightMax }},
 	{Key: "limits.streams_per_connection_max", Type: "int", Default: "1024", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 streams at once on one connection.", field: func(s *Settings) any { return &s.LimitsStreamsPerConnectionMax }},
 	{Key: "limits.connections_max", Type: "int", Default: "20000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Connections at once on each listener.", field: func(s *Settings) any { return &s.LimitsConnectionsMax }},
-	{Key: "limits.control_frames_per_s", Type: "int", Default: "5000", Min: 10, Max: 100000000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly.", field: func(s *Settings) any { return &s.LimitsControlFramesPerS }},
+	{Key: "limits.control_frames_per_s", Type: "int", Default: "5000", Min: 10, Max: 100000000, Allowed: []string{}, Flag: "", Doc: "HTTP/2 frames a second of one connection that carry no call (SETTINGS, PING, RST_STREAM, CONTINUATION, window updates beyond two for a call and one for 4 KiB of answers); a connection with more is read more slowly, and ended when it does nothing else for 5 s.", field: func(s *Settings) any { return &s.LimitsControlFramesPerS }},
 	{Key: "limits.header_bytes_max", Type: "int", Default: "16384", Min: 1024, Max: 1048576, Allowed: []string{}, Flag: "", Doc: "Largest header list of a request.", field: func(s *Settings) any { return &s.LimitsHeaderBytesMax }},
 	{Key: "limits.connection_idle_s", Type: "int", Default: "600", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A connection without calls is closed after this time.", field: func(s *Settings) any { return &s.LimitsConnectionIdleS }},
 	{Key: "limits.keepalive_min_s", Type: "int", Default: "10", Min: 1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A client that pings more often is disconnected.", field: func(s *Settings) any { return &s.LimitsKeepaliveMinS }},
