@@ -64,6 +64,11 @@ class Settings:
     limits_source_idle_s: float = 600
     limits_capture_skew_max_s: float = 300
     limits_lane_calls_max: int = 64
+    flow_rules: tuple[str, ...] = ()
+    flow_class_from: str = 'none'
+    flow_class_key: str = ''
+    flow_flows_max: int = 10000
+    flow_wait_max_ms: int = 0
     gateway_drain_timeout_s: float = 10
     web_allowed_origins: tuple[str, ...] = ()
     web_allowed_hosts: tuple[str, ...] = ()
@@ -256,6 +261,21 @@ SPECS: tuple[Spec, ...] = (
     Spec('limits.lane_calls_max', 'limits_lane_calls_max', 'int', 64, 1, 4096,
          (), None,
          'Calls in one frame of the link.'),
+    Spec('flow.rules', 'flow_rules', 'list', (), None, None,
+         (), None,
+         'What flows of calls get, one rule in each text; a call belongs to the first that matches: service=, tenant=, class= (a name; * for any, each a flow of its own; left out for any together), rate= (calls a second), burst=, share= (of what waiting flows get; 1), priority= (1 first, 9 last; 5). Without rules each tenant and class is a flow with share 1.'),
+    Spec('flow.class_from', 'flow_class_from', 'string', 'none', None, None,
+         ('none', 'tracestate', 'header', 'trace_id'), None,
+         'What is the trace class of a call: the value of the member flow.class_key of tracestate, or of the header of that name, or so many first digits of the trace id.'),
+    Spec('flow.class_key', 'flow_class_key', 'string', '', None, None,
+         (), None,
+         'Member of tracestate, name of a header, or number of digits (1 to 32).'),
+    Spec('flow.flows_max', 'flow_flows_max', 'int', 10000, 1, 1000000,
+         (), None,
+         'Flows that are remembered; the one not used longest is forgotten, with what is left of its rate.'),
+    Spec('flow.wait_max_ms', 'flow_wait_max_ms', 'int', 0, 0, 3600000,
+         (), None,
+         'A call that would wait longer for its turn, by the pace of its model, is refused with RESOURCE_EXHAUSTED and RetryInfo, as is one that would miss its deadline. 0: only the latter.'),
     Spec('gateway.drain_timeout_s', 'gateway_drain_timeout_s', 'float', 10, 0, 3600,
          (), None,
          'Time for running calls after SIGTERM.'),

@@ -53,7 +53,7 @@ def details(error: Any) -> dict[str, Any]:
                         elif isinstance(kind, ErrorInfo):
                             out["info"], out["reason"] = dict(kind.metadata), kind.reason
                         else:
-                            out["retry"] = True
+                            out["retry"], out["delay_s"] = True, kind.retry_delay.seconds + kind.retry_delay.nanos / 1e9
     return out
 
 

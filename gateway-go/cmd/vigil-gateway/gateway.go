@@ -25,6 +25,7 @@ import (
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/edge"
 	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/fair"
 	"vigil/gateway/internal/flow"
 	"vigil/gateway/internal/link"
 	"vigil/gateway/internal/review"
@@ -94,7 +95,12 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 		return nil, err
 	}
 	metrics := telemetry.NewMetrics()
+	fairly, err := fairness(s)
+	if err != nil {
+		return nil, err
+	}
 	g.service, err = flow.New(flow.Limits{
+		Fairness:        fairly,
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
 		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
@@ -184,6 +190,16 @@ func (g *gateway) attachReader(hashKey []byte) error {
 	return nil
 }
 
+// fairness is what the settings say of flows; the error names setting, value and limit.
+func fairness(s *settings.Settings) (flow.Fairness, error) {
+	rules, err := fair.ParseRules(s.FlowRules)
+	if err != nil {
+		return flow.Fairness{}, fmt.Errorf("flow.rules: %w", err)
+	}
+	f := flow.Fairness{Rules: rules, FlowsMax: int(s.FlowFlowsMax), ClassFrom: s.FlowClassFrom, ClassKey: s.FlowClassKey}
+	return f, f.Check()
+}
+
 func linkConfig(s *settings.Settings, instance string) link.Config {
 	return link.Config{
 		Socket: filepath.Join(s.DataDir, "run", "sidecar.sock"), Instance: instance, FrameBytesMax: int(2*s.LimitsMessageBytesMax) + 16<<20,
@@ -193,6 +209,7 @@ func linkConfig(s *settings.Settings, instance string) link.Config {
 		StandInAfter:      time.Duration(s.LadderWaitMs) * time.Millisecond,
 		CallGrace:         time.Duration(s.LinkCallGraceMs) * time.Millisecond, LaneCallsMax: int(s.LimitsLaneCallsMax),
 		RestartAfter: time.Duration(s.SupervisorRestartAfterMs) * time.Millisecond,
+		WaitMax:      time.Duration(s.FlowWaitMaxMs) * time.Millisecond,
 	}
 }
 

@@ -103,6 +103,10 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)
 		return 2
 	}
+	if _, err := fairness(s); err != nil {
+		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)
+		return 2
+	}
 	limitMemory(s)
 	if err := serve(s); err != nil {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)

@@ -138,6 +138,7 @@ func (n *Native) caller(ctx context.Context) *flow.Caller {
 		return ""
 	}
 	c := &flow.Caller{Trace: n.tracer.Continue(first("traceparent")), Tenant: first(TenantHeader), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading}
+	c.Class = n.service.Class(&c.Trace, first)
 	if p, ok := peer.FromContext(ctx); ok && loopback(p.LocalAddr) {
 		c.Control, c.Reads = true, true
 	}

@@ -270,6 +270,7 @@ func (w *web) originAllowed(origin, host string) bool {
 
 func (w *web) caller(ctx context.Context, h http.Header) *flow.Caller {
 	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Tenant: h.Get(TenantHeader), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading}
+	c.Class = w.service.Class(&c.Trace, h.Get)
 	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && loopback(local) {
 		c.Control, c.Reads = true, true
 	}

@@ -1,32 +1,81 @@
 package flow
 
-// enter takes a place for a call of this size, or says which limit is hit.
-func (s *Service) enter(size int64) *CallError {
+import (
+	"sync/atomic"
+	"time"
+
+	"vigil/gateway/internal/fair"
+)
+
+// refusalLines is how many refusals a second have a line in the log.
+const refusalLines = 10
+
+// enter takes a place for a call of this size and flow, or says which limit is hit.
+func (s *Service) enter(c *call, flow *fair.Flow, size int64) *CallError {
 	s.running.Add(1) // before the question, so that draining waits for whoever passes it
-	if err := s.admit(size); err != nil {
+	err := s.inTime(c, flow)
+	if err == nil {
+		err = s.admit(flow, size)
+	}
+	if err != nil {
 		s.running.Done()
 		return err
 	}
 	return nil
 }
 
-func (s *Service) admit(size int64) *CallError {
+// inTime takes a token of the flow for a call of a model.
+func (s *Service) inTime(c *call, flow *fair.Flow) *CallError {
+	if c.method.model == nil {
+		return nil
+	}
+	wait, ok := flow.Take(time.Now())
+	if ok {
+		return nil
+	}
+	err := limitError("flow.rules", "calls of this flow come faster than %g a second", flow.Rate())
+	err.RetryAfter = wait
+	return err
+}
+
+func (s *Service) admit(flow *fair.Flow, size int64) *CallError {
 	if s.draining.Load() {
 		return errDraining
 	}
 	if size > s.limits.MessageBytesMax {
 		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
 	}
-	if n := s.calls.Add(1); n > s.limits.CallsInFlightMax {
-		s.calls.Add(-1)
+	if !within(&s.calls, 1, s.limits.CallsInFlightMax) {
+		if s.link != nil && s.link.MakeRoom(flow) {
+			s.calls.Add(1) // whose place it gets leaves in a moment
+			return s.admitBytes(size)
+		}
 		return limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
 	}
-	if n := s.bytes.Add(size); n > s.limits.BytesInFlightMax {
-		s.calls.Add(-1)
-		s.bytes.Add(-size)
-		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-size)
+	return s.admitBytes(size)
+}
+
+// admitBytes takes room for a message of a call that has its place; without it, that is given back.
+func (s *Service) admitBytes(size int64) *CallError {
+	if within(&s.bytes, size, s.limits.BytesInFlightMax) {
+		return nil
 	}
-	return nil
+	s.calls.Add(-1)
+	return limitError("limits.bytes_in_flight_max", "%d bytes are in flight, and the call has %d; the limit is %d", s.bytes.Load(), size, s.limits.BytesInFlightMax)
+}
+
+// within adds to a counter unless that would pass the limit: who is refused must not even for a
+// moment look like one that was admitted.
+func within(counter *atomic.Int64, n, limit int64) bool {
+	for {
+		old := counter.Load()
+		if old+n > limit {
+			return false
+		}
+		if counter.CompareAndSwap(old, old+n) {
+			return true
+		}
+	}
 }
 
 // enterStream takes a place for a stream and its request, for as long as it lasts.
@@ -48,8 +97,10 @@ func (s *Service) enterStream(size int64) *CallError {
 
 // turnDown refuses a call that got no place: recorded and counted like any other.
 func (s *Service) turnDown(c *call, err *CallError) *Answer {
+	span := s.tracer.Start(&c.caller.Trace, c.method.Name)
 	answer := s.refuse(c, err)
 	s.finish(c, err.Code, answer)
+	span.End(err.Code.String(), c.model, c.version)
 	return answer
 }
 
@@ -65,3 +116,6 @@ func (s *Service) leave(size int64) {
 	s.bytes.Add(-size)
 	s.running.Done()
 }
+
+// InFlight is the number of unary calls under way.
+func (s *Service) InFlight() int64 { return s.calls.Load() }

@@ -3,6 +3,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type CallError struct {
 	Text       string
 	Violations []rules.Violation
 	Metadata   map[string]string
+	// RetryAfter is when another try makes sense; 0: retryAfter.
+	RetryAfter time.Duration
 	// FromSidecar: the sidecar has made the record and the details already.
 	FromSidecar bool
 	status      *statuspb.Status
@@ -64,6 +67,7 @@ func mapError(err error) *CallError {
 	var call *CallError
 	var broken *rules.Error
 	var unwritten *link.LogError
+	var late *link.LateError
 	switch {
 	case errors.As(err, &call):
 		return call
@@ -84,6 +88,12 @@ func mapError(err error) *CallError {
 	case errors.As(err, &unwritten):
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
 			Text: unwritten.Reason + "; no answer leaves without its record"}
+	case errors.As(err, &late):
+		e := limitError("flow.wait_max_ms", "the call would not get its turn in time: %v", late)
+		e.Reason, e.RetryAfter = "WOULD_BE_LATE", late.Wait
+		return e
+	case errors.Is(err, link.ErrCrowded):
+		return limitError("limits.calls_in_flight_max", "%v", err)
 	case errors.Is(err, link.ErrSlowReader):
 		return limitError("stream_queue", "the reader of the stream is too slow")
 	case errors.Is(err, auditlog.ErrFailed):
@@ -127,7 +137,7 @@ func (e *CallError) Status(traceID string) *statuspb.Status {
 	}
 	add(&errdetails.ErrorInfo{Reason: e.Reason, Domain: domain, Metadata: metadata})
 	if e.Code == codes.ResourceExhausted || e.Code == codes.Unavailable {
-		add(&errdetails.RetryInfo{RetryDelay: durationpb.New(retryAfter)})
+		add(&errdetails.RetryInfo{RetryDelay: durationpb.New(cmp.Or(e.RetryAfter, retryAfter))})
 	}
 	return fit(s)
 }

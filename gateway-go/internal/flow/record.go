@@ -61,6 +61,9 @@ func (s *Service) refuse(c *call, e *CallError) *Answer {
 	answer := &Answer{SafetyState: s.Whole()}
 	if limit := e.Metadata["limit"]; limit != "" {
 		s.metrics.LimitHits.WithLabelValues(limit).Inc()
+		if s.refusalLog.Allow() {
+			s.log.Warn("call refused", "method", c.method.Name, "limit", limit, "trace_id", c.caller.Trace.ID(), "reason", clip(e.Text, 256))
+		}
 	}
 	payload := &auditv1.CallPayload{Method: c.method.Name, Model: clip(c.model, 256), RequestId: clip(c.requestID, 256), Message: clip(e.Text, 1024), HandedOver: c.handedOver}
 	for _, v := range e.Violations[:min(len(e.Violations), 64)] {

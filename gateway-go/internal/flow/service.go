@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/time/rate"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -20,6 +21,7 @@ import (
 
 	"vigil/gateway/internal/auditlog"
 	"vigil/gateway/internal/events"
+	"vigil/gateway/internal/fair"
 	"vigil/gateway/internal/link"
 	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/rules"
@@ -47,6 +49,8 @@ type Limits struct {
 	LadderFallback time.Duration
 	// Regions of shared memory.
 	Regions sharedmemory.Options
+	// Fairness says which flows calls belong to.
+	Fairness Fairness
 	// Injection offers SafetyService.Inject.
 	Injection bool
 }
@@ -56,8 +60,8 @@ type Caller struct {
 	Trace telemetry.Trace
 	// Control and Reads say whether the listener takes such calls.
 	Control, Reads bool
-	// Tenant is what the caller says of itself; nothing vouches for it.
-	Tenant string
+	// Tenant is what the caller says of itself; nothing vouches for it. Class is that of the trace.
+	Tenant, Class string
 }
 
 // Answer is a reply with what travels beside it.
@@ -88,7 +92,9 @@ type Service struct {
 	log     *slog.Logger
 	hub     hub
 	regions *sharedmemory.Regions
+	flows   *fair.Table
 
+	refusalLog             *rate.Limiter // lines in the log; records and counts are complete
 	calls, bytes, watchers atomic.Int64
 	unread                 atomic.Int64
 	standIns               *standIns
@@ -115,7 +121,7 @@ func New(
 		return nil, err
 	}
 	s := &Service{limits: limits, latch: latch, tally: tally, audit: audit, metrics: metrics, tracer: tracer, log: log, standIns: newStandIns(limits),
-		regions: sharedmemory.New(limits.Regions)}
+		regions: sharedmemory.New(limits.Regions), flows: limits.Fairness.table(), refusalLog: rate.NewLimiter(refusalLines, refusalLines)}
 	s.drained, s.drain = context.WithCancel(context.Background())
 	s.monitor = safety.NewMonitor(table, s.stateChanged, map[string]func(safety.Change) error{
 		"latch": func(c safety.Change) error {
@@ -155,10 +161,12 @@ type call struct {
 func (s *Service) Unary(ctx context.Context, m *Method, caller *Caller, message []byte) (*Answer, *CallError) {
 	c := &call{method: m, caller: caller, start: time.Now()}
 	size := int64(len(message))
-	if err := s.enter(size); err != nil {
+	flow := s.flowOf(c)
+	if err := s.enter(c, flow, size); err != nil {
 		return s.turnDown(c, err), err
 	}
 	defer s.leave(size)
+	ctx = link.WithFlow(ctx, flow)
 	span := s.tracer.Start(&caller.Trace, m.Name)
 	answer, err := s.unary(ctx, c, message)
 	if err != nil {
@@ -386,6 +394,3 @@ func (s *Service) Drain(timeout time.Duration) bool {
 
 // TraceHex is a trace id as text.
 func TraceHex(id [16]byte) string { return hex.EncodeToString(id[:]) }
-
-// InFlight is the number of unary calls under way.
-func (s *Service) InFlight() int64 { return s.calls.Load() }

@@ -7,7 +7,30 @@ import (
 	"unicode/utf8"
 
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	"vigil/gateway/internal/fair"
 )
+
+// flowKey is where a context has the flow of its call.
+type flowKey struct{}
+
+// WithFlow has the calls of a context wait for their turn in a flow.
+func WithFlow(ctx context.Context, f *fair.Flow) context.Context {
+	return context.WithValue(ctx, flowKey{}, f)
+}
+
+func flowOf(ctx context.Context) *fair.Flow {
+	if f, ok := ctx.Value(flowKey{}).(*fair.Flow); ok {
+		return f
+	}
+	return anybody
+}
+
+// MakeRoom ends the call that would come last of the flow that has most waiting for its share, when
+// that is more than this flow has; false when there is none.
+func (c *Client) MakeRoom(f *fair.Flow) bool {
+	cn := c.conn.Load()
+	return cn != nil && cn.makeRoom(f)
+}
 
 func (c *Client) start(model, method string, message []byte, call *linkv1.Context, p *pending) (*conn, uint64, error) {
 	cn := c.conn.Load()
@@ -40,7 +63,8 @@ func (c *Client) CallOrStandIn(ctx context.Context, model, method string, messag
 func (c *Client) call(
 	ctx context.Context, model, method string, message []byte, call *linkv1.Context, standIn bool,
 ) (*linkv1.Reply, error) {
-	p := &pending{results: make(chan result, 1), model: model, standIn: standIn}
+	p := &pending{results: make(chan result, 1), model: model, standIn: standIn, flow: flowOf(ctx)}
+	p.item.Deadline, _ = ctx.Deadline()
 	cn, id, err := c.start(model, method, message, call, p)
 	if err != nil {
 		return nil, errors.Join(err, ErrNotSent)
@@ -57,7 +81,7 @@ func (c *Client) call(
 // Stream carries a server stream: each reply is given to send, the final one
 // is returned.
 func (c *Client) Stream(ctx context.Context, method string, message []byte, call *linkv1.Context, send func(*linkv1.Reply) error) (*linkv1.Reply, error) {
-	p := &pending{results: make(chan result, streamQueueMax), failed: make(chan error, 1)}
+	p := &pending{results: make(chan result, streamQueueMax), failed: make(chan error, 1), flow: flowOf(ctx)}
 	cn, id, err := c.start("", method, message, call, p)
 	if err != nil {
 		return nil, err
@@ -83,4 +107,14 @@ func (c *Client) Stream(ctx context.Context, method string, message []byte, call
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Serves says whether the connected sidecar serves a method.
+func (c *Client) Serves(method string) bool {
+	cn := c.conn.Load()
+	if cn == nil {
+		return false
+	}
+	_, known := cn.methods[method]
+	return known
 }

@@ -29,6 +29,7 @@ type Config struct {
 	// so that its supervisor starts another; 0 leaves it alone.
 	RestartAfter time.Duration
 	LaneCallsMax int
+	WaitMax      time.Duration // a call that would wait longer for its turn gets a LateError; 0: any
 	// HangAfter is how long a sidecar may say nothing although neither side wants for
 	// processors; 0: for HeartbeatTimeout, as one that may only be busy.
 	HangAfter time.Duration
@@ -136,7 +137,7 @@ func (c *Client) once(ctx context.Context) error {
 		return err
 	}
 	c.deaf = time.Time{}
-	cn := newConn(raw, welcome, c.config.LaneCallsMax)
+	cn := newConn(raw, welcome, c.config.LaneCallsMax, c.config.WaitMax)
 	defer cn.fail(ErrDown)
 	stop := context.AfterFunc(ctx, func() { cn.fail(ErrDown) })
 	defer stop()
@@ -387,14 +388,4 @@ func (c *Client) HoldCalls(reason string) {
 	if cn := c.conn.Load(); cn != nil {
 		cn.hold(reason)
 	}
-}
-
-// Serves says whether the connected sidecar serves a method.
-func (c *Client) Serves(method string) bool {
-	cn := c.conn.Load()
-	if cn == nil {
-		return false
-	}
-	_, known := cn.methods[method]
-	return known
 }

@@ -180,7 +180,7 @@ func TestLaneGathersWhileBusy(t *testing.T) {
 		cn := c.conn.Load()
 		cn.mu.Lock()
 		defer cn.mu.Unlock()
-		return len(cn.lanes["m"].queue) == 12
+		return cn.lanes["m"].queue.Len() == 12
 	})
 	s.answer(first, true)
 	sizes := []int{}
@@ -214,7 +214,7 @@ func TestSecondFrameUnderLoad(t *testing.T) {
 			cn := c.conn.Load()
 			cn.mu.Lock()
 			defer cn.mu.Unlock()
-			return len(cn.lanes[""].queue) == n
+			return cn.lanes[""].queue.Len() == n
 		})
 	}
 	call()
@@ -275,7 +275,7 @@ func TestCancel(t *testing.T) {
 		cn := c.conn.Load()
 		cn.mu.Lock()
 		defer cn.mu.Unlock()
-		return len(cn.lanes[""].queue) == 1
+		return cn.lanes[""].queue.Len() == 1
 	})
 	cancel()
 	for range 2 {

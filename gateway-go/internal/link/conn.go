@@ -8,6 +8,7 @@ import (
 	"time"
 
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	"vigil/gateway/internal/fair"
 )
 
 // ErrDown says that the link ended while a call was under way, or is down.
@@ -47,9 +48,11 @@ type pending struct {
 	results chan result
 	failed  chan error // of a stream, which may have a full queue of replies
 	model   string
-	bytes   int          // of its message
-	standIn bool         // something stands in for the model
-	queued  *linkv1.Call // until a frame takes it
+	bytes   int   // of its message
+	standIn bool  // something stands in for the model
+	lane    *lane // where it waits; nil once a frame took it
+	item    fair.Item[*linkv1.Call]
+	flow    *fair.Flow
 }
 
 func (p *pending) fail(err error) {
@@ -66,19 +69,6 @@ func (p *pending) fail(err error) {
 	}
 }
 
-// readyCalls is how many calls, gathered while a lane's frame is worked on, leave
-// as a second frame, so that the sidecar finds it when it is done. Fewer stay:
-// batches that grow are worth more than a short wait.
-const readyCalls = 16
-
-// lane keeps one frame outstanding, or two under much load; calls gather meanwhile.
-type lane struct {
-	id    uint32
-	model string
-	queue []*linkv1.Call
-	sent  []int // bytes of each frame that is outstanding
-}
-
 // conn is one connection. Invariant: a call is in pending from being queued
 // until its final reply, its failure or its cancellation.
 type conn struct {
@@ -87,6 +77,7 @@ type conn struct {
 	methods map[string]uint32
 	w       *writer
 	callMax int
+	waitMax time.Duration // how long a call may have to wait for its turn; 0: any
 
 	mu       sync.Mutex
 	closed   error
@@ -106,9 +97,9 @@ type conn struct {
 	draining, drained bool
 }
 
-func newConn(c net.Conn, welcome *linkv1.Welcome, callMax int) *conn {
+func newConn(c net.Conn, welcome *linkv1.Welcome, callMax int, waitMax time.Duration) *conn {
 	out := &conn{
-		net: c, welcome: welcome, methods: map[string]uint32{}, callMax: callMax, pending: map[uint64]*pending{},
+		net: c, welcome: welcome, methods: map[string]uint32{}, callMax: callMax, waitMax: waitMax, pending: map[uint64]*pending{},
 		lanes: map[string]*lane{}, models: map[string]bool{}, lastBeat: time.Now(),
 	}
 	for i, name := range welcome.Methods {
@@ -144,12 +135,12 @@ func (c *conn) setSilent() {
 	c.mu.Unlock()
 }
 
-// drop takes a call out; one that still waits in a lane gives its bytes back, for who
-// counts them believes that it is gone. The lock is held.
+// drop takes a call out, also from a lane where it waits. The lock is held.
 func (c *conn) drop(id uint64, p *pending) {
 	delete(c.pending, id)
-	if p.queued != nil {
-		p.queued.Message, p.queued = nil, nil
+	if p.lane != nil {
+		p.lane.queue.Remove(&p.item)
+		p.lane = nil
 	}
 }
 
@@ -173,8 +164,7 @@ func (c *conn) failCalls(err error) {
 	c.failThose(err, func(*pending) bool { return true })
 }
 
-// failThose ends the calls that are chosen; those that wait in a lane are left out
-// when its next frame is formed.
+// failThose ends the calls that are chosen.
 func (c *conn) failThose(err error, chosen func(*pending) bool) {
 	var failed []*pending
 	c.mu.Lock()
@@ -182,11 +172,6 @@ func (c *conn) failThose(err error, chosen func(*pending) bool) {
 		if chosen(p) {
 			failed = append(failed, p)
 			c.drop(id, p)
-		}
-	}
-	if len(c.pending) == 0 {
-		for _, l := range c.byID {
-			l.queue = nil
 		}
 	}
 	c.mu.Unlock()
@@ -209,70 +194,6 @@ func (c *conn) hold(reason string) {
 	if err != nil && !held {
 		c.failCalls(err)
 	}
-}
-
-// submit queues a call and returns its id.
-func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, error) {
-	c.mu.Lock()
-	if c.closed != nil || c.draining {
-		c.mu.Unlock()
-		return 0, ErrDown
-	}
-	if c.silent || (c.late && p.standIn) {
-		c.mu.Unlock()
-		return 0, ErrSilent
-	}
-	if c.held != nil {
-		c.mu.Unlock()
-		return 0, c.held
-	}
-	c.nextID++
-	call.Id = c.nextID
-	call.Crc = callCRC(call.Message, call.Id, call.Method)
-	p.queued, p.bytes = call, len(call.Message)
-	c.pending[call.Id] = p
-	if !c.models[model] {
-		model = ""
-	}
-	l := c.lanes[model]
-	if l == nil {
-		l = &lane{id: uint32(len(c.byID)), model: model}
-		c.lanes[model] = l
-		c.byID = append(c.byID, l)
-	}
-	l.queue = append(l.queue, call)
-	frame := c.take(l)
-	c.mu.Unlock()
-	if frame != nil {
-		return call.Id, c.w.send(frame, false)
-	}
-	return call.Id, nil
-}
-
-// take forms the lane's next frame if it may send one. The lock is held.
-func (c *conn) take(l *lane) *linkv1.Frame {
-	if len(l.sent) > 1 || (len(l.sent) == 1 && len(l.queue) < readyCalls) {
-		return nil
-	}
-	calls := make([]*linkv1.Call, 0, min(len(l.queue), c.callMax))
-	taken, size := 0, 0
-	for _, call := range l.queue {
-		if len(calls) == c.callMax || (len(calls) > 0 && size+len(call.Message) > frameBytesWanted) {
-			break
-		}
-		taken++
-		if p := c.pending[call.Id]; p != nil { // else cancelled while it waited
-			p.queued = nil
-			calls = append(calls, call)
-			size += len(call.Message)
-		}
-	}
-	l.queue = slices.Delete(l.queue, 0, taken)
-	if len(calls) == 0 {
-		return nil
-	}
-	l.sent = append(l.sent, size)
-	return &linkv1.Frame{Body: &linkv1.Frame_Calls{Calls: &linkv1.Calls{Lane: l.id, Calls: calls, Model: l.model}}}
 }
 
 // forget withdraws a call whose caller has gone.
@@ -324,7 +245,7 @@ func (c *conn) replies(in *linkv1.Replies) error {
 			c.mu.Unlock()
 			return damaged("credit for lane %d, which has nothing outstanding", id)
 		}
-		l.sent = slices.Delete(l.sent, 0, 1)
+		l.worked(time.Now())
 		if frame := c.take(l); frame != nil {
 			frames = append(frames, frame)
 		}

@@ -197,13 +197,13 @@ func (c *conn) underWay() int {
 	defer c.mu.Unlock()
 	calls, frames := 0, 0
 	for _, p := range c.pending {
-		if p.queued == nil {
+		if p.lane == nil {
 			calls += p.bytes
 		}
 	}
 	for _, l := range c.byID {
-		for _, n := range l.sent {
-			frames += n
+		for _, frame := range l.sent {
+			frames += frame.bytes
 		}
 	}
 	return max(calls, frames)

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	linkv1 "vigil/gateway/gen/vigil/link/v1"
 )
 
 func TestStarved(t *testing.T) {
@@ -142,7 +140,7 @@ func TestASilenceThatIsExplainedIsNoHang(t *testing.T) {
 	one := process{t, t.TempDir()}
 	one.is("S", 0, 0)
 	c := New(Config{HangAfter: 75 * ms, HeartbeatTimeout: time.Second}, nil)
-	cn := &conn{pending: map[uint64]*pending{1: {bytes: 30 << 20}, 2: {bytes: 20 << 20}, 3: {bytes: 1 << 30, queued: &linkv1.Call{}}}}
+	cn := &conn{pending: map[uint64]*pending{1: {bytes: 30 << 20}, 2: {bytes: 20 << 20}, 3: {bytes: 1 << 30, lane: &lane{}}}}
 	own, start := one.watched(), time.Now()
 	for _, l := range []struct {
 		silence      time.Duration
@@ -185,7 +183,7 @@ func TestAnAnnouncedPauseIsNoSilence(t *testing.T) {
 
 // A frame counts until the sidecar is done with it, whatever becomes of its calls.
 func TestFramesCountUntilTheirCredit(t *testing.T) {
-	cn := &conn{pending: map[uint64]*pending{}, byID: []*lane{{sent: []int{5, 7}}, {sent: []int{1}}}}
+	cn := &conn{pending: map[uint64]*pending{}, byID: []*lane{{sent: []sentFrame{{bytes: 5}, {bytes: 7}}}, {sent: []sentFrame{{bytes: 1}}}}}
 	if n := cn.underWay(); n != 13 {
 		t.Errorf("%d bytes, wanted 13", n)
 	}

@@ -80,6 +80,16 @@ type Settings struct {
 	LimitsCaptureSkewMaxS float64
 	// LimitsLaneCallsMax is limits.lane_calls_max. Calls in one frame of the link.
 	LimitsLaneCallsMax int64
+	// FlowRules is flow.rules. What flows of calls get, one rule in each text; a call belongs to the first that matches: service=, tenant=, class= (a name; * for any, each a flow of its own; left out for any together), rate= (calls a second), burst=, share= (of what waiting flows get; 1), priority= (1 first, 9 last; 5). Without rules each tenant and class is a flow with share 1.
+	FlowRules []string
+	// FlowClassFrom is flow.class_from. What is the trace class of a call: the value of the member flow.class_key of tracestate, or of the header of that name, or so many first digits of the trace id.
+	FlowClassFrom string
+	// FlowClassKey is flow.class_key. Member of tracestate, name of a header, or number of digits (1 to 32).
+	FlowClassKey string
+	// FlowFlowsMax is flow.flows_max. Flows that are remembered; the one not used longest is forgotten, with what is left of its rate.
+	FlowFlowsMax int64
+	// FlowWaitMaxMs is flow.wait_max_ms. A call that would wait longer for its turn, by the pace of its model, is refused with RESOURCE_EXHAUSTED and RetryInfo, as is one that would miss its deadline. 0: only the latter.
+	FlowWaitMaxMs int64
 	// GatewayDrainTimeoutS is gateway.drain_timeout_s. Time for running calls after SIGTERM.
 	GatewayDrainTimeoutS float64
 	// WebAllowedOrigins is web.allowed_origins. Origins of other sites whose pages may call, for example https://hmi.example:8443. The page's own origin always may.
@@ -256,6 +266,11 @@ var table = []Spec{
 	{Key: "limits.source_idle_s", Type: "float", Default: "600", Min: 1, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A source without frames is forgotten after this time.", field: func(s *Settings) any { return &s.LimitsSourceIdleS }},
 	{Key: "limits.capture_skew_max_s", Type: "float", Default: "300", Min: 0, Max: 86400, Allowed: []string{}, Flag: "", Doc: "A capture time further ahead of now is refused.", field: func(s *Settings) any { return &s.LimitsCaptureSkewMaxS }},
 	{Key: "limits.lane_calls_max", Type: "int", Default: "64", Min: 1, Max: 4096, Allowed: []string{}, Flag: "", Doc: "Calls in one frame of the link.", field: func(s *Settings) any { return &s.LimitsLaneCallsMax }},
+	{Key: "flow.rules", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "What flows of calls get, one rule in each text; a call belongs to the first that matches: service=, tenant=, class= (a name; * for any, each a flow of its own; left out for any together), rate= (calls a second), burst=, share= (of what waiting flows get; 1), priority= (1 first, 9 last; 5). Without rules each tenant and class is a flow with share 1.", field: func(s *Settings) any { return &s.FlowRules }},
+	{Key: "flow.class_from", Type: "string", Default: "none", Min: 0, Max: 0, Allowed: []string{"none", "tracestate", "header", "trace_id"}, Flag: "", Doc: "What is the trace class of a call: the value of the member flow.class_key of tracestate, or of the header of that name, or so many first digits of the trace id.", field: func(s *Settings) any { return &s.FlowClassFrom }},
+	{Key: "flow.class_key", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Member of tracestate, name of a header, or number of digits (1 to 32).", field: func(s *Settings) any { return &s.FlowClassKey }},
+	{Key: "flow.flows_max", Type: "int", Default: "10000", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "Flows that are remembered; the one not used longest is forgotten, with what is left of its rate.", field: func(s *Settings) any { return &s.FlowFlowsMax }},
+	{Key: "flow.wait_max_ms", Type: "int", Default: "0", Min: 0, Max: 3600000, Allowed: []string{}, Flag: "", Doc: "A call that would wait longer for its turn, by the pace of its model, is refused with RESOURCE_EXHAUSTED and RetryInfo, as is one that would miss its deadline. 0: only the latter.", field: func(s *Settings) any { return &s.FlowWaitMaxMs }},
 	{Key: "gateway.drain_timeout_s", Type: "float", Default: "10", Min: 0, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Time for running calls after SIGTERM.", field: func(s *Settings) any { return &s.GatewayDrainTimeoutS }},
 	{Key: "web.allowed_origins", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Origins of other sites whose pages may call, for example https://hmi.example:8443. The page's own origin always may.", field: func(s *Settings) any { return &s.WebAllowedOrigins }},
 	{Key: "web.allowed_hosts", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Host names accepted beside loopback names and listen.host.", field: func(s *Settings) any { return &s.WebAllowedHosts }},

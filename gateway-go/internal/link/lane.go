@@ -1,0 +1,194 @@
+package link
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	"vigil/gateway/internal/fair"
+)
+
+// readyCalls is how many calls, gathered while a lane's frame is worked on, leave
+// as a second frame, so that the sidecar finds it when it is done. Fewer stay:
+// batches that grow are worth more than a short wait. Where calls of several flows wait, a
+// frame takes no more than these, and fewer of a slow model, so that nobody waits long for those of others.
+const readyCalls = 16
+
+// aheadMax is how long a second frame may take, so that calls of several flows leave for it before
+// the sidecar is done with the first: what left has had its turn.
+const aheadMax = 2 * time.Millisecond
+
+// costBytes of a message cost as much as a call does anyway.
+const costBytes = 16 << 10
+
+// lane keeps one frame outstanding, or two under much load; calls gather meanwhile.
+type lane struct {
+	id    uint32
+	model string
+	queue fair.Queue[*linkv1.Call]
+	sent  []sentFrame // that are outstanding
+	since time.Time   // when the sidecar turned to the first of them
+	pace  pace
+}
+
+// sentFrame is one that is outstanding. Loaded: calls waited, so that its time says what the
+// sidecar can do.
+type sentFrame struct {
+	bytes, calls int
+	loaded       bool
+}
+
+// anybody is the flow of calls that have none of their own.
+var anybody = fair.NewTable(nil, 1).Flow("", "", "", time.Time{})
+
+// LateError says that a call would not get its turn in time.
+type LateError struct {
+	Wait  time.Duration // until its turn, about
+	Left  time.Duration // until its deadline, or the longest wait that is allowed
+	Ahead int           // calls that get theirs before
+	PerS  float64       // calls that the sidecar works off, a second
+}
+
+func (e *LateError) Error() string {
+	return fmt.Sprintf("%d calls are before this one, at %.4g a second: about %v, and it has %v",
+		e.Ahead, e.PerS, e.Wait.Round(time.Millisecond), e.Left.Round(time.Millisecond))
+}
+
+// ErrCrowded says that a call lost its place to one of another flow that has fewer.
+var ErrCrowded = fmt.Errorf("the place went to a call of another flow, which has fewer waiting")
+
+// wait is how long a call of this flow would wait for its turn, about, and behind how many.
+func (l *lane) wait(f *fair.Flow) (time.Duration, int) {
+	ahead := l.queue.Ahead(f)
+	for _, frame := range l.sent {
+		ahead += frame.calls
+	}
+	return time.Duration(float64(ahead) * l.pace.each()), ahead
+}
+
+// late says why a call is not worth queueing; nil when it is. What finds nobody waiting is
+// always taken, so that the pace is known anew.
+func (l *lane) late(p *pending, waitMax time.Duration, now time.Time) *LateError {
+	if l.pace.each() == 0 || l.queue.Len() == 0 {
+		return nil
+	}
+	left := waitMax
+	if !p.item.Deadline.IsZero() && (left == 0 || p.item.Deadline.Sub(now) < left) {
+		left = p.item.Deadline.Sub(now)
+	}
+	if wait, ahead := l.wait(p.flow); left != 0 && wait > left {
+		return &LateError{Wait: wait, Left: left, Ahead: ahead, PerS: 1e9 / l.pace.each()}
+	}
+	return nil
+}
+
+// worked notes that the sidecar is done with the first frame.
+func (l *lane) worked(now time.Time) {
+	first := l.sent[0]
+	l.pace.add(first.calls, now.Sub(l.since), first.loaded)
+	l.sent = slices.Delete(l.sent, 0, 1)
+	l.since = now
+}
+
+// submit queues a call and returns its id.
+func (c *conn) submit(model string, call *linkv1.Call, p *pending) (uint64, error) {
+	c.mu.Lock()
+	id, frame, err := c.queue(model, call, p)
+	c.mu.Unlock()
+	if frame != nil {
+		return id, c.w.send(frame, false)
+	}
+	return id, err
+}
+
+// queue is submit with the lock held; it gives the frame that is to be sent now.
+func (c *conn) queue(model string, call *linkv1.Call, p *pending) (uint64, *linkv1.Frame, error) {
+	switch {
+	case c.closed != nil || c.draining:
+		return 0, nil, ErrDown
+	case c.silent || (c.late && p.standIn):
+		return 0, nil, ErrSilent
+	case c.held != nil:
+		return 0, nil, c.held
+	}
+	if !c.models[model] {
+		model = ""
+	}
+	l := c.lanes[model]
+	if l == nil {
+		l = &lane{id: uint32(len(c.byID)), model: model}
+		c.lanes[model] = l
+		c.byID = append(c.byID, l)
+	}
+	if late := l.late(p, c.waitMax, time.Now()); late != nil {
+		return 0, nil, late
+	}
+	c.nextID++
+	call.Id = c.nextID
+	call.Crc = callCRC(call.Message, call.Id, call.Method)
+	p.bytes = len(call.Message)
+	p.item.Value, p.item.Cost = call, 1+float64(p.bytes)/costBytes
+	p.lane = l
+	c.pending[call.Id] = p
+	l.queue.Push(p.flow, &p.item)
+	return call.Id, c.take(l), nil
+}
+
+// take forms the lane's next frame if it may send one. The lock is held.
+func (c *conn) take(l *lane) *linkv1.Frame {
+	if len(l.sent) > 1 || (len(l.sent) == 1 && l.queue.Len() < readyCalls) || l.queue.Len() == 0 {
+		return nil
+	}
+	most := min(c.callMax, l.pace.alone(c.callMax))
+	if l.queue.Flows() > 1 {
+		if len(l.sent) == 1 && time.Duration(readyCalls*l.pace.each()) > aheadMax {
+			return nil
+		}
+		most = min(most, l.pace.shared())
+	}
+	calls := make([]*linkv1.Call, 0, min(l.queue.Len(), most))
+	size := 0
+	for len(calls) < most {
+		item := l.queue.Peek()
+		if item == nil || (len(calls) > 0 && size+len(item.Value.Message) > frameBytesWanted) {
+			break
+		}
+		call := l.queue.Pop().Value
+		c.pending[call.Id].lane = nil
+		calls = append(calls, call)
+		size += len(call.Message)
+	}
+	if len(l.sent) == 0 {
+		l.since = time.Now()
+	}
+	l.sent = append(l.sent, sentFrame{size, len(calls), len(calls) >= readyCalls || l.queue.Len() > 0})
+	return &linkv1.Frame{Body: &linkv1.Frame_Calls{Calls: &linkv1.Calls{Lane: l.id, Calls: calls, Model: l.model}}}
+}
+
+// makeRoom ends the call that would come last of the flow that has most waiting for its share,
+// when that is more than this flow has; false when there is none.
+func (c *conn) makeRoom(f *fair.Flow) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	own := 0
+	var longest *fair.Flow
+	var last *fair.Item[*linkv1.Call]
+	most := 0
+	for _, l := range c.byID {
+		own += l.queue.Of(f)
+		if flow, item := l.queue.Longest(); flow != nil && flow != f && flow.Priority >= f.Priority {
+			if n := l.queue.Of(flow); longest == nil || n*longest.Share > most*flow.Share {
+				longest, last, most = flow, item, n
+			}
+		}
+	}
+	if longest == nil || most*f.Share <= (own+1)*longest.Share {
+		return false
+	}
+	id := last.Value.Id
+	p := c.pending[id]
+	c.drop(id, p)
+	p.fail(ErrCrowded)
+	return true
+}
