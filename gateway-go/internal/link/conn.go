@@ -97,10 +97,15 @@ type conn struct {
 	draining, drained bool
 }
 
+// firstBeat is how long a sidecar that has just greeted may be silent before its first heartbeat:
+// it is starting, and may be at its first session under the interpreter's lock.
+const firstBeat = 300 * time.Millisecond
+
 func newConn(c net.Conn, welcome *linkv1.Welcome, callMax int, waitMax time.Duration) *conn {
 	out := &conn{
 		net: c, welcome: welcome, methods: map[string]uint32{}, callMax: callMax, waitMax: waitMax, pending: map[uint64]*pending{},
 		lanes: map[string]*lane{}, models: map[string]bool{}, lastBeat: time.Now(),
+		pause: firstBeat,
 	}
 	for i, name := range welcome.Methods {
 		out.methods[name] = uint32(i)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
 )
 
 // What waits in the socket was said in time: that nobody read it yet is no silence of the sidecar's.
@@ -56,5 +58,26 @@ func TestWhatNobodyReadIsNoSilence(t *testing.T) {
 	cn.net = server
 	if !silent(time.Second) {
 		t.Error("who cannot say what waits excuses nothing")
+	}
+}
+
+// Before its first heartbeat a sidecar is starting; from then on only what it announces counts.
+func TestAFirstHeartbeatHasTime(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	cn := newConn(near, &linkv1.Welcome{}, 1, 0)
+	cn.lastBeat = time.Now().Add(-firstBeat / 2)
+	if s := cn.silence(); s != 0 {
+		t.Error("silent for", s)
+	}
+	beat := &linkv1.Heartbeat{Count: 1}
+	beat.Crc = heartbeatCRC(beat)
+	if err := cn.heartbeat(beat); err != nil {
+		t.Fatal(err)
+	}
+	cn.lastBeat = time.Now().Add(-firstBeat / 2)
+	if s := cn.silence(); s < firstBeat/2 {
+		t.Error("silent for", s)
 	}
 }

@@ -45,6 +45,11 @@ def _pause_ms(size: int) -> int:
     return size // 4_000_000 if size >= 64_000_000 else 0
 
 
+_LOAD_MS = 100
+"""The same for loading a model of any size: ONNX Runtime makes a session under the interpreter's lock, and the first
+one of a process also what all share. 80 ms were measured for a model of a few bytes on a busy machine."""
+
+
 class Loader:
     """Turns a file into a version that may serve. Used by the reconciler's thread only."""
 
@@ -71,7 +76,7 @@ class Loader:
 
     def load(self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None) -> LoadedVersion:
         """Load and check a candidate; raises ``CandidateRefused`` with the reason."""
-        with self.pausing(_pause_ms(staged.size)):
+        with self.pausing(_LOAD_MS + _pause_ms(staged.size)):
             return self._load(model, number, staged, options, serving)
 
     def _load(self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None) -> LoadedVersion:
