@@ -77,3 +77,11 @@ def test_good_callers_are_served_meanwhile(product: Product, floodtool: str, tmp
     assert sent["frames"] > 50 and served > 1
     assert product.pids() == pids
     assert most < RESIDENT_KIB
+
+
+def test_a_stream_may_carry_any_number_of_messages(product: Product) -> None:
+    """What was whole is not held: one stream carries more in all than may be held at a time."""
+    large = infer_request("scale", {"x": np.ones((1 << 18, 4), np.float32)}).SerializeToString()
+    count = IN_FLIGHT // len(large) + 10
+    call = product.channel().stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    assert sum(1 for _ in call((large for _ in range(count)), timeout=120)) == count

@@ -16,13 +16,19 @@ type scanner struct {
 	header [frameHeader]byte
 	have   int // bytes of the header that were seen
 	skip   int // bytes of the payload that are still to come
+	stream uint32
+	data   bool // the payload is one of DATA, without padding
 }
 
-// scan gives each header that is complete to seen: type, flags, length of the payload, stream.
-func (s *scanner) scan(b []byte, seen func(http2.FrameType, http2.Flags, int, uint32)) {
+// scan gives each header that is complete to seen: type, flags, length of the payload, stream; and
+// what carries messages to payload, where that is given.
+func (s *scanner) scan(b []byte, seen func(http2.FrameType, http2.Flags, int, uint32), payload func(uint32, []byte)) {
 	for len(b) > 0 {
 		if s.skip > 0 {
 			n := min(s.skip, len(b))
+			if s.data && payload != nil {
+				payload(s.stream, b[:n])
+			}
 			s.skip, b = s.skip-n, b[n:]
 			continue
 		}
@@ -31,7 +37,10 @@ func (s *scanner) scan(b []byte, seen func(http2.FrameType, http2.Flags, int, ui
 		if s.have == frameHeader {
 			s.have = 0
 			s.skip = int(s.header[0])<<16 | int(s.header[1])<<8 | int(s.header[2])
-			seen(http2.FrameType(s.header[3]), http2.Flags(s.header[4]), s.skip, binary.BigEndian.Uint32(s.header[5:])&(1<<31-1))
+			kind, flags := http2.FrameType(s.header[3]), http2.Flags(s.header[4])
+			s.stream = binary.BigEndian.Uint32(s.header[5:]) & (1<<31 - 1)
+			s.data = kind == http2.FrameData && !flags.Has(http2.FlagDataPadded)
+			seen(kind, flags, s.skip, s.stream)
 		}
 	}
 }
@@ -44,14 +53,14 @@ type incoming struct {
 	prefix int // bytes of the preface that were seen
 }
 
-func (s *incoming) scan(b []byte, seen func(http2.FrameType, http2.Flags, int, uint32)) {
+func (s *incoming) scan(b []byte, seen func(http2.FrameType, http2.Flags, int, uint32), payload func(uint32, []byte)) {
 	if s.prefix < len(http2.ClientPreface) && !s.plain {
 		n := min(len(b), len(http2.ClientPreface)-s.prefix)
 		s.plain = !bytes.Equal(b[:n], []byte(http2.ClientPreface[s.prefix:s.prefix+n]))
 		s.prefix, b = s.prefix+n, b[n:]
 	}
 	if !s.plain {
-		s.scanner.scan(b, seen)
+		s.scanner.scan(b, seen, payload)
 	}
 }
 

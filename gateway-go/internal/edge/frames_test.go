@@ -36,17 +36,18 @@ func TestScannerFindsFrames(t *testing.T) {
 	for size := 1; size < 100; size++ {
 		var got []string
 		var in incoming
+		payload := map[uint32]int{}
 		for piece := range slices.Chunk(wire.Bytes(), size) {
-			in.scan(piece, seen(&got))
+			in.scan(piece, seen(&got), func(stream uint32, b []byte) { payload[stream] += len(b) })
 		}
-		if !slices.Equal(got, want) || in.plain {
+		if !slices.Equal(got, want) || in.plain || len(payload) != 1 || payload[1] != 70_000 {
 			t.Fatalf("in pieces of %d: %q", size, got)
 		}
 	}
 	var got []string
 	var in incoming
 	for _, piece := range []string{"PRI * HT", "TP/1.1\r\n", string(wire.Bytes()[24:])} {
-		in.scan([]byte(piece), seen(&got))
+		in.scan([]byte(piece), seen(&got), nil)
 	}
 	if len(got) > 0 || !in.plain {
 		t.Errorf("what is no HTTP/2 had frames: %q", got)

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"sync"
@@ -135,7 +136,16 @@ func (l *Ledger) look() {
 // directions of the connection tell it.
 type unfinished struct {
 	mu      sync.Mutex
-	streams map[uint32]int64
+	streams map[uint32]*message
+}
+
+// message is the one of a stream that is under way: a prefix of 5 bytes, compressed or not and its
+// length, and the rest (gRPC over HTTP/2, Length-Prefixed-Message).
+type message struct {
+	prefix [5]byte
+	have   int   // of the prefix
+	left   int64 // of the rest
+	held   int64
 }
 
 // came takes note of a client's frame, and returns how many bytes more are held.
@@ -143,7 +153,10 @@ func (u *unfinished) came(kind http2.FrameType, flags http2.Flags, length int, s
 	switch kind {
 	case http2.FrameData:
 		if !flags.Has(http2.FlagDataEndStream) {
-			return u.grew(stream, int64(length))
+			if flags.Has(http2.FlagDataPadded) { // nobody does that; it counts until the stream ends
+				return u.grew(stream, int64(length))
+			}
+			return 0
 		}
 	case http2.FrameHeaders:
 		if !flags.Has(http2.FlagHeadersEndStream) {
@@ -167,25 +180,56 @@ func (u *unfinished) went(kind http2.FrameType, flags http2.Flags, _ int, stream
 func (u *unfinished) opened(stream uint32) int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.streams[stream] = 0
+	u.streams[stream] = &message{}
 	return 0
 }
 
-// grew counts what came for a stream; for one that the server has ended, nothing is kept.
 func (u *unfinished) grew(stream uint32, n int64) int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, open := u.streams[stream]; !open {
+	m := u.streams[stream]
+	if m == nil {
 		return 0
 	}
-	u.streams[stream] += n
+	m.held += n
 	return n
+}
+
+// payload takes note of bytes of a stream's messages, and returns how many more are held: none
+// of those that are whole. For a stream that the server has ended, nothing is kept.
+func (u *unfinished) payload(stream uint32, b []byte) int64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	m := u.streams[stream]
+	if m == nil {
+		return 0
+	}
+	before := m.held
+	for len(b) > 0 {
+		if m.have < len(m.prefix) {
+			n := copy(m.prefix[m.have:], b)
+			m.have, m.held, b = m.have+n, m.held+int64(n), b[n:]
+			if m.have == len(m.prefix) {
+				m.left = int64(binary.BigEndian.Uint32(m.prefix[1:]))
+			}
+		} else {
+			n := min(m.left, int64(len(b)))
+			m.left, m.held, b = m.left-n, m.held+n, b[n:]
+		}
+		if m.have == len(m.prefix) && m.left == 0 {
+			m.have, m.held = 0, 0
+		}
+	}
+	return m.held - before
 }
 
 func (u *unfinished) ended(stream uint32) int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	n := u.streams[stream]
+	m := u.streams[stream]
+	if m == nil {
+		return 0
+	}
 	delete(u.streams, stream)
-	return -n
+	return -m.held
 }

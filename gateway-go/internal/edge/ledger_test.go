@@ -1,7 +1,9 @@
 package edge
 
 import (
+	"encoding/binary"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +17,7 @@ func ledgered(t *testing.T, l *Ledger) (*placed, net.Conn) {
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
 	p := &placed{Conn: near, free: func() {}, closed: make(chan struct{}), ledger: l}
-	p.streams.streams = map[uint32]int64{}
+	p.streams.streams = map[uint32]*message{}
 	return p, far
 }
 
@@ -78,45 +80,63 @@ func TestLedgerEndsWhoStalls(t *testing.T) {
 	}
 }
 
+// A message is held from its first byte until its last, however it is cut; streams that go on
+// hold nothing of what was whole, and those that ended nothing at all.
 func TestUnfinishedMessages(t *testing.T) {
-	const end = http2.FlagDataEndStream
-	u := unfinished{streams: map[uint32]int64{}}
-	for i, c := range []struct {
-		server bool
-		kind   http2.FrameType
-		flags  http2.Flags
-		length int
-		stream uint32
-		want   int64
-	}{
-		{false, http2.FrameData, 0, 9, 1, 0}, // no such stream
-		{false, http2.FrameHeaders, 0, 9, 1, 0},
-		{false, http2.FrameData, 0, 100, 1, 100},
-		{false, http2.FrameData, 0, 0, 1, 0},
-		{false, http2.FrameHeaders, 0, 9, 3, 0},
-		{false, http2.FrameData, 0, 7, 3, 7},
-		{false, http2.FrameData, 0, 50, 1, 50},
-		{false, http2.FrameData, end, 50, 1, -150}, // whole
-		{false, http2.FrameData, 0, 50, 1, 0},
-		{false, http2.FrameRSTStream, 0, 4, 3, -7}, // taken back
-		{false, http2.FrameHeaders, 0, 9, 5, 0},
-		{false, http2.FrameData, 0, 5, 5, 5},
-		{true, http2.FrameData, end, 5, 5, 0},
-		{true, http2.FrameHeaders, 0, 9, 5, 0},
-		{true, http2.FrameHeaders, http2.FlagHeadersEndStream, 9, 5, -5}, // the server has answered
-		{false, http2.FrameData, 0, 5, 5, 0},
-		{false, http2.FramePing, end, 8, 0, 0},
-	} {
-		tell := u.came
-		if c.server {
-			tell = u.went
-		}
-		if got := tell(c.kind, c.flags, c.length, c.stream); got != c.want {
-			t.Errorf("%d: %d bytes more, want %d", i, got, c.want)
+	u := unfinished{streams: map[uint32]*message{}}
+	held := int64(0)
+	frame := func(server bool, kind http2.FrameType, flags http2.Flags, length int, stream uint32) {
+		if server {
+			held += u.went(kind, flags, length, stream)
+		} else {
+			held += u.came(kind, flags, length, stream)
 		}
 	}
-	if len(u.streams) > 0 {
-		t.Error("left:", u.streams)
+	bytesOf := func(sizes ...int) (out []byte) {
+		for _, n := range sizes {
+			out = append(binary.BigEndian.AppendUint32(append(out, 0), uint32(n)), make([]byte, n)...)
+		}
+		return out
+	}
+	wire := bytesOf(100, 0, 1, 70_000, 5)
+	for size := 1; size < 300; size += 7 {
+		frame(false, http2.FrameHeaders, 0, 9, 1)
+		most := int64(0)
+		for piece := range slices.Chunk(wire, size) {
+			held += u.payload(1, piece)
+			most = max(most, held)
+		}
+		if held != 0 || most < 70_000-300 || most > 70_005 {
+			t.Fatalf("in pieces of %d: %d held, %d at most", size, held, most)
+		}
+	}
+	held += u.payload(1, bytesOf(1000)[:900])
+	held += u.payload(9, bytesOf(1000)[:900]) // no such stream
+	frame(false, http2.FrameHeaders, 0, 9, 3)
+	held += u.payload(3, make([]byte, 3))
+	frame(false, http2.FrameData, http2.FlagDataPadded, 50, 3)
+	if held != 900+3+50 {
+		t.Fatal("held:", held)
+	}
+	frame(false, http2.FramePing, http2.FlagDataEndStream, 8, 0)
+	frame(false, http2.FrameData, 0, 100, 1) // its payload counts, not its header
+	frame(true, http2.FrameData, http2.FlagDataEndStream, 5, 1)
+	frame(true, http2.FrameHeaders, 0, 9, 1)
+	if held != 953 {
+		t.Fatal("held:", held)
+	}
+	frame(true, http2.FrameHeaders, http2.FlagHeadersEndStream, 9, 1) // the server has answered
+	held += u.payload(1, make([]byte, 10))
+	if held != 53 {
+		t.Fatal("held:", held)
+	}
+	frame(false, http2.FrameRSTStream, 0, 4, 3)
+	frame(false, http2.FrameHeaders, 0, 9, 5)
+	held += u.payload(5, make([]byte, 4))
+	frame(false, http2.FrameData, http2.FlagDataEndStream, 1, 5)
+	frame(false, http2.FrameHeaders, http2.FlagHeadersEndStream, 9, 7)
+	if held != 0 || len(u.streams) > 0 {
+		t.Error("held:", held, "left:", u.streams)
 	}
 }
 

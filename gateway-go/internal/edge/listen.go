@@ -86,7 +86,7 @@ func (l *limited) Accept() (net.Conn, error) {
 		p.budget = newFrameBudget(float64(l.perS), time.Now())
 	}
 	if p.ledger = l.ledger; p.ledger != nil {
-		p.streams.streams = map[uint32]int64{}
+		p.streams.streams = map[uint32]*message{}
 	}
 	return p, nil
 }
@@ -143,6 +143,10 @@ func (p *placed) Read(b []byte) (int, error) {
 // came looks at what came, and waits as long as the budget of the connection wants.
 func (p *placed) came(b []byte) {
 	more := int64(0)
+	var payload func(uint32, []byte)
+	if p.ledger != nil {
+		payload = func(stream uint32, b []byte) { more += p.streams.payload(stream, b) }
+	}
 	p.in.scan(b, func(kind http2.FrameType, flags http2.Flags, length int, stream uint32) {
 		if p.budget != nil {
 			p.budget.frame(kind, length)
@@ -150,7 +154,7 @@ func (p *placed) came(b []byte) {
 		if p.ledger != nil {
 			more += p.streams.came(kind, flags, length, stream)
 		}
-	})
+	}, payload)
 	if p.ledger != nil {
 		p.moved.Add(int64(len(b)))
 		if more != 0 {
@@ -184,7 +188,7 @@ func (p *placed) Write(b []byte) (int, error) {
 		less := int64(0)
 		p.out.scan(b, func(kind http2.FrameType, flags http2.Flags, length int, stream uint32) {
 			less += p.streams.went(kind, flags, length, stream)
-		})
+		}, nil)
 		if less != 0 {
 			p.ledger.add(p, less)
 		}
