@@ -93,7 +93,7 @@ func mapError(err error) *CallError {
 		e.Reason, e.RetryAfter = "WOULD_BE_LATE", late.Wait
 		return e
 	case errors.Is(err, link.ErrCrowded):
-		return limitError("limits.calls_in_flight_max", "%v", err)
+		return limitError("limits.calls_in_flight_max", "%v", link.ErrCrowded)
 	case errors.Is(err, link.ErrSlowReader):
 		return limitError("stream_queue", "the reader of the stream is too slow")
 	case errors.Is(err, auditlog.ErrFailed):

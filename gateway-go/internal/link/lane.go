@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,7 +57,7 @@ func (e *LateError) Error() string {
 }
 
 // ErrCrowded says that a call lost its place to one of another flow that has fewer.
-var ErrCrowded = fmt.Errorf("the place went to a call of another flow, which has fewer waiting")
+var ErrCrowded = errors.New("the place went to a call of another flow, which has fewer waiting")
 
 // wait is how long a call of this flow would wait for its turn, about, and behind how many.
 func (l *lane) wait(f *fair.Flow) (time.Duration, int) {
@@ -189,6 +190,6 @@ func (c *conn) makeRoom(f *fair.Flow) bool {
 	id := last.Value.Id
 	p := c.pending[id]
 	c.drop(id, p)
-	p.fail(ErrCrowded)
+	p.fail(errors.Join(ErrCrowded, ErrNotSent))
 	return true
 }
