@@ -2,7 +2,7 @@
 // the gateway is compared with. It is built by the benchmark only.
 //
 //	bench echo                              serves; prints its port
-//	bench load TARGET METHOD FILE N SECONDS CHECK [RATE]   calls; prints JSON
+//	bench load TARGET METHOD FILE N SECONDS CHECK [RATE [TENANT [DEADLINE_MS]]]   calls; prints JSON
 //
 // Without RATE each of the N calls the next when it has its answer. With it so many calls
 // a second are due whether answers come or not, at most N at once, and times count from
@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
 )
 
 type frame struct{ data []byte }
@@ -76,6 +77,9 @@ type result struct {
 	P999Us    float64 `json:"p999_us"`
 	MaxUs     float64 `json:"max_us"`
 	FirstText string  `json:"first_error"`
+	// Of calls that were answered only.
+	GoodPerSecond float64 `json:"good_per_second"`
+	GoodP99Us     float64 `json:"good_p99_us"`
 }
 
 type load struct {
@@ -84,6 +88,8 @@ type load struct {
 	inFlight       int
 	duration       time.Duration
 	rate           float64
+	tenant         string
+	deadline       time.Duration
 
 	start time.Time
 	next  atomic.Int64
@@ -115,20 +121,24 @@ func (l *load) run() (*result, error) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	out := &result{}
-	var took []time.Duration
+	var took, good []time.Duration
+	headers := metadata.MD{}
+	if l.tenant != "" {
+		headers.Set("vigil-tenant", l.tenant)
+	}
 	l.start = time.Now()
 	for i := range l.inFlight {
 		group.Add(1)
 		go func() {
 			defer group.Done()
 			mine := &result{}
-			var times []time.Duration
+			var times, answered []time.Duration
 			for {
 				at, more := l.due()
 				if !more {
 					break
 				}
-				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				ctx, cancel := context.WithDeadline(metadata.NewOutgoingContext(context.Background(), headers), time.Now().Add(l.deadline))
 				reply := &frame{}
 				err := conns[i%len(conns)].Invoke(ctx, l.method, &frame{l.message}, reply)
 				cancel()
@@ -138,11 +148,13 @@ func (l *load) run() (*result, error) {
 					mine.FirstText = err.Error()
 				} else if !bytes.Contains(reply.data, l.check) {
 					mine.Wrong++
+				} else {
+					answered = append(answered, times[len(times)-1])
 				}
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			took = append(took, times...)
+			took, good = append(took, times...), append(good, answered...)
 			out.Failed += mine.Failed
 			out.Wrong += mine.Wrong
 			if mine.FirstText != "" {
@@ -153,7 +165,11 @@ func (l *load) run() (*result, error) {
 	group.Wait()
 	seconds := time.Since(l.start).Seconds()
 	slices.Sort(took)
+	slices.Sort(good)
 	at := func(q float64) float64 { return float64(took[int(float64(len(took)-1)*q)].Microseconds()) }
+	if out.GoodPerSecond = float64(len(good)) / seconds; len(good) > 0 {
+		out.GoodP99Us = float64(good[int(float64(len(good)-1)*.99)].Microseconds())
+	}
 	out.Calls, out.PerSecond = len(took), float64(len(took))/seconds
 	out.P50Us, out.P99Us, out.P999Us, out.MaxUs = at(.5), at(.99), at(.999), at(1)
 	return out, nil
@@ -164,8 +180,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, echo())
 		os.Exit(1)
 	}
-	if len(os.Args) < 8 || len(os.Args) > 9 || os.Args[1] != "load" {
-		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX [RATE]")
+	if len(os.Args) < 8 || len(os.Args) > 11 || os.Args[1] != "load" {
+		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX [RATE [TENANT [DEADLINE_MS]]]")
 		os.Exit(2)
 	}
 	message, err := os.ReadFile(os.Args[4])
@@ -173,10 +189,17 @@ func main() {
 	seconds, err3 := strconv.ParseFloat(os.Args[6], 64)
 	check, err4 := hex.DecodeString(os.Args[7])
 	rate, err5 := 0.0, error(nil)
-	if len(os.Args) == 9 {
+	if len(os.Args) > 8 {
 		rate, err5 = strconv.ParseFloat(os.Args[8], 64)
 	}
-	for _, e := range []error{err, err2, err3, err4, err5} {
+	tenant, deadline, err6 := "", 30_000, error(nil)
+	if len(os.Args) > 9 {
+		tenant = os.Args[9]
+	}
+	if len(os.Args) > 10 {
+		deadline, err6 = strconv.Atoi(os.Args[10])
+	}
+	for _, e := range []error{err, err2, err3, err4, err5, err6} {
 		if e != nil {
 			fmt.Fprintln(os.Stderr, e)
 			os.Exit(2)
@@ -185,6 +208,7 @@ func main() {
 	l := &load{
 		target: os.Args[2], method: os.Args[3], message: message, check: check, inFlight: n,
 		duration: time.Duration(seconds * float64(time.Second)), rate: rate,
+		tenant: tenant, deadline: time.Duration(deadline) * time.Millisecond,
 	}
 	r, err := l.run()
 	if err != nil {

@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.bench.fairness import fairness
 from tests.bench.logs import audit_log, reading_while_serving, search_among_many
 from tests.bench.times import detection_times
 from tests.bench.wear import wear
@@ -233,6 +234,7 @@ def main() -> int:
     audit_log(table, OUT, ROUNDS)
     search_among_many(table, OUT)
     wear(table, OUT)
+    fairness(table, OUT, TOOL, SECONDS)
     detection_times(table, OUT)
     table.save()
     print(f"saved {(OUT / 'bench.json').relative_to(ROOT)}; machine: {os.cpu_count()} cores, {sys.platform}")
