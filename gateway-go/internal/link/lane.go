@@ -20,6 +20,10 @@ const readyCalls = 16
 // the sidecar is done with the first: what left has had its turn.
 const aheadMax = 2 * time.Millisecond
 
+// mixedFor is how long a lane is one of several flows after calls of several came: one that asks now
+// and then is seldom there when a frame is formed, and would find all that waited gone ahead.
+const mixedFor = time.Second
+
 // costBytes of a message cost as much as a call does anyway.
 const costBytes = 16 << 10
 
@@ -31,6 +35,8 @@ type lane struct {
 	sent  []sentFrame // that are outstanding
 	since time.Time   // when the sidecar turned to the first of them
 	pace  pace
+	last  *fair.Flow // of the call that came last
+	mixed time.Time  // when a call came of another flow than the one before
 }
 
 // sentFrame is one that is outstanding. Loaded: calls waited, so that its time says what the
@@ -132,6 +138,10 @@ func (c *conn) queue(model string, call *linkv1.Call, p *pending) (uint64, *link
 	p.item.Value, p.item.Cost = call, 1+float64(p.bytes)/costBytes
 	p.lane = l
 	c.pending[call.Id] = p
+	if l.last != p.flow && l.last != nil {
+		l.mixed = time.Now()
+	}
+	l.last = p.flow
 	l.queue.Push(p.flow, &p.item)
 	return call.Id, c.take(l), nil
 }
@@ -142,7 +152,7 @@ func (c *conn) take(l *lane) *linkv1.Frame {
 		return nil
 	}
 	most := min(c.callMax, l.pace.alone(c.callMax))
-	if l.queue.Flows() > 1 {
+	if l.queue.Flows() > 1 || time.Since(l.mixed) < mixedFor {
 		if len(l.sent) == 1 && time.Duration(readyCalls*l.pace.each()) > aheadMax {
 			return nil
 		}

@@ -56,6 +56,9 @@ func TestFramesAreShared(t *testing.T) {
 		for len(l.sent) > 1 {
 			l.worked(time.Now())
 		}
+		if others == 0 && !l.mixed.IsZero() {
+			t.Error("one flow alone is mixed")
+		}
 		frame := c.take(l)
 		byFlow := map[string]int{}
 		for _, call := range frame.GetCalls().Calls {
@@ -63,6 +66,31 @@ func TestFramesAreShared(t *testing.T) {
 		}
 		if n := len(frame.GetCalls().Calls); n != want {
 			t.Errorf("%d others: %d calls in a frame, wanted %d: %v", others, n, want, byFlow)
+		}
+	}
+}
+
+// Who asks now and then finds the turns shared, though none of its calls waited when a frame was formed.
+func TestSeldomCallersShareTurns(t *testing.T) {
+	f := flows("often", "seldom")
+	for _, others := range []int{0, 1} {
+		c := still()
+		waiting(t, c, f[0], 1, time.Time{})
+		waiting(t, c, f[1], others, time.Time{})
+		waiting(t, c, f[0], 1, time.Time{})
+		l := c.lanes["m"]
+		for len(l.sent) > 0 {
+			l.worked(time.Now())
+			c.take(l)
+		}
+		waiting(t, c, f[0], 1, time.Time{}) // outstanding
+		waiting(t, c, f[0], 15, time.Time{})
+		waiting(t, c, f[0], 100, time.Time{})
+		for len(l.sent) > 0 {
+			l.worked(time.Now())
+		}
+		if n, want := len(c.take(l).GetCalls().Calls), map[int]int{0: 64, 1: readyCalls}[others]; n != want {
+			t.Errorf("%d others: %d calls leave, wanted %d", others, n, want)
 		}
 	}
 }
