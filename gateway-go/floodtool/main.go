@@ -192,7 +192,7 @@ func attack(o options, total *counts, until time.Time) error {
 		close(ended)
 	}()
 	for time.Now().Before(until) {
-		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = conn.SetWriteDeadline(until.Add(time.Second))
 		if err := attacks[o.kind](c); err != nil {
 			var late net.Error
 			if errors.As(err, &late) && late.Timeout() { // the listener reads no more for now

@@ -230,6 +230,7 @@ def in_flight(product: Product) -> int:
         ({"VIGIL_FLOW_RULES": "tenant=a,rate=x"}, "flow.rules"),
         ({"VIGIL_FLOW_RULES": "tenant=a rate=-1"}, 'flow.rules: "tenant=a rate=-1": rate = "-1" is no number from 0 to 1e+09'),
         ({"VIGIL_FLOW_CLASS_FROM": "trace_id", "VIGIL_FLOW_CLASS_KEY": "33"}, "flow.class_key"),
+        ({"VIGIL_FLOW_CLASS_FROM": "trace_id", "VIGIL_FLOW_CLASS_KEY": "8abc"}, 'flow.class_key = "8abc"'),
         ({"VIGIL_FLOW_CLASS_FROM": "header"}, "flow.class_key is empty"),
     ],
 )

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vigil.audit.v1.audit_pb2 import CallPayload
 
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request
 from tests.harness.product import ROOT, Product
+from vigil_sidecar.audit.verify import read_records
 
 X = np.arange(4, dtype=np.float32).reshape(1, 4)
 LASTS_S = 2
@@ -77,6 +79,22 @@ def test_good_callers_are_served_meanwhile(product: Product, floodtool: str, tmp
     assert sent["frames"] > 50 and served > 1
     assert product.pids() == pids
     assert most < RESIDENT_KIB
+    if (kind, door) == ("unfinished", "grpc"):
+        assert any("unfinished messages" in t and "is ended (limits.bytes_in_flight_max)" in t for t in refusals(product))
+
+
+def test_who_brings_nothing_else_is_ended(product: Product, floodtool: str) -> None:
+    """After 5 s in which a connection mostly had to wait; the record says why."""
+    address = f"127.0.0.1:{product.ports['grpc']}"
+    done = subprocess.run([floodtool, "-kind", "settings", "-address", address, "-lasts", "9s"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and json.loads(done.stdout)["connections"] > 1, done
+    assert any("nothing but control frames is ended" in text for text in refusals(product))
+
+
+def refusals(product: Product) -> list[str]:
+    """Texts of the refusals for a limit in the gateway's log."""
+    found = [r for r in read_records(product.data / "audit" / "gateway") if r.header.event_id == 2043]
+    return [CallPayload.FromString(r.payload).message for r in found]
 
 
 def test_a_stream_may_carry_any_number_of_messages(product: Product) -> None:

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -27,12 +28,11 @@ func (f Fairness) table() *fair.Table { return fair.NewTable(f.Rules, max(1, f.F
 
 // Check says what is wrong with it.
 func (f Fairness) Check() error {
-	digits := 0
 	switch f.ClassFrom {
 	case "", "none":
 		return nil
 	case "trace_id":
-		if n, err := fmt.Sscanf(f.ClassKey, "%d", &digits); n != 1 || err != nil || digits < 1 || digits > 32 {
+		if digits, err := strconv.Atoi(f.ClassKey); err != nil || digits < 1 || digits > 32 {
 			return fmt.Errorf("flow.class_key = %q: with flow.class_from = trace_id it is how many digits, 1 to 32", f.ClassKey)
 		}
 		return nil
@@ -53,8 +53,10 @@ func (s *Service) Class(trace *telemetry.Trace, header func(string) string) stri
 	case "header":
 		class = header(strings.ToLower(f.ClassKey))
 	case "trace_id":
-		digits := 0
-		_, _ = fmt.Sscanf(f.ClassKey, "%d", &digits) // Check has looked at it
+		digits, err := strconv.Atoi(f.ClassKey)
+		if err != nil || digits < 0 || digits > 32 { // Check says so at the start
+			return ""
+		}
 		class = trace.ID()[:digits]
 	}
 	if len(class) > classBytesMax || !utf8.ValidString(class) {
