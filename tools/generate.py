@@ -11,12 +11,14 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from machine_picture import picture
 from supervision_vectors import supervision_vectors
+from web_tables import web_tables
 
 from vigil_safety.explore import summary
 
@@ -331,8 +333,11 @@ def contract() -> dict[str, str]:
         ["buf", "build", "-o", "-#format=binpb", "--exclude-source-info"], cwd=ROOT, capture_output=True, check=True
     ).stdout
     digest = hashlib.sha256(image).hexdigest()
+    version = tomllib.loads((ROOT / "sidecar/pyproject.toml").read_text())["project"]["version"]
+    sources = ("proto/audit_record.yaml", "safety/events.yaml", "safety/machine.yaml", "safety/kinds.yaml", "safety/supervision.yaml")
     return {
-        "gateway-go/gen/contract/digest.go": f'// {HEADER}\n\n// Package contract names the contract this code was generated from.\npackage contract\n\n// Digest is the SHA-256 of the descriptor set, hex.\nconst Digest = "{digest}"\n',
+        "gateway-go/web/src/gen/tables.ts": web_tables(HEADER, digest, *(load(x) for x in sources)),
+        "gateway-go/gen/contract/digest.go": f'// {HEADER}\n\n// Package contract names the contract this code was generated from.\npackage contract\n\n// Digest is the SHA-256 of the descriptor set, hex.\nconst Digest = "{digest}"\n\n// Version of the project.\nconst Version = "{version}"\n',
         "gen/python/vigil/contract_digest.py": f'"""{HEADER}"""\n\nCONTRACT_DIGEST = "{digest}"\n',
     }
 

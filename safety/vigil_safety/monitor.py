@@ -126,6 +126,12 @@ class Monitor:
         with self._lock:
             return self._status.get(subject, Status(self.table.initial, "", 0))
 
+    def counted(self, subject: str, counter: str) -> int:
+        """How much a counter of a subject's machine has; 0 when it is unknown."""
+        with self._lock:
+            machine = self._machines.get(subject)
+            return len(machine.counters.get(counter, ())) if machine is not None else 0
+
     def all(self) -> dict[str, Status]:
         """Status of every subject."""
         with self._lock:

@@ -16,7 +16,7 @@ from vigil_safety import events_gen as events
 from vigil_safety.table import worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
-from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
+from vigil_sidecar.audit.entry import Entry
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.errors import AuditError, CallError, Resting
@@ -45,7 +45,7 @@ from vigil_sidecar.server.perception import Perception
 from vigil_sidecar.server.processor import Processor
 from vigil_sidecar.server.repository import Repository
 from vigil_sidecar.server.revalidation import Revalidation
-from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, count_of, transition_message
+from vigil_sidecar.server.services import AuditReports, Metadata, Models, SafetyReports, subject_state, transition_message
 from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import SourceOrder, WatchHub
 from vigil_sidecar.telemetry.log import get_logger
@@ -114,7 +114,7 @@ class Sidecar:
             self._news,
             connection_maker(self.injector.faults if self.injector else None),
         )
-        loader.pausing = self._link.pausing
+        loader.pausing, loader.shown = self._link.pausing, self.journal.stage
         self._direct = DirectServer(
             self.dispatcher, settings.limits_message_bytes_max, settings.control_allow_remote, _DIRECT_THREADS,
             self._direct_done, self.monitor.whole, self._lost_to_the_log, self.audit.position(UNLOGGED),
@@ -138,7 +138,7 @@ class Sidecar:
         order = SourceOrder(s.limits_sources_max, s.limits_source_idle_s, s.limits_capture_skew_max_s, time.monotonic, time.time)
         revalidation = Revalidation(s.link_revalidate, s.link_revalidate_every, self.journal.disagreed)
         parts = Parts(
-            Perception(decoder, order, self._hub),
+            Perception(decoder, order, self._hub, s.limits_watch_frame_bytes_max, s.perception_frames_remote),
             Metadata(self.registry, self.ready, ["model_repository(unload_dependents)"] if s.models_control == "explicit" else []),
             Models(s, self.registry, self.reconciler, self.monitor),
             SafetyReports(self.safety, self._hub, self.injector),
@@ -269,14 +269,13 @@ class Sidecar:
     def _heartbeat(self, beat: link.Heartbeat) -> None:
         beat.ready, beat.checkpoint = self.ready(), self.audit.log.checkpoint
         beat.log_failure = self._lost_to_the_log()[:256]
-        for subject, status in self.monitor.all().items():
-            beat.subjects.add(subject=subject, state=SAFETY_CODES[status.state], reason=status.reason, since_us=status.since_us,
-                              **count_of(self.safety.tally, subject))  # fmt: skip
+        beat.subjects.extend(subject_state(self.safety, subject, status) for subject, status in self.monitor.all().items())
         report = self.safety.supervision.report
         expired = [f"{n}: {r}"[:256] for n, r in list(report.expired.items())[:16]]
         beat.supervision.MergeFrom(link.Supervision(cycles=report.cycles, status="STATUS_" + report.status, expired=expired))
         beat.models.extend(name for name, model in self.registry.models.copy().items() if model.serving is not None)
         beat.transitions.extend(transition_message(c) for c in self.journal.take_changes())
+        beat.model_events.extend(self.journal.take_stages())
 
     def _anchor(self, note: bytes) -> None:
         """Note the gateway's latest checkpoint: the link's reader never waits for a disk."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+
+from vigil.models.v1 import models_pb2 as models
 
 from vigil_safety import events_gen as events
 from vigil_safety.monitor import Change
@@ -14,7 +17,7 @@ from vigil_sidecar.audit.entry import SAFETY_CODES, Entry
 from vigil_sidecar.audit.recorder import Recorder
 from vigil_sidecar.errors import AuditError, ContractViolation
 from vigil_sidecar.injection.injector import Injection
-from vigil_sidecar.registry.version import ModelEvent
+from vigil_sidecar.registry.version import ModelEvent, ModelStage
 from vigil_sidecar.safety import Safety
 from vigil_sidecar.server.call import Call
 from vigil_sidecar.server.payloads import model_payload, state_payload, system_payload
@@ -26,6 +29,10 @@ __all__ = ["Journal"]
 
 _TRANSITIONS_MAX = 256
 _COUNTED = {"DEGRADED": DEGRADED, "SAFE_STOP": STOPPED}
+_STAGES = {
+    events.VERSION_LOADED: "STAGE_LOADED", events.VERSION_SWITCHED: "STAGE_SERVING", events.VERSION_RETIRED: "STAGE_RETIRED",
+    events.VERSION_REFUSED: "STAGE_REFUSED",
+}  # fmt: skip
 _SWAP_RESULTS = {
     events.VERSION_SWITCHED: "switched", events.VERSION_REFUSED: "refused",
     events.VERSION_RETIRED: "retired", events.VERSION_LOADED: "loaded",
@@ -44,6 +51,7 @@ class Journal:
         self.audit, self.metrics, self.log = audit, metrics, get_logger("sidecar")
         self._hub, self._news, self._model_state = hub, news, model_state
         self._pending: list[Change] = []
+        self._stages: list[models.ModelEvent] = []
         self._pending_lock = threading.Lock()
 
     def follow(self, safety: Safety) -> None:
@@ -55,6 +63,22 @@ class Journal:
         with self._pending_lock:
             taken, self._pending = self._pending, []
         return taken
+
+    def take_stages(self) -> list[models.ModelEvent]:
+        """What happened to versions since the last time; at most 256 wait, the latest."""
+        with self._pending_lock:
+            taken, self._stages = self._stages, []
+        return taken
+
+    def stage(self, stage: ModelStage, replaced_version: int = 0) -> None:
+        """A step in a version's life, for whoever looks on."""
+        message = models.ModelEvent(
+            model=stage.model, version=stage.version, digest=stage.digest, stage=stage.stage, reason=stage.reason[:1024],
+            time_us=time.time_ns() // 1000, replaced_version=replaced_version,
+        )  # fmt: skip
+        with self._pending_lock:
+            self._stages = [*self._stages[1 - _TRANSITIONS_MAX :], message]
+        self._news.set()
 
     def injected(self, fault: Injection) -> None:
         """A fault is injected."""
@@ -80,6 +104,8 @@ class Journal:
         )  # fmt: skip
         fields = {k: v for k, v in event._asdict().items() if v not in ("", 0)}
         self.log.info(events.NAMES[event.event_id], dia=f"DIA-{event.event_id}", **{k: v for k, v in fields.items() if k != "event_id"})
+        if event.event_id in _STAGES:
+            self.stage(ModelStage(_STAGES[event.event_id], event.model, event.version, event.digest, event.reason), event.replaced_version)
         result = _SWAP_RESULTS.get(event.event_id)
         if result:
             self.metrics.swaps.labels(event.model, result).inc()

@@ -110,6 +110,14 @@ class Safety:
             self.monitor.event(one, "reset", reason, by)
         return latched
 
+    def probes(self, subject: str) -> tuple[int, int, int]:
+        """How the probes of a recovering subject go: good ones, needed ones, and when their lease ends, UTC µs; zeros without probes."""
+        ends_s = self._prober.lease_ends_s(subject) if self._prober is not None else 0.0
+        if ends_s == 0.0 or self.monitor.status(subject).state != "RECOVERING":
+            return 0, 0, 0
+        ends_us = time.time_ns() // 1000 + round((ends_s - time.monotonic()) * 1e6)
+        return self.monitor.counted(subject, "good"), self.monitor.table.parameters["good_probes_min"], ends_us
+
     def _limit_ms(self, version: LoadedVersion) -> float:
         return version.options.run_ms_max or self._settings.safety_run_ms_max
 

@@ -57,6 +57,7 @@ class Settings:
     limits_keepalive_min_s: int = 10
     limits_watchers_max: int = 256
     limits_watch_queue_max: int = 64
+    limits_watch_frame_bytes_max: int = 8388608
     limits_frame_side_max: int = 8192
     limits_frame_pixels_max: int = 33554432
     limits_decode_bytes_max: int = 536870912
@@ -72,6 +73,8 @@ class Settings:
     gateway_drain_timeout_s: float = 10
     web_allowed_origins: tuple[str, ...] = ()
     web_allowed_hosts: tuple[str, ...] = ()
+    web_page: bool = True
+    perception_frames_remote: bool = False
     shared_memory_any_owner: bool = False
     shared_memory_key_prefix: str = ''
     limits_shared_memory_regions_max: int = 1024
@@ -240,6 +243,9 @@ SPECS: tuple[Spec, ...] = (
     Spec('limits.watch_queue_max', 'limits_watch_queue_max', 'int', 64, 1, 100000,
          (), None,
          'Outputs that wait for a slow reader; the oldest are dropped.'),
+    Spec('limits.watch_frame_bytes_max', 'limits_watch_frame_bytes_max', 'int', 8388608, 1024, 67108864,
+         (), None,
+         'A picture larger than this is left out of what watchers of a source get.'),
     Spec('limits.frame_side_max', 'limits_frame_side_max', 'int', 8192, 1, 8192,
          (), None,
          'Largest width or height of a frame, pixels.'),
@@ -285,6 +291,12 @@ SPECS: tuple[Spec, ...] = (
     Spec('web.allowed_hosts', 'web_allowed_hosts', 'list', (), None, None,
          (), None,
          'Host names accepted beside loopback names and listen.host.'),
+    Spec('web.page', 'web_page', 'bool', True, None, None,
+         (), None,
+         "Show the operator's page at / of the web listener."),
+    Spec('perception.frames_remote', 'perception_frames_remote', 'bool', False, None, None,
+         (), None,
+         'Give watchers of a source its pictures on a listener that is not loopback too.'),
     Spec('shared_memory.any_owner', 'shared_memory_any_owner', 'bool', False, None, None,
          (), None,
          'Let callers register shared memory that belongs to other users than the one the gateway runs as.'),

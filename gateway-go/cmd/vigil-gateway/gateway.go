@@ -228,6 +228,7 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 		MessageBytesMax: int(s.LimitsMessageBytesMax), StreamsPerConnectionMax: uint32(s.LimitsStreamsPerConnectionMax),
 		HeaderBytesMax: uint32(s.LimitsHeaderBytesMax), ConnectionIdle: time.Duration(s.LimitsConnectionIdleS) * time.Second,
 		KeepaliveMin: time.Duration(s.LimitsKeepaliveMinS) * time.Second, AllowRemoteControl: s.ControlAllowRemote, AllowRemoteReading: s.AuditReadRemote,
+		AllowRemoteFrames: s.PerceptionFramesRemote,
 	}
 	g.limitConnections(metrics)
 	g.native = edge.NewNative(g.service, g.tracer, limits)

@@ -4,4 +4,7 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "5b97546af5d2b295bc9912645483ff067787c264805ece98790524e6bde1fafb"
+const Digest = "73d947fd76bf01d7eac505cc7e774eea6b2acb98f59172885819a6ddf793e797"
+
+// Version of the project.
+const Version = "0.1.0"

@@ -57,6 +57,7 @@ type Limits struct {
 	KeepaliveMin            time.Duration
 	AllowRemoteControl      bool
 	AllowRemoteReading      bool
+	AllowRemoteFrames       bool
 }
 
 // Native is the native gRPC server.
@@ -137,10 +138,11 @@ func (n *Native) caller(ctx context.Context) *flow.Caller {
 		}
 		return ""
 	}
-	c := &flow.Caller{Trace: n.tracer.Continue(first("traceparent")), Tenant: first(TenantHeader), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading}
+	c := &flow.Caller{Trace: n.tracer.Continue(first("traceparent")), Tenant: first(TenantHeader), Control: n.limits.AllowRemoteControl, Reads: n.limits.AllowRemoteReading,
+		Frames: n.limits.AllowRemoteFrames}
 	c.Class = n.service.Class(&c.Trace, first)
 	if p, ok := peer.FromContext(ctx); ok && loopback(p.LocalAddr) {
-		c.Control, c.Reads = true, true
+		c.Control, c.Reads, c.Frames = true, true, true
 	}
 	return c
 }

@@ -269,10 +269,11 @@ func (w *web) originAllowed(origin, host string) bool {
 }
 
 func (w *web) caller(ctx context.Context, h http.Header) *flow.Caller {
-	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Tenant: h.Get(TenantHeader), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading}
+	c := &flow.Caller{Trace: w.tracer.Continue(h.Get("traceparent")), Tenant: h.Get(TenantHeader), Control: w.config.Limits.AllowRemoteControl, Reads: w.config.Limits.AllowRemoteReading,
+		Frames: w.config.Limits.AllowRemoteFrames}
 	c.Class = w.service.Class(&c.Trace, h.Get)
 	if local, ok := ctx.Value(http.LocalAddrContextKey).(net.Addr); ok && loopback(local) {
-		c.Control, c.Reads = true, true
+		c.Control, c.Reads, c.Frames = true, true, true
 	}
 	return c
 }

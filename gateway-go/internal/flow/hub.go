@@ -11,28 +11,30 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	livev1 "vigil/gateway/gen/vigil/live/v1"
+	modelsv1 "vigil/gateway/gen/vigil/models/v1"
 	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
 	"vigil/gateway/internal/events"
 	"vigil/gateway/internal/rules"
 )
 
-// historyMax is how many changes are kept for who asks for them, or resumes.
+// historyMax is how many events are kept for who asks for them, or resumes.
 const historyMax = 1000
 
-// hub gives changes to watchers; one that falls behind is told to start anew.
+// hub gives events to watchers; one that falls behind is told to start anew.
 type hub struct {
 	mu sync.Mutex
 	// run names this run in the tokens by which watchers go on.
 	run      string
 	count    uint64
-	past     []*safetyv1.Transition
-	watchers map[chan *safetyv1.Transition]bool
+	past     []*livev1.Event
+	watchers map[chan *livev1.Event]bool
 }
 
 // subscribe gives what is published from now on, and before it what came after the
-// change that a token names.
-func (h *hub) subscribe(queueMax int64, token string) (chan *safetyv1.Transition, []*safetyv1.Transition, error) {
-	ch := make(chan *safetyv1.Transition, queueMax)
+// event that a token names.
+func (h *hub) subscribe(queueMax int64, token string) (chan *livev1.Event, []*livev1.Event, error) {
+	ch := make(chan *livev1.Event, queueMax)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	missed, err := h.after(token)
@@ -40,51 +42,76 @@ func (h *hub) subscribe(queueMax int64, token string) (chan *safetyv1.Transition
 		return nil, nil, err
 	}
 	if h.watchers == nil {
-		h.watchers = map[chan *safetyv1.Transition]bool{}
+		h.watchers = map[chan *livev1.Event]bool{}
 	}
 	h.watchers[ch] = true
 	return ch, missed, nil
 }
 
-// after gives the changes after the one that a token names.
-func (h *hub) after(token string) ([]*safetyv1.Transition, error) {
+// after gives the events after the one that a token names.
+func (h *hub) after(token string) ([]*livev1.Event, error) {
 	if token == "" {
 		return nil, nil
 	}
 	run, number, _ := strings.Cut(token, "/")
 	n, err := strconv.ParseUint(number, 10, 64)
-	oldest := h.count - uint64(len(h.past)) // number of the change before the first that is kept
+	oldest := h.count - uint64(len(h.past)) // number of the event before the first that is kept
 	if err != nil || run != h.run || h.run == "" || n > h.count || n < oldest {
 		return nil, &CallError{
 			Code: codes.OutOfRange, Event: events.SemanticViolation, Reason: "RESUME_GONE",
-			Text:       fmt.Sprintf("resume %q is of another run of the gateway, or more than %d changes ago; watch anew", token, historyMax),
+			Text:       fmt.Sprintf("resume %q is of another run of the gateway, or more than %d events ago; watch anew", token, historyMax),
 			Violations: []rules.Violation{{Field: "resume", Description: "not known"}},
 		}
 	}
 	return slices.Clone(h.past[n-oldest:]), nil
 }
 
-func (h *hub) unsubscribe(ch chan *safetyv1.Transition) {
+func (h *hub) unsubscribe(ch chan *livev1.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.watchers, ch)
 }
 
-func (h *hub) publish(t *safetyv1.Transition) {
+// now is where the events that come from now on begin.
+func (h *hub) now() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.begin()
+	return fmt.Sprintf("%s/%d", h.run, h.count)
+}
+
+func (h *hub) begin() {
 	if h.run == "" {
 		h.run = rand.Text()[:12]
 	}
+}
+
+// changed publishes a change of a state.
+func (h *hub) changed(t *safetyv1.Transition) {
+	h.publish(&livev1.Event{Of: &livev1.Event_Transition{Transition: t}})
+}
+
+// model publishes what happened to a version.
+func (h *hub) model(e *modelsv1.ModelEvent) {
+	h.publish(&livev1.Event{Of: &livev1.Event_Model{Model: e}})
+}
+
+func (h *hub) publish(e *livev1.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.begin()
 	h.count++
-	t.Resume = fmt.Sprintf("%s/%d", h.run, h.count)
+	e.Resume = fmt.Sprintf("%s/%d", h.run, h.count)
+	if t := e.GetTransition(); t != nil {
+		t.Resume = e.Resume
+	}
 	if len(h.past) == historyMax {
 		h.past = h.past[1:]
 	}
-	h.past = append(h.past, t)
+	h.past = append(h.past, e)
 	for ch := range h.watchers {
 		select {
-		case ch <- t:
+		case ch <- e:
 		default:
 			close(ch)
 			delete(h.watchers, ch)
@@ -92,11 +119,17 @@ func (h *hub) publish(t *safetyv1.Transition) {
 	}
 }
 
-// latest gives what was published, oldest first.
-func (h *hub) latest() []*safetyv1.Transition {
+// transitions gives the changes of states that were published, oldest first.
+func (h *hub) transitions() []*safetyv1.Transition {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.past)
+	var out []*safetyv1.Transition
+	for _, e := range h.past {
+		if t := e.GetTransition(); t != nil {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // watchState sends the present state, then each change.
@@ -107,8 +140,9 @@ func (s *Service) watchState(c *streamCall) error {
 		return err
 	}
 	defer s.hub.unsubscribe(changes)
-	emit := func(t *safetyv1.Transition) error {
-		if t != nil && len(request.Subjects) > 0 && !slices.Contains(request.Subjects, t.Subject) {
+	emit := func(e *livev1.Event) error {
+		t := e.GetTransition()
+		if e != nil && (t == nil || len(request.Subjects) > 0 && !slices.Contains(request.Subjects, t.Subject)) {
 			return nil
 		}
 		data, err := proto.Marshal(&safetyv1.WatchResponse{State: s.system(), Transition: t})
@@ -117,8 +151,8 @@ func (s *Service) watchState(c *streamCall) error {
 		}
 		return c.send(data)
 	}
-	for _, t := range append([]*safetyv1.Transition{nil}, missed...) {
-		if err := emit(t); err != nil {
+	for _, e := range append([]*livev1.Event{nil}, missed...) {
+		if err := emit(e); err != nil {
 			return err
 		}
 	}
@@ -128,11 +162,11 @@ func (s *Service) watchState(c *streamCall) error {
 			return c.ctx.Err()
 		case <-s.drained.Done():
 			return errDraining
-		case t, open := <-changes:
+		case e, open := <-changes:
 			if !open {
 				return limitError("watch_queue", "the reader of the stream is too slow")
 			}
-			if err := emit(t); err != nil {
+			if err := emit(e); err != nil {
 				return err
 			}
 		}

@@ -126,7 +126,7 @@ func (s *Service) withLadder(ctx context.Context, c *call, l ladder.Ladder, requ
 		c.handedOver = !errors.Is(err, link.ErrNotSent)
 		return s.climb(ctx, c, l, request, nil, err)
 	}
-	c.version = reply.ModelVersion
+	c.served(reply)
 	answer, err := s.fromReply(reply)
 	if err != nil {
 		c.handedOver = true
@@ -244,7 +244,7 @@ func (s *Service) fallback(ctx context.Context, c *call, l ladder.Ladder, reques
 	if err != nil {
 		return nil, true
 	}
-	c.version = reply.ModelVersion
+	c.served(reply)
 	answer.Quality, answer.Source, answer.SafetyState = "rule", ladder.Model(l.FallbackModel), s.degraded()
 	if c.method.Service == openInference {
 		answer.Message = ladder.Mark(answer.Message, answer.Quality, answer.Source, 0)

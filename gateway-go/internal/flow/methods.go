@@ -9,6 +9,7 @@ import (
 
 	"vigil/gateway/gen/inference"
 	auditv1 "vigil/gateway/gen/vigil/audit/v1"
+	livev1 "vigil/gateway/gen/vigil/live/v1"
 	modelsv1 "vigil/gateway/gen/vigil/models/v1"
 	perceptionv1 "vigil/gateway/gen/vigil/perception/v1"
 	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
@@ -61,7 +62,11 @@ var controlMethods = map[string]bool{
 	"/inference.GRPCInferenceService/SystemSharedMemoryStatus":     true,
 }
 
-const auditService = "/vigil.audit.v1.AuditService/"
+const (
+	auditService = "/vigil.audit.v1.AuditService/"
+	liveMethod   = "/vigil.live.v1.LiveService/Watch"
+	sourceMethod = "/vigil.perception.v1.PerceptionService/Watch"
+)
 
 var readMethods = map[string]bool{
 	auditService + "Search": true, auditService + "Get": true, auditService + "Prove": true, auditService + "VerifyRange": true,
@@ -72,7 +77,7 @@ func Methods() []*Method {
 	files := []protoreflect.FileDescriptor{
 		inference.File_inference_grpc_service_proto, modelsv1.File_vigil_models_v1_models_proto,
 		perceptionv1.File_vigil_perception_v1_perception_proto, safetyv1.File_vigil_safety_v1_safety_proto,
-		auditv1.File_vigil_audit_v1_service_proto,
+		auditv1.File_vigil_audit_v1_service_proto, livev1.File_vigil_live_v1_live_proto,
 	}
 	var out []*Method
 	for _, file := range files {

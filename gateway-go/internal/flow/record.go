@@ -61,6 +61,7 @@ func (s *Service) refuse(c *call, e *CallError) *Answer {
 	answer := &Answer{SafetyState: s.Whole()}
 	if limit := e.Metadata["limit"]; limit != "" {
 		s.metrics.LimitHits.WithLabelValues(limit).Inc()
+		s.live.limits.hit(limit)
 		if s.refusalLog.Allow() {
 			s.log.Warn("call refused", "method", c.method.Name, "limit", limit, "trace_id", c.caller.Trace.ID(), "reason", clip(e.Text, 256))
 		}

@@ -58,8 +58,8 @@ type Limits struct {
 // Caller is what an edge knows of who calls.
 type Caller struct {
 	Trace telemetry.Trace
-	// Control and Reads say whether the listener takes such calls.
-	Control, Reads bool
+	// Control and Reads say whether the listener takes such calls, Frames whether it gives pictures.
+	Control, Reads, Frames bool
 	// Tenant is what the caller says of itself; nothing vouches for it. Class is that of the trace.
 	Tenant, Class string
 }
@@ -105,6 +105,7 @@ type Service struct {
 
 	standStill func(time.Duration) // injects a fault into the native listener
 
+	live     live
 	subjects atomic.Pointer[subjects]
 	parts    atomic.Pointer[safety.Supervision]
 	ownWorst atomic.Pointer[string]
@@ -152,6 +153,7 @@ type call struct {
 	model     string
 	version   string
 	requestID string
+	rows      uint32 // of the batch that it was in; 0: unknown
 	// handedOver: the sidecar had the call, and may have a record of it that did not reach the caller.
 	handedOver bool
 }
@@ -236,9 +238,12 @@ func (s *Service) answered(ctx context.Context, c *call, request proto.Message, 
 		c.handedOver = !errors.Is(err, link.ErrNotSent)
 		return nil, err
 	}
-	c.version = reply.ModelVersion // what served, not what was asked for
+	c.served(reply)
 	return s.fromReply(reply)
 }
+
+// served notes what served a call, which is not always what was asked for.
+func (c *call) served(r *linkv1.Reply) { c.version, c.rows = r.ModelVersion, r.BatchSize }
 
 // tenantBytesMax is the longest name of a tenant.
 const tenantBytesMax = 256
@@ -315,67 +320,10 @@ func (s *Service) finish(c *call, code codes.Code, answer *Answer) {
 	if code != codes.OK && !s.known(model) {
 		model, version = "", "" // names that clients invent must not become metric labels
 	}
+	if c.method.model != nil {
+		s.counted(model, code, quality, c)
+	}
 	s.metrics.Request(model, version, c.method.Short, code.String(), quality, time.Since(c.start), &c.caller.Trace)
-}
-
-// streamCall is a server stream on its way.
-type streamCall struct {
-	ctx     context.Context
-	request proto.Message
-	send    func([]byte) error
-}
-
-// Stream carries a server stream; send is called with each message in order.
-func (s *Service) Stream(ctx context.Context, m *Method, caller *Caller, message []byte, send func([]byte) error) (*Answer, *CallError) {
-	c := &call{method: m, caller: caller, start: time.Now()}
-	size := int64(len(message))
-	if err := s.enterStream(size); err != nil {
-		return s.turnDown(c, err), err
-	}
-	defer func() { s.watchers.Add(-1); s.bytes.Add(-size) }()
-	answer, err := s.stream(ctx, c, message, send)
-	if err != nil {
-		e := mapError(err)
-		if answer == nil {
-			answer = s.refuse(c, e)
-		}
-		s.finish(c, e.Code, answer)
-		return answer, e
-	}
-	s.finish(c, codes.OK, answer)
-	return answer, nil
-}
-
-func (s *Service) stream(ctx context.Context, c *call, message []byte, send func([]byte) error) (*Answer, error) {
-	if s.draining.Load() {
-		return nil, errDraining
-	}
-	if err := c.forbidden(); err != nil {
-		return nil, err
-	}
-	request, err := rules.Decode(c.method.Input, message)
-	if err != nil {
-		return nil, err
-	}
-	if c.method.stream != nil {
-		err := c.method.stream(s, &streamCall{ctx, request, send})
-		if err != nil && ctx.Err() == nil { // who went away was refused nothing
-			return nil, err
-		}
-		return &Answer{SafetyState: s.Whole()}, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(s.drained, cancel)
-	defer stop()
-	reply, err := s.link.Stream(ctx, c.method.Name, message, c.context(ctx), func(r *linkv1.Reply) error { return send(r.Message) })
-	if err != nil && s.draining.Load() {
-		return nil, errDraining
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s.fromReply(reply)
 }
 
 // Drain refuses new calls and waits for the running ones, at most this long.

@@ -97,6 +97,7 @@ func (s *Service) ownLog(log auditv1.Log) error {
 
 var localStreams = map[string]func(*Service, *streamCall) error{
 	"/vigil.safety.v1.SafetyService/Watch": (*Service).watchState,
+	liveMethod:                             (*Service).watchAll,
 	auditService + "VerifyRange":           (*Service).verifyRange,
 }
 
@@ -208,7 +209,7 @@ func (s *Service) stateChanged(c safety.Change) {
 		s.metrics.SafetyState.WithLabelValues(c.Subject, state).Set(value)
 	}
 	s.log.Warn("safety state changed", "subject", c.Subject, "before", c.From, "after", c.To, "cause", c.Event, "reason", c.Reason)
-	s.hub.publish(&safetyv1.Transition{
+	s.hub.changed(&safetyv1.Transition{
 		Subject: c.Subject, From: stateValue(c.From), To: stateValue(c.To), Event: c.Event, Reason: c.Reason, TimeUs: c.TimeUs,
 	})
 }
@@ -239,6 +240,7 @@ func (s *Service) LinkDown(reason string, damage bool) {
 		event = events.LinkCorruption
 	}
 	s.subjects.Store(&subjects{models: s.subjects.Load().models})
+	s.live.report.Store(nil)
 	s.onlyStops()
 	if s.monitor.Status(sidecarSubject).State == "STARTING" && !damage {
 		s.log.Info("waiting for the sidecar", "reason", reason)
@@ -291,8 +293,12 @@ func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
 	s.subjects.Store(&subjects{states: h.Subjects, models: models, ready: h.Ready})
 	s.rest(h.Subjects)
 	for _, t := range h.Transitions {
-		s.hub.publish(t)
+		s.hub.changed(t)
 	}
+	for _, e := range h.ModelEvents {
+		s.hub.model(e)
+	}
+	s.live.report.Store(&report{h.Supervision, time.Now()})
 	wrong := s.supervise(h.Supervision)
 	state := s.monitor.Status(sidecarSubject).State
 	switch {

@@ -78,7 +78,7 @@ func history(_ context.Context, s *Service, m proto.Message) (proto.Message, err
 	if limit == 0 {
 		limit = historyDefault
 	}
-	found := slices.DeleteFunc(s.hub.latest(), func(t *safetyv1.Transition) bool {
+	found := slices.DeleteFunc(s.hub.transitions(), func(t *safetyv1.Transition) bool {
 		return len(request.Subjects) > 0 && !slices.Contains(request.Subjects, t.Subject)
 	})
 	return &safetyv1.HistoryResponse{Transitions: found[max(0, len(found)-limit):]}, nil

@@ -109,6 +109,21 @@ func (c *Client) Stream(ctx context.Context, method string, message []byte, call
 	}
 }
 
+// Waiting is how many calls wait for their turn.
+func (c *Client) Waiting() int {
+	cn := c.conn.Load()
+	if cn == nil {
+		return 0
+	}
+	cn.mu.Lock()
+	defer cn.mu.Unlock()
+	n := 0
+	for _, l := range cn.lanes {
+		n += l.queue.Len()
+	}
+	return n
+}
+
 // Serves says whether the connected sidecar serves a method.
 func (c *Client) Serves(method string) bool {
 	cn := c.conn.Load()

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -191,6 +192,32 @@ func (s *Supervision) Expired() string {
 		}
 	}
 	return describeExpired(reasons)
+}
+
+// PartStatus is how a part is found.
+type PartStatus struct{ Part, Status, Reason string }
+
+// Parts is how each part is found now, by name.
+func (s *Supervision) Parts() []PartStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []PartStatus
+	for _, name := range slices.Sorted(maps.Keys(s.entities)) {
+		found := PartStatus{Part: name, Status: SupervisionOK}
+		if state, kept := s.states[name]; kept {
+			found.Status, found.Reason = state.Status, state.Reason
+		} else if why := s.late[name]; why != "" {
+			found.Status, found.Reason = SupervisionExpired, why
+		}
+		out = append(out, found)
+	}
+	return out
+}
+
+// SidecarParts are the names of the parts that the sidecar supervises.
+func SidecarParts() ([]string, error) {
+	entities, _, err := LoadSupervision(supervisionJSON, "sidecar")
+	return slices.Sorted(maps.Keys(entities)), err
 }
 
 // standsAsks is how often Stopped has to be asked between two cycles to call the judging

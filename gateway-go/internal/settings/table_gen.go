@@ -66,6 +66,8 @@ type Settings struct {
 	LimitsWatchersMax int64
 	// LimitsWatchQueueMax is limits.watch_queue_max. Outputs that wait for a slow reader; the oldest are dropped.
 	LimitsWatchQueueMax int64
+	// LimitsWatchFrameBytesMax is limits.watch_frame_bytes_max. A picture larger than this is left out of what watchers of a source get.
+	LimitsWatchFrameBytesMax int64
 	// LimitsFrameSideMax is limits.frame_side_max. Largest width or height of a frame, pixels.
 	LimitsFrameSideMax int64
 	// LimitsFramePixelsMax is limits.frame_pixels_max. Largest frame, pixels.
@@ -96,6 +98,10 @@ type Settings struct {
 	WebAllowedOrigins []string
 	// WebAllowedHosts is web.allowed_hosts. Host names accepted beside loopback names and listen.host.
 	WebAllowedHosts []string
+	// WebPage is web.page. Show the operator's page at / of the web listener.
+	WebPage bool
+	// PerceptionFramesRemote is perception.frames_remote. Give watchers of a source its pictures on a listener that is not loopback too.
+	PerceptionFramesRemote bool
 	// SharedMemoryAnyOwner is shared_memory.any_owner. Let callers register shared memory that belongs to other users than the one the gateway runs as.
 	SharedMemoryAnyOwner bool
 	// SharedMemoryKeyPrefix is shared_memory.key_prefix. What the names of shared memory objects must begin with that callers register. Any user of this machine can call a loopback listener, and so reach those of the user that the gateway runs as.
@@ -259,6 +265,7 @@ var table = []Spec{
 	{Key: "limits.keepalive_min_s", Type: "int", Default: "10", Min: 1, Max: 3600, Allowed: []string{}, Flag: "", Doc: "A client that pings more often is disconnected.", field: func(s *Settings) any { return &s.LimitsKeepaliveMinS }},
 	{Key: "limits.watchers_max", Type: "int", Default: "256", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "Server streams at once.", field: func(s *Settings) any { return &s.LimitsWatchersMax }},
 	{Key: "limits.watch_queue_max", Type: "int", Default: "64", Min: 1, Max: 100000, Allowed: []string{}, Flag: "", Doc: "Outputs that wait for a slow reader; the oldest are dropped.", field: func(s *Settings) any { return &s.LimitsWatchQueueMax }},
+	{Key: "limits.watch_frame_bytes_max", Type: "int", Default: "8388608", Min: 1024, Max: 67108864, Allowed: []string{}, Flag: "", Doc: "A picture larger than this is left out of what watchers of a source get.", field: func(s *Settings) any { return &s.LimitsWatchFrameBytesMax }},
 	{Key: "limits.frame_side_max", Type: "int", Default: "8192", Min: 1, Max: 8192, Allowed: []string{}, Flag: "", Doc: "Largest width or height of a frame, pixels.", field: func(s *Settings) any { return &s.LimitsFrameSideMax }},
 	{Key: "limits.frame_pixels_max", Type: "int", Default: "33554432", Min: 1, Max: 67108864, Allowed: []string{}, Flag: "", Doc: "Largest frame, pixels.", field: func(s *Settings) any { return &s.LimitsFramePixelsMax }},
 	{Key: "limits.decode_bytes_max", Type: "int", Default: "536870912", Min: 1048576, Max: 1099511627776, Allowed: []string{}, Flag: "", Doc: "Memory for decoding frames, reserved before decoding.", field: func(s *Settings) any { return &s.LimitsDecodeBytesMax }},
@@ -274,6 +281,8 @@ var table = []Spec{
 	{Key: "gateway.drain_timeout_s", Type: "float", Default: "10", Min: 0, Max: 3600, Allowed: []string{}, Flag: "", Doc: "Time for running calls after SIGTERM.", field: func(s *Settings) any { return &s.GatewayDrainTimeoutS }},
 	{Key: "web.allowed_origins", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Origins of other sites whose pages may call, for example https://hmi.example:8443. The page's own origin always may.", field: func(s *Settings) any { return &s.WebAllowedOrigins }},
 	{Key: "web.allowed_hosts", Type: "list", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Host names accepted beside loopback names and listen.host.", field: func(s *Settings) any { return &s.WebAllowedHosts }},
+	{Key: "web.page", Type: "bool", Default: "true", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Show the operator's page at / of the web listener.", field: func(s *Settings) any { return &s.WebPage }},
+	{Key: "perception.frames_remote", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Give watchers of a source its pictures on a listener that is not loopback too.", field: func(s *Settings) any { return &s.PerceptionFramesRemote }},
 	{Key: "shared_memory.any_owner", Type: "bool", Default: "false", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Let callers register shared memory that belongs to other users than the one the gateway runs as.", field: func(s *Settings) any { return &s.SharedMemoryAnyOwner }},
 	{Key: "shared_memory.key_prefix", Type: "string", Default: "", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "What the names of shared memory objects must begin with that callers register. Any user of this machine can call a loopback listener, and so reach those of the user that the gateway runs as.", field: func(s *Settings) any { return &s.SharedMemoryKeyPrefix }},
 	{Key: "limits.shared_memory_regions_max", Type: "int", Default: "1024", Min: 0, Max: 65536, Allowed: []string{}, Flag: "", Doc: "Regions of shared memory that are registered at once.", field: func(s *Settings) any { return &s.LimitsSharedMemoryRegionsMax }},

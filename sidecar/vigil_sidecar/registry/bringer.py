@@ -15,7 +15,7 @@ from vigil_sidecar.registry.memory import ModelMemory, Refusal
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.registry import Model
 from vigil_sidecar.registry.repository import CONFIG_FILES, FolderView
-from vigil_sidecar.registry.version import LoadedVersion, ModelEvent
+from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, ModelStage
 from vigil_sidecar.registry.views import set_view
 from vigil_sidecar.settings_gen import Settings
 
@@ -102,17 +102,19 @@ class Bringer:
         try:
             if memory.config_problem:
                 raise CandidateRefused(memory.config_problem)
-            staged = self._loader.stage(folder / str(number) / "model.onnx")
+            staged = self._loader.stage(model.name, number, folder / str(number) / "model.onnx")
             try:
                 digest = staged.digest
                 if loaded is not None and loaded.digest == digest and loaded.options == model.options:
                     memory.read[number] = signature
                     memory.pending.discard(number)
+                    self._loader.shown(ModelStage("STAGE_LOADED", model.name, number, digest, "the file is as it was"))
                     return loaded
                 known = memory.refused.get(number)
                 if known is not None and known.digest == digest:
                     memory.refused[number] = known._replace(signature=signature)
                     memory.pending.discard(number)
+                    self._loader.shown(ModelStage("STAGE_REFUSED", model.name, number, digest, known.reason))
                     return None
                 version = self._loader.load(model.name, number, staged, model.options, serving)
             finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ from vigil_sidecar.engine.staging import StagedFile, signature_of, stage
 from vigil_sidecar.engine.warmup import Warmth, warm_up
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.registry.options import ModelOptions
-from vigil_sidecar.registry.version import LoadedVersion, ModelEvent, Runnable
+from vigil_sidecar.registry.version import Gate, LoadedVersion, ModelEvent, ModelStage, Runnable
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Loader"]
@@ -50,6 +52,28 @@ _LOAD_MS = 100
 one of a process also what all share. 80 ms were measured for a model of a few bytes on a busy machine."""
 
 
+def _resident_bytes() -> int:
+    """Resident memory of this process (proc(5), statm); 0 where that cannot be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class _Passed:
+    """Notes the gates as they are passed."""
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = []
+        self._since_ns = time.monotonic_ns()
+
+    def gate(self, name: str, found: str) -> None:
+        """One more, and how long it took since the one before."""
+        now_ns = time.monotonic_ns()
+        self.gates.append(Gate(name, found, (now_ns - self._since_ns) // 1000))
+        self._since_ns = now_ns
+
+
 class Loader:
     """Turns a file into a version that may serve. Used by the reconciler's thread only."""
 
@@ -64,12 +88,15 @@ class Loader:
         self._settings, self._observe, self._check = settings, observe, check
         self.pausing: Callable[[int], AbstractContextManager[None]] = lambda pause_ms: nullcontext()
         """Around what lets nothing else run for up to so many ms."""
+        self.shown: Callable[[ModelStage], None] = lambda stage: None
+        """Hears of each step, as it begins."""
         self._libc = ctypes.CDLL(None)
         self._retired: queue.SimpleQueue[LoadedVersion] = queue.SimpleQueue()
         threading.Thread(target=self._free, name="retire", daemon=True).start()
 
-    def stage(self, path: Path) -> StagedFile:
+    def stage(self, model: str, number: int, path: Path) -> StagedFile:
         """Read the file; see ``engine.staging.stage``."""
+        self.shown(ModelStage("STAGE_STAGING", model, number))
         signature = signature_of(path)
         with self.pausing(_pause_ms(signature.size) if signature else 0):
             return stage(path, self._settings.models_file_bytes_max)
@@ -80,10 +107,12 @@ class Loader:
             return self._load(model, number, staged, options, serving)
 
     def _load(self, model: str, number: int, staged: StagedFile, options: ModelOptions, serving: LoadedVersion | None) -> LoadedVersion:
-        s = self._settings
+        s, passed, before = self._settings, _Passed(), _resident_bytes()
+        self.shown(ModelStage("STAGE_WARMING", model, number, staged.digest))
         threads = s.models_intra_op_threads if options.intra_op_threads is None else options.intra_op_threads
         session = Session(staged.path, options.providers, threads)
         try:
+            passed.gate("loaded", f"by {', '.join(session.providers)}")
             for provider, reason in session.fallbacks:
                 self._observe(ModelEvent(events.PROVIDER_FALLBACK, model, number, staged.digest, f"{provider}: {reason}"))
             if problem := options.contradiction(session.contract):
@@ -92,14 +121,20 @@ class Loader:
                 difference = session.contract.difference(serving.session.contract)
                 if difference is not None:
                     raise CandidateRefused(f"contract differs from version {serving.number}: {difference}")
+            passed.gate("contract", f"that of version {serving.number}" if serving is not None else "the first that serves")
             budget_s = s.models_warmup_budget_s if options.warmup_budget_s is None else options.warmup_budget_s
             warmth = warm_up(session, options.max_batch_size, s.models_batch_size_max_default, budget_s, samples=options.warmup)
+            rows = f"batches up to {warmth.max_batch_size}" if warmth.max_batch_size else "not batched"
+            passed.gate("warm-up", f"{rows}; the largest takes {warmth.run_s * 1000:.3g} ms")
             _check_gates(options, warmth)
             version = LoadedVersion(
                 model, number, staged.digest, staged.size, self._wrap(model, session), options,
                 warmth.max_batch_size, warmth.run_s, warmth.batch_difference, warmth.golden, self._closed,
             )  # fmt: skip
             self._check(version)
+            passed.gate("pipeline and ladder", options.pipeline or "tensors")
+            version.gates, version.memory_bytes = tuple(passed.gates), max(0, _resident_bytes() - before)
+            version.retiring = self._retiring
             return version
         except CandidateRefused:
             session.close()
@@ -107,6 +142,9 @@ class Loader:
         except Exception as error:  # a native failure while warming up is the candidate's, never ours
             session.close()
             raise CandidateRefused(f"warm-up failed: {str(error).split(chr(10))[0][:300]}") from None
+
+    def _retiring(self, version: LoadedVersion) -> None:
+        self.shown(ModelStage("STAGE_DRAINING", version.model, version.number, version.digest))
 
     def _closed(self, version: LoadedVersion) -> None:
         """The last lease ended, on whichever thread held it: the work of freeing is done by another."""

@@ -72,6 +72,12 @@ class Prober:
                 self._leases[change.subject] = _Lease(time.monotonic() + self._lease_s)
             self._wake.set()
 
+    def lease_ends_s(self, subject: str) -> float:
+        """When the lease of a subject's probes ends, ``time.monotonic``; 0 without one."""
+        with self._lock:
+            lease = self._leases.get(subject)
+        return lease.ends_s if lease is not None else 0.0
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._alive()

@@ -11,7 +11,7 @@ from vigil_sidecar.engine.golden import Golden
 from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.statistics import VersionStatistics
 
-__all__ = ["LoadedVersion", "ModelEvent", "ModelView", "Runnable", "VersionView"]
+__all__ = ["Gate", "LoadedVersion", "ModelEvent", "ModelStage", "ModelView", "Runnable", "VersionView"]
 
 
 class Runnable(Protocol):
@@ -25,6 +25,14 @@ class Runnable(Protocol):
 
     def close(self) -> None:
         """Free it."""
+
+
+class Gate(NamedTuple):
+    """A check that a version passed: its name, what was found, and the microseconds that it took."""
+
+    name: str
+    found: str
+    took_us: int
 
 
 class LoadedVersion:
@@ -58,6 +66,11 @@ class LoadedVersion:
         self.plans: dict[bytes, Any] = {}
         self.forms: dict[object, Any] = {}
         """What is known of requests that differ in id and tensor bytes only (server/forms.py); bounded by its users."""
+        self.gates: tuple[Gate, ...] = ()
+        self.memory_bytes = 0
+        """What the process grew by while it was loaded; 0: unknown."""
+        self.retiring: Callable[[LoadedVersion], None] = lambda version: None
+        """Hears that no new leases are given."""
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._leases = 0
@@ -87,6 +100,7 @@ class LoadedVersion:
                 return
             self._retired = True
             idle = self._leases == 0
+        self.retiring(self)
         if idle:
             self._close()
 
@@ -113,6 +127,16 @@ class ModelView(NamedTuple):
     versions: tuple[VersionView, ...]
     generation: int
     options: ModelOptions
+
+
+class ModelStage(NamedTuple):
+    """A step in a version's life that is shown, but not recorded: a name of ``vigil.models.v1.Stage``."""
+
+    stage: str
+    model: str
+    version: int
+    digest: str = ""
+    reason: str = ""
 
 
 class ModelEvent(NamedTuple):

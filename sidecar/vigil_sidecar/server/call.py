@@ -30,6 +30,8 @@ class CallContext:
     """The model that the caller asked for, when the one called stands in for it."""
     asked_before: bool = False
     """That model was given the call before."""
+    local: bool = True
+    """The caller is on this machine, or the gateway speaks for it."""
 
 
 @dataclass(slots=True)

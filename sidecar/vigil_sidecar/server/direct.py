@@ -108,9 +108,12 @@ class DirectServer(grpc.GenericRpcHandler):
         remaining = context.time_remaining()
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + int(remaining * 1e9) if remaining is not None and remaining < 1e6 else 0
-        control = self._allow_remote or _is_loopback(context.peer())
+        local = _is_loopback(context.peer())
+        control = self._allow_remote or local
         sampled = bool(found and int(found[3], 16) & 1)
-        return CallContext(trace, os.urandom(8), sampled, deadline_ns, str(metadata.get("vigil-tenant", "")), control, now_ns, False)
+        return CallContext(
+            trace, os.urandom(8), sampled, deadline_ns, str(metadata.get("vigil-tenant", "")), control, now_ns, False, local=local
+        )
 
     def _call(self, method: str, message: bytes, context: Any, reply: Callable[[Call, Reply], None]) -> Call:
         call = Call(next(self._ids), method, message, self._context(context), reply)

@@ -22,6 +22,7 @@ __all__ = ["Parts", "batch_methods", "missing_methods", "stream_methods", "unary
 _OIP = "/inference.GRPCInferenceService/"
 _PERCEPTION = "/vigil.perception.v1.PerceptionService/"
 _MODELS = "/vigil.models.v1.ModelsService/"
+_LIVE = "/vigil.live.v1.LiveService/"
 _AUDIT = "/vigil.audit.v1.AuditService/"
 _SAFETY = "/vigil.safety.v1.SafetyService/"
 
@@ -73,6 +74,7 @@ def unary_methods(parts: Parts) -> dict[str, UnaryMethod]:
         _MODELS + "GetModel": UnaryMethod(models.GetModelRequest, mod.get),
         _MODELS + "ActivateVersion": UnaryMethod(models.ActivateVersionRequest, mod.activate, control=True, slow=True),
         _MODELS + "ReloadModel": UnaryMethod(models.ReloadModelRequest, mod.reload, control=True, slow=True),
+        _PERCEPTION + "ListSources": UnaryMethod(perception.ListSourcesRequest, parts.perception.sources),
         _SAFETY + "Get": UnaryMethod(safety.GetRequest, parts.safety.get),
         _SAFETY + "History": UnaryMethod(safety.HistoryRequest, parts.safety.history),
         _SAFETY + "Reset": UnaryMethod(safety.ResetRequest, parts.safety.reset, control=True),
@@ -97,6 +99,7 @@ def missing_methods(injection: bool = False) -> dict[str, str]:
     inject = {} if injection else {_SAFETY + "Inject": "faults are injected only where safety.injection is on"}
     return inject | {
         _OIP + "ModelStreamInfer": "ModelStreamInfer is answered by the gateway; use ModelInfer here",
+        _LIVE + "Watch": "LiveService is answered by the gateway; ask it",
         _OIP + "TraceSetting": "TraceSetting is answered by the gateway; ask it",
         **{_AUDIT + name: reads for name in ("Search", "Get", "Prove", "VerifyRange")},
         **{_OIP + f"SystemSharedMemory{x}": shared for x in ("Status", "Register", "Unregister")},

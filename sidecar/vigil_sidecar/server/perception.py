@@ -12,6 +12,8 @@ from vigil.perception.v1.perception_pb2 import (
     Box,
     DetectRequest,
     DetectResponse,
+    ListSourcesRequest,
+    ListSourcesResponse,
     WatchRequest,
     WatchResponse,
 )
@@ -19,7 +21,7 @@ from vigil.perception.v1.perception_pb2 import (
 from vigil_sidecar.audit.tensor_hash import frame_hash, tensor_hash
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.datatypes import encode_bytes
-from vigil_sidecar.errors import OutputViolation, SemanticViolation
+from vigil_sidecar.errors import Forbidden, OutputViolation, SemanticViolation
 from vigil_sidecar.pipelines.catalogue import make_pipeline
 from vigil_sidecar.pipelines.detection import DetectedBox, DetectionPipeline, check_boxes
 from vigil_sidecar.pipelines.frames import FrameDecoder
@@ -32,6 +34,7 @@ __all__ = ["Perception", "boxes_hash"]
 
 Array = np.ndarray[Any, Any]
 _WAIT_S = 0.25
+_SOURCES_TOLD = 256
 
 
 def boxes_hash(boxes: Sequence[DetectedBox]) -> bytes:
@@ -98,15 +101,19 @@ class _Finish:
             for x, y in b.landmarks:
                 box.landmarks.add(x=x, y=y)
             output.boxes.append(box)
-        self.hub.publish((self.call.context.tenant, request.source_id), output)
+        key = (self.call.context.tenant, request.source_id)
+        self.hub.publish(key, (output, None))
+        self.hub.publish((*key, "frames"), (output, request.frame))
         return response.SerializeToString()
 
 
 class Perception:
     """Jobs for Detect, and streams for Watch. Any thread may call."""
 
-    def __init__(self, decoder: FrameDecoder, order: SourceOrder, hub: WatchHub) -> None:
+    def __init__(self, decoder: FrameDecoder, order: SourceOrder, hub: WatchHub, frame_bytes_max: int, frames_remote: bool) -> None:
+        """A picture larger than ``frame_bytes_max`` is left out of what watchers get; ``frames_remote``: who is not local gets them too."""
         self._decoder, self._order, self._hub = decoder, order, hub
+        self._frame_bytes_max, self._frames_remote = frame_bytes_max, frames_remote
 
     def job(self, call: Call, request: DetectRequest, version: LoadedVersion) -> Job:
         """A checked job of one frame."""
@@ -137,16 +144,29 @@ class Perception:
         return Job(call, version, rows, names, key, hashed, request.request_id, finish, request.source_id, feeds)
 
     def watch(self, call: Call, request: WatchRequest) -> None:
-        """Send outputs of a source until the caller goes or the deadline passes."""
-        key = (call.context.tenant, request.source_id)
-        subscription = self._hub.subscribe(key)
+        """Send outputs of a source until the caller goes or the deadline passes; with pictures only the latest waits for a slow reader."""
+        if request.frames and not (call.context.local or self._frames_remote):
+            raise Forbidden("pictures are given on loopback listeners only (setting perception.frames_remote)")
+        key: tuple[str, ...] = (call.context.tenant, request.source_id)
+        if request.frames:
+            key = (*key, "frames")
+        subscription = self._hub.subscribe(key, 1 if request.frames else 0)
         call.on_cancel = subscription.close
         try:
             while not call.cancelled and not call.expired():
                 item = subscription.get(_WAIT_S)
                 if item is not None:
-                    output, dropped = item
-                    message = WatchResponse(output=output, dropped=dropped).SerializeToString()
-                    call.reply(call, Reply(message=message, more=True))
+                    (output, frame), dropped = item
+                    message = WatchResponse(output=output, dropped=dropped)
+                    if frame is not None and frame.ByteSize() <= self._frame_bytes_max:
+                        message.frame.CopyFrom(frame)
+                    call.reply(call, Reply(message=message.SerializeToString(), more=True))
         finally:
             self._hub.unsubscribe(key, subscription)
+
+    def sources(self, request: ListSourcesRequest, call: Call) -> ListSourcesResponse:
+        """The sources of the caller's tenant."""
+        response = ListSourcesResponse()
+        for name, capture_time_us, idle_s in self._order.known(call.context.tenant, _SOURCES_TOLD):
+            response.sources.add(source_id=name, capture_time_us=capture_time_us, idle_ms=max(0, round(idle_s * 1000)))
+        return response

@@ -11,7 +11,7 @@ from vigil.audit.v1 import service_pb2 as audit_pb2
 from vigil.models.v1 import models_pb2 as models
 from vigil.safety.v1 import safety_pb2 as safety
 
-from vigil_safety.monitor import Change, Monitor
+from vigil_safety.monitor import Change, Monitor, Status
 from vigil_safety.table import machine_table
 from vigil_safety.tally import DEGRADED, EXPIRED, RESTARTED, STOPPED, Tally
 from vigil_sidecar.audit.writer import AuditWriter
@@ -28,7 +28,7 @@ from vigil_sidecar.settings_gen import Settings
 from vigil_sidecar.streams.sources import WatchHub
 from vigil_sidecar.telemetry.log import LEVELS
 
-__all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "system_state", "transition_message", "wait_s"]
+__all__ = ["AuditReports", "Metadata", "Models", "SafetyReports", "subject_state", "system_state", "transition_message", "wait_s"]
 
 _ACTIVATE_WAIT_S = 60.0
 _WAIT_S = 0.25
@@ -212,11 +212,17 @@ class Models:
             name=view.name, generation=view.generation, pipeline=view.options.pipeline or "tensor",
             safety_state=status.state, safety_reason=status.reason,
         )  # fmt: skip
+        model = self._registry.models.get(view.name)
+        loaded = model.loaded if model is not None else {}
         for v in view.versions:
             state = models.VersionState.Value(f"VERSION_STATE_{v.state.upper()}")
-            message.versions.add(
+            one = message.versions.add(
                 version=v.version, digest=v.digest, state=state, reason=v.reason, since_us=v.since_us, size_bytes=v.size
             )  # fmt: skip
+            if (held := loaded.get(v.version)) is not None:
+                one.memory_bytes = held.memory_bytes
+                for gate in held.gates:
+                    one.gates.add(name=gate.name, found=gate.found, took_us=gate.took_us)
         serving = view.serving
         if serving is not None:
             message.serving_version, message.serving_digest = serving.number, serving.digest
@@ -235,14 +241,22 @@ def count_of(tally: Tally, subject: str) -> dict[str, int]:
     return {what: tally.of(what, subject) for what in (DEGRADED, STOPPED, RESTARTED, EXPIRED)}
 
 
-def system_state(monitor: Monitor, tally: Tally) -> safety.SystemState:
+def subject_state(keeper: Safety, subject: str, status: Status) -> safety.SubjectState:
+    """One subject, with what was counted of it, and how its probes go while it recovers."""
+    message = safety.SubjectState(
+        subject=subject, state="STATE_" + status.state, reason=status.reason, since_us=status.since_us,
+        **count_of(keeper.tally, subject),  # type: ignore[arg-type]
+    )  # fmt: skip
+    good, needed, ends_us = keeper.probes(subject)
+    if needed:
+        message.probes.good, message.probes.needed, message.probes.lease_ends_us = good, needed, ends_us
+    return message
+
+
+def system_state(keeper: Safety) -> safety.SystemState:
     """The state of the whole and of each subject."""
-    message = safety.SystemState(state="STATE_" + monitor.whole(), table_digest=machine_table().digest)
-    for subject, status in sorted(monitor.all().items()):
-        message.subjects.add(
-            subject=subject, state=safety.State.Value("STATE_" + status.state), reason=status.reason, since_us=status.since_us,
-            **count_of(tally, subject),
-        )  # fmt: skip
+    message = safety.SystemState(state="STATE_" + keeper.monitor.whole(), table_digest=machine_table().digest)
+    message.subjects.extend(subject_state(keeper, s, x) for s, x in sorted(keeper.monitor.all().items()))
     return message
 
 
@@ -266,7 +280,7 @@ class SafetyReports:
 
     def get(self, request: safety.GetRequest, call: Call) -> safety.GetResponse:
         """The present state."""
-        state = system_state(self._monitor, self._safety.tally)
+        state = system_state(self._safety)
         state.injection = self.injector is not None
         return safety.GetResponse(state=state)
 
@@ -289,7 +303,7 @@ class SafetyReports:
         if not subjects:
             what = f"subject '{request.subject}' is not" if request.subject else "nothing is"
             raise NotStopped(f"{what} stopped safely; vigil safety status shows the states")
-        return safety.ResetResponse(subjects=subjects, state=system_state(self._monitor, self._safety.tally))
+        return safety.ResetResponse(subjects=subjects, state=system_state(self._safety))
 
     def watch(self, call: Call, request: safety.WatchRequest) -> None:
         """The present state, then each change; only the gateway can go on where a watcher was."""
@@ -298,13 +312,13 @@ class SafetyReports:
         subscription = self._hub.subscribe("safety")
         call.on_cancel = subscription.close
         try:
-            first = safety.WatchResponse(state=system_state(self._monitor, self._safety.tally))
+            first = safety.WatchResponse(state=system_state(self._safety))
             call.reply(call, Reply(message=first.SerializeToString(), more=True))
             while not call.cancelled and not call.expired():
                 item = subscription.get(_WAIT_S)
                 if item is None or (request.subjects and item[0].subject not in request.subjects):
                     continue
-                news = safety.WatchResponse(state=system_state(self._monitor, self._safety.tally), transition=transition_message(item[0]))
+                news = safety.WatchResponse(state=system_state(self._safety), transition=transition_message(item[0]))
                 call.reply(call, Reply(message=news.SerializeToString(), more=True))
         finally:
             self._hub.unsubscribe("safety", subscription)

@@ -39,6 +39,13 @@ class SourceOrder:
     def __len__(self) -> int:
         return len(self._last)
 
+    def known(self, tenant: str, most: int) -> list[tuple[str, int, float]]:
+        """The tenant's sources, the one used last first: name, latest capture time (µs), seconds since its last frame."""
+        now_s = self._now_s()
+        with self._lock:
+            found = [(k[1], x.capture_time_us, now_s - x.seen_s) for k, x in reversed(self._last.items()) if k[0] == tenant]
+        return [x for x in found if x[2] <= self._idle_s][:most]
+
     def accept(self, tenant: str, source: str, capture_time_us: int, request_id: str, again: bool = False) -> None:
         """Accept a frame's time, or raise ``OrderViolation`` or ``LimitHit``; nothing changes then.
 
@@ -122,13 +129,13 @@ class WatchHub:
         self._by_key: dict[object, list[Subscription]] = {}
         self._count = 0
 
-    def subscribe(self, key: object) -> Subscription:
-        """Start watching; raises ``LimitHit``."""
+    def subscribe(self, key: object, queue_max: int = 0) -> Subscription:
+        """Start watching, with a queue of its own size or the usual one; raises ``LimitHit``."""
         with self._lock:
             if self._count >= self._watchers_max:
                 raise LimitHit(f"{self._watchers_max} watchers (limits.watchers_max)", metadata={"limit": "limits.watchers_max"})
             self._count += 1
-            subscription = Subscription(self._queue_max)
+            subscription = Subscription(queue_max or self._queue_max)
             self._by_key.setdefault(key, []).append(subscription)
             return subscription
 
@@ -142,9 +149,13 @@ class WatchHub:
             if not watchers:
                 self._by_key.pop(key, None)
 
+    def watched(self, key: object) -> bool:
+        """Whether anybody watches a key."""
+        return key in self._by_key
+
     def publish(self, key: object, item: Any) -> None:
         """Give an item to every watcher of the key; never waits."""
-        if key in self._by_key:
+        if self.watched(key):
             with self._lock:
                 watchers = tuple(self._by_key.get(key, ()))
             for subscription in watchers:

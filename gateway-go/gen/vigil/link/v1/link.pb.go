@@ -16,7 +16,8 @@ import (
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
-	v11 "vigil/gateway/gen/vigil/perception/v1"
+	v11 "vigil/gateway/gen/vigil/models/v1"
+	v12 "vigil/gateway/gen/vigil/perception/v1"
 	v1 "vigil/gateway/gen/vigil/safety/v1"
 )
 
@@ -587,7 +588,9 @@ type Heartbeat struct {
 	Supervision *Supervision `protobuf:"bytes,10,opt,name=supervision,proto3" json:"supervision,omitempty"`
 	// For how long, until the next heartbeat, the sender may say nothing, milliseconds: it
 	// does something that nothing else runs beside, such as freeing a large model.
-	PauseMs       uint32 `protobuf:"varint,11,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
+	PauseMs uint32 `protobuf:"varint,11,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
+	// What happened to versions since the last heartbeat.
+	ModelEvents   []*v11.ModelEvent `protobuf:"bytes,12,rep,name=model_events,json=modelEvents,proto3" json:"model_events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +700,13 @@ func (x *Heartbeat) GetPauseMs() uint32 {
 		return x.PauseMs
 	}
 	return 0
+}
+
+func (x *Heartbeat) GetModelEvents() []*v11.ModelEvent {
+	if x != nil {
+		return x.ModelEvents
+	}
+	return nil
 }
 
 // Supervision is how a process finds its own parts (safety/supervision.yaml).
@@ -1504,7 +1514,7 @@ type Ladder struct {
 	// Whether boxes answer Detect; there may be none of them.
 	ConstantBoxes bool `protobuf:"varint,5,opt,name=constant_boxes,json=constantBoxes,proto3" json:"constant_boxes,omitempty"`
 	// Corners as fractions of the frame, 0..1.
-	Boxes []*v11.Box `protobuf:"bytes,6,rep,name=boxes,proto3" json:"boxes,omitempty"`
+	Boxes []*v12.Box `protobuf:"bytes,6,rep,name=boxes,proto3" json:"boxes,omitempty"`
 	// What the model's requests must be like.
 	Inputs []*TensorForm `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// Rows that a request may have; 0: the model does not batch.
@@ -1585,7 +1595,7 @@ func (x *Ladder) GetConstantBoxes() bool {
 	return false
 }
 
-func (x *Ladder) GetBoxes() []*v11.Box {
+func (x *Ladder) GetBoxes() []*v12.Box {
 	if x != nil {
 		return x.Boxes
 	}
@@ -1768,7 +1778,7 @@ var File_vigil_link_v1_link_proto protoreflect.FileDescriptor
 
 const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a$vigil/perception/v1/perception.proto\x1a\x1cvigil/safety/v1/safety.proto\"\x93\x05\n" +
+	"\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/models/v1/models.proto\x1a$vigil/perception/v1/perception.proto\x1a\x1cvigil/safety/v1/safety.proto\"\x93\x05\n" +
 	"\x05Frame\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05hello\x18\x02 \x01(\v2\x14.vigil.link.v1.HelloH\x00R\x05hello\x122\n" +
@@ -1801,7 +1811,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\amethods\x18\a \x03(\tR\amethods\x12\x1c\n" +
 	"\tlifelines\x18\b \x03(\tR\tlifelines\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xac\x03\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xec\x03\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1817,7 +1827,8 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"logFailure\x12<\n" +
 	"\vsupervision\x18\n" +
 	" \x01(\v2\x1a.vigil.link.v1.SupervisionR\vsupervision\x12\x19\n" +
-	"\bpause_ms\x18\v \x01(\rR\apauseMs\"\xe6\x01\n" +
+	"\bpause_ms\x18\v \x01(\rR\apauseMs\x12>\n" +
+	"\fmodel_events\x18\f \x03(\v2\x1b.vigil.models.v1.ModelEventR\vmodelEvents\"\xe6\x01\n" +
 	"\vSupervision\x12\x16\n" +
 	"\x06cycles\x18\x01 \x01(\x04R\x06cycles\x129\n" +
 	"\x06status\x18\x02 \x01(\x0e2!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n" +
@@ -1945,7 +1956,8 @@ var file_vigil_link_v1_link_proto_goTypes = []any{
 	(*ConstantOutput)(nil),  // 20: vigil.link.v1.ConstantOutput
 	(*v1.SubjectState)(nil), // 21: vigil.safety.v1.SubjectState
 	(*v1.Transition)(nil),   // 22: vigil.safety.v1.Transition
-	(*v11.Box)(nil),         // 23: vigil.perception.v1.Box
+	(*v11.ModelEvent)(nil),  // 23: vigil.models.v1.ModelEvent
+	(*v12.Box)(nil),         // 24: vigil.perception.v1.Box
 }
 var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	2,  // 0: vigil.link.v1.Frame.hello:type_name -> vigil.link.v1.Hello
@@ -1963,19 +1975,20 @@ var file_vigil_link_v1_link_proto_depIdxs = []int32{
 	21, // 12: vigil.link.v1.Heartbeat.subjects:type_name -> vigil.safety.v1.SubjectState
 	22, // 13: vigil.link.v1.Heartbeat.transitions:type_name -> vigil.safety.v1.Transition
 	6,  // 14: vigil.link.v1.Heartbeat.supervision:type_name -> vigil.link.v1.Supervision
-	0,  // 15: vigil.link.v1.Supervision.status:type_name -> vigil.link.v1.Supervision.Status
-	7,  // 16: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
-	8,  // 17: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
-	10, // 18: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
-	18, // 19: vigil.link.v1.Ladders.ladders:type_name -> vigil.link.v1.Ladder
-	20, // 20: vigil.link.v1.Ladder.outputs:type_name -> vigil.link.v1.ConstantOutput
-	23, // 21: vigil.link.v1.Ladder.boxes:type_name -> vigil.perception.v1.Box
-	19, // 22: vigil.link.v1.Ladder.inputs:type_name -> vigil.link.v1.TensorForm
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	23, // 15: vigil.link.v1.Heartbeat.model_events:type_name -> vigil.models.v1.ModelEvent
+	0,  // 16: vigil.link.v1.Supervision.status:type_name -> vigil.link.v1.Supervision.Status
+	7,  // 17: vigil.link.v1.Call.context:type_name -> vigil.link.v1.Context
+	8,  // 18: vigil.link.v1.Calls.calls:type_name -> vigil.link.v1.Call
+	10, // 19: vigil.link.v1.Replies.replies:type_name -> vigil.link.v1.Reply
+	18, // 20: vigil.link.v1.Ladders.ladders:type_name -> vigil.link.v1.Ladder
+	20, // 21: vigil.link.v1.Ladder.outputs:type_name -> vigil.link.v1.ConstantOutput
+	24, // 22: vigil.link.v1.Ladder.boxes:type_name -> vigil.perception.v1.Box
+	19, // 23: vigil.link.v1.Ladder.inputs:type_name -> vigil.link.v1.TensorForm
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_vigil_link_v1_link_proto_init() }

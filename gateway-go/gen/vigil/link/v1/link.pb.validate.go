@@ -1119,6 +1119,40 @@ func (m *Heartbeat) validate(all bool) error {
 
 	// no validation rules for PauseMs
 
+	for idx, item := range m.GetModelEvents() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, HeartbeatValidationError{
+						field:  fmt.Sprintf("ModelEvents[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, HeartbeatValidationError{
+						field:  fmt.Sprintf("ModelEvents[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return HeartbeatValidationError{
+					field:  fmt.Sprintf("ModelEvents[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}

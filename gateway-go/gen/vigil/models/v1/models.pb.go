@@ -83,6 +83,78 @@ func (VersionState) EnumDescriptor() ([]byte, []int) {
 	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{0}
 }
 
+// Stage is a step in a version's life, as it happens.
+type Stage int32
+
+const (
+	Stage_STAGE_UNSPECIFIED Stage = 0
+	// Its file is being read.
+	Stage_STAGE_STAGING Stage = 1
+	// It is being loaded, compared and warmed up.
+	Stage_STAGE_WARMING Stage = 2
+	// It passed every gate.
+	Stage_STAGE_LOADED Stage = 3
+	// It serves from now on.
+	Stage_STAGE_SERVING Stage = 4
+	// It no longer serves, and answers what it was given before.
+	Stage_STAGE_DRAINING Stage = 5
+	// Its last answer is given, and its memory given back.
+	Stage_STAGE_RETIRED Stage = 6
+	// It does not serve, and why.
+	Stage_STAGE_REFUSED Stage = 7
+)
+
+// Enum value maps for Stage.
+var (
+	Stage_name = map[int32]string{
+		0: "STAGE_UNSPECIFIED",
+		1: "STAGE_STAGING",
+		2: "STAGE_WARMING",
+		3: "STAGE_LOADED",
+		4: "STAGE_SERVING",
+		5: "STAGE_DRAINING",
+		6: "STAGE_RETIRED",
+		7: "STAGE_REFUSED",
+	}
+	Stage_value = map[string]int32{
+		"STAGE_UNSPECIFIED": 0,
+		"STAGE_STAGING":     1,
+		"STAGE_WARMING":     2,
+		"STAGE_LOADED":      3,
+		"STAGE_SERVING":     4,
+		"STAGE_DRAINING":    5,
+		"STAGE_RETIRED":     6,
+		"STAGE_REFUSED":     7,
+	}
+)
+
+func (x Stage) Enum() *Stage {
+	p := new(Stage)
+	*p = x
+	return p
+}
+
+func (x Stage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Stage) Descriptor() protoreflect.EnumDescriptor {
+	return file_vigil_models_v1_models_proto_enumTypes[1].Descriptor()
+}
+
+func (Stage) Type() protoreflect.EnumType {
+	return &file_vigil_models_v1_models_proto_enumTypes[1]
+}
+
+func (x Stage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Stage.Descriptor instead.
+func (Stage) EnumDescriptor() ([]byte, []int) {
+	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{1}
+}
+
 type ListModelsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -465,7 +537,12 @@ type Version struct {
 	// Since when it is in this state, microseconds since 1970-01-01 UTC.
 	SinceUs int64 `protobuf:"varint,5,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
 	// Size of model.onnx in bytes.
-	SizeBytes     uint64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	SizeBytes uint64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// What it had to pass before it could serve, in order; empty before it was loaded.
+	Gates []*Gate `protobuf:"bytes,7,rep,name=gates,proto3" json:"gates,omitempty"`
+	// What the process's resident memory grew by while it was loaded and warmed up, bytes:
+	// close to what it takes where nothing else was loaded meanwhile; 0 where unknown.
+	MemoryBytes   uint64 `protobuf:"varint,8,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +619,179 @@ func (x *Version) GetSizeBytes() uint64 {
 	return 0
 }
 
+func (x *Version) GetGates() []*Gate {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+func (x *Version) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+// Gate is a check that a version passed.
+type Gate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// staged, loaded, contract, warm-up, ...
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What was found, in words.
+	Found         string `protobuf:"bytes,2,opt,name=found,proto3" json:"found,omitempty"`
+	TookUs        uint64 `protobuf:"varint,3,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gate) Reset() {
+	*x = Gate{}
+	mi := &file_vigil_models_v1_models_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gate) ProtoMessage() {}
+
+func (x *Gate) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_models_v1_models_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gate.ProtoReflect.Descriptor instead.
+func (*Gate) Descriptor() ([]byte, []int) {
+	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Gate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Gate) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
+}
+
+func (x *Gate) GetTookUs() uint64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
+}
+
+// ModelEvent is something that happened to a version.
+type ModelEvent struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Model   string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Version uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// SHA-256 of model.onnx, hex; empty before it was read.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	Stage  Stage  `protobuf:"varint,4,opt,name=stage,proto3,enum=vigil.models.v1.Stage" json:"stage,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Microseconds since 1970-01-01 UTC.
+	TimeUs int64 `protobuf:"varint,6,opt,name=time_us,json=timeUs,proto3" json:"time_us,omitempty"`
+	// The version that served before; 0 for none.
+	ReplacedVersion uint64 `protobuf:"varint,7,opt,name=replaced_version,json=replacedVersion,proto3" json:"replaced_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ModelEvent) Reset() {
+	*x = ModelEvent{}
+	mi := &file_vigil_models_v1_models_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelEvent) ProtoMessage() {}
+
+func (x *ModelEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_models_v1_models_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelEvent.ProtoReflect.Descriptor instead.
+func (*ModelEvent) Descriptor() ([]byte, []int) {
+	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ModelEvent) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ModelEvent) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ModelEvent) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ModelEvent) GetStage() Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return Stage_STAGE_UNSPECIFIED
+}
+
+func (x *ModelEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ModelEvent) GetTimeUs() int64 {
+	if x != nil {
+		return x.TimeUs
+	}
+	return 0
+}
+
+func (x *ModelEvent) GetReplacedVersion() uint64 {
+	if x != nil {
+		return x.ReplacedVersion
+	}
+	return 0
+}
+
 // Tensor is one input or output of the contract.
 type Tensor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -556,7 +806,7 @@ type Tensor struct {
 
 func (x *Tensor) Reset() {
 	*x = Tensor{}
-	mi := &file_vigil_models_v1_models_proto_msgTypes[9]
+	mi := &file_vigil_models_v1_models_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +818,7 @@ func (x *Tensor) String() string {
 func (*Tensor) ProtoMessage() {}
 
 func (x *Tensor) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_models_v1_models_proto_msgTypes[9]
+	mi := &file_vigil_models_v1_models_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +831,7 @@ func (x *Tensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tensor.ProtoReflect.Descriptor instead.
 func (*Tensor) Descriptor() ([]byte, []int) {
-	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{9}
+	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Tensor) GetName() string {
@@ -637,7 +887,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_vigil_models_v1_models_proto_msgTypes[10]
+	mi := &file_vigil_models_v1_models_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +899,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_models_v1_models_proto_msgTypes[10]
+	mi := &file_vigil_models_v1_models_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +912,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{10}
+	return file_vigil_models_v1_models_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Model) GetName() string {
@@ -788,7 +1038,7 @@ const file_vigil_models_v1_models_proto_rawDesc = "" +
 	"\xfaB\ar\x05\x10\x01\x18\x80\x02R\x04name\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xfaB\x05r\x03\x18\x80\bR\x06reason\"C\n" +
 	"\x13ReloadModelResponse\x12,\n" +
-	"\x05model\x18\x01 \x01(\v2\x16.vigil.models.v1.ModelR\x05model\"\xc2\x01\n" +
+	"\x05model\x18\x01 \x01(\v2\x16.vigil.models.v1.ModelR\x05model\"\x92\x02\n" +
 	"\aVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x123\n" +
@@ -796,7 +1046,22 @@ const file_vigil_models_v1_models_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x19\n" +
 	"\bsince_us\x18\x05 \x01(\x03R\asinceUs\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x06 \x01(\x04R\tsizeBytes\"N\n" +
+	"size_bytes\x18\x06 \x01(\x04R\tsizeBytes\x12+\n" +
+	"\x05gates\x18\a \x03(\v2\x15.vigil.models.v1.GateR\x05gates\x12!\n" +
+	"\fmemory_bytes\x18\b \x01(\x04R\vmemoryBytes\"I\n" +
+	"\x04Gate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05found\x18\x02 \x01(\tR\x05found\x12\x17\n" +
+	"\atook_us\x18\x03 \x01(\x04R\x06tookUs\"\xde\x01\n" +
+	"\n" +
+	"ModelEvent\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12,\n" +
+	"\x05stage\x18\x04 \x01(\x0e2\x16.vigil.models.v1.StageR\x05stage\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
+	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12)\n" +
+	"\x10replaced_version\x18\a \x01(\x04R\x0freplacedVersion\"N\n" +
 	"\x06Tensor\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bdatatype\x18\x02 \x01(\tR\bdatatype\x12\x14\n" +
@@ -826,7 +1091,16 @@ const file_vigil_models_v1_models_proto_rawDesc = "" +
 	"\x15VERSION_STATE_SERVING\x10\x02\x12\x19\n" +
 	"\x15VERSION_STATE_STANDBY\x10\x03\x12\x19\n" +
 	"\x15VERSION_STATE_REFUSED\x10\x04\x12\x19\n" +
-	"\x15VERSION_STATE_RETIRED\x10\x052\xf7\x02\n" +
+	"\x15VERSION_STATE_RETIRED\x10\x05*\xa3\x01\n" +
+	"\x05Stage\x12\x15\n" +
+	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTAGE_STAGING\x10\x01\x12\x11\n" +
+	"\rSTAGE_WARMING\x10\x02\x12\x10\n" +
+	"\fSTAGE_LOADED\x10\x03\x12\x11\n" +
+	"\rSTAGE_SERVING\x10\x04\x12\x12\n" +
+	"\x0eSTAGE_DRAINING\x10\x05\x12\x11\n" +
+	"\rSTAGE_RETIRED\x10\x06\x12\x11\n" +
+	"\rSTAGE_REFUSED\x10\a2\xf7\x02\n" +
 	"\rModelsService\x12U\n" +
 	"\n" +
 	"ListModels\x12\".vigil.models.v1.ListModelsRequest\x1a#.vigil.models.v1.ListModelsResponse\x12O\n" +
@@ -846,44 +1120,49 @@ func file_vigil_models_v1_models_proto_rawDescGZIP() []byte {
 	return file_vigil_models_v1_models_proto_rawDescData
 }
 
-var file_vigil_models_v1_models_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_models_v1_models_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_vigil_models_v1_models_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_vigil_models_v1_models_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_vigil_models_v1_models_proto_goTypes = []any{
 	(VersionState)(0),               // 0: vigil.models.v1.VersionState
-	(*ListModelsRequest)(nil),       // 1: vigil.models.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),      // 2: vigil.models.v1.ListModelsResponse
-	(*GetModelRequest)(nil),         // 3: vigil.models.v1.GetModelRequest
-	(*GetModelResponse)(nil),        // 4: vigil.models.v1.GetModelResponse
-	(*ActivateVersionRequest)(nil),  // 5: vigil.models.v1.ActivateVersionRequest
-	(*ActivateVersionResponse)(nil), // 6: vigil.models.v1.ActivateVersionResponse
-	(*ReloadModelRequest)(nil),      // 7: vigil.models.v1.ReloadModelRequest
-	(*ReloadModelResponse)(nil),     // 8: vigil.models.v1.ReloadModelResponse
-	(*Version)(nil),                 // 9: vigil.models.v1.Version
-	(*Tensor)(nil),                  // 10: vigil.models.v1.Tensor
-	(*Model)(nil),                   // 11: vigil.models.v1.Model
+	(Stage)(0),                      // 1: vigil.models.v1.Stage
+	(*ListModelsRequest)(nil),       // 2: vigil.models.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),      // 3: vigil.models.v1.ListModelsResponse
+	(*GetModelRequest)(nil),         // 4: vigil.models.v1.GetModelRequest
+	(*GetModelResponse)(nil),        // 5: vigil.models.v1.GetModelResponse
+	(*ActivateVersionRequest)(nil),  // 6: vigil.models.v1.ActivateVersionRequest
+	(*ActivateVersionResponse)(nil), // 7: vigil.models.v1.ActivateVersionResponse
+	(*ReloadModelRequest)(nil),      // 8: vigil.models.v1.ReloadModelRequest
+	(*ReloadModelResponse)(nil),     // 9: vigil.models.v1.ReloadModelResponse
+	(*Version)(nil),                 // 10: vigil.models.v1.Version
+	(*Gate)(nil),                    // 11: vigil.models.v1.Gate
+	(*ModelEvent)(nil),              // 12: vigil.models.v1.ModelEvent
+	(*Tensor)(nil),                  // 13: vigil.models.v1.Tensor
+	(*Model)(nil),                   // 14: vigil.models.v1.Model
 }
 var file_vigil_models_v1_models_proto_depIdxs = []int32{
-	11, // 0: vigil.models.v1.ListModelsResponse.models:type_name -> vigil.models.v1.Model
-	11, // 1: vigil.models.v1.GetModelResponse.model:type_name -> vigil.models.v1.Model
-	11, // 2: vigil.models.v1.ActivateVersionResponse.model:type_name -> vigil.models.v1.Model
-	11, // 3: vigil.models.v1.ReloadModelResponse.model:type_name -> vigil.models.v1.Model
+	14, // 0: vigil.models.v1.ListModelsResponse.models:type_name -> vigil.models.v1.Model
+	14, // 1: vigil.models.v1.GetModelResponse.model:type_name -> vigil.models.v1.Model
+	14, // 2: vigil.models.v1.ActivateVersionResponse.model:type_name -> vigil.models.v1.Model
+	14, // 3: vigil.models.v1.ReloadModelResponse.model:type_name -> vigil.models.v1.Model
 	0,  // 4: vigil.models.v1.Version.state:type_name -> vigil.models.v1.VersionState
-	9,  // 5: vigil.models.v1.Model.versions:type_name -> vigil.models.v1.Version
-	10, // 6: vigil.models.v1.Model.inputs:type_name -> vigil.models.v1.Tensor
-	10, // 7: vigil.models.v1.Model.outputs:type_name -> vigil.models.v1.Tensor
-	1,  // 8: vigil.models.v1.ModelsService.ListModels:input_type -> vigil.models.v1.ListModelsRequest
-	3,  // 9: vigil.models.v1.ModelsService.GetModel:input_type -> vigil.models.v1.GetModelRequest
-	5,  // 10: vigil.models.v1.ModelsService.ActivateVersion:input_type -> vigil.models.v1.ActivateVersionRequest
-	7,  // 11: vigil.models.v1.ModelsService.ReloadModel:input_type -> vigil.models.v1.ReloadModelRequest
-	2,  // 12: vigil.models.v1.ModelsService.ListModels:output_type -> vigil.models.v1.ListModelsResponse
-	4,  // 13: vigil.models.v1.ModelsService.GetModel:output_type -> vigil.models.v1.GetModelResponse
-	6,  // 14: vigil.models.v1.ModelsService.ActivateVersion:output_type -> vigil.models.v1.ActivateVersionResponse
-	8,  // 15: vigil.models.v1.ModelsService.ReloadModel:output_type -> vigil.models.v1.ReloadModelResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 5: vigil.models.v1.Version.gates:type_name -> vigil.models.v1.Gate
+	1,  // 6: vigil.models.v1.ModelEvent.stage:type_name -> vigil.models.v1.Stage
+	10, // 7: vigil.models.v1.Model.versions:type_name -> vigil.models.v1.Version
+	13, // 8: vigil.models.v1.Model.inputs:type_name -> vigil.models.v1.Tensor
+	13, // 9: vigil.models.v1.Model.outputs:type_name -> vigil.models.v1.Tensor
+	2,  // 10: vigil.models.v1.ModelsService.ListModels:input_type -> vigil.models.v1.ListModelsRequest
+	4,  // 11: vigil.models.v1.ModelsService.GetModel:input_type -> vigil.models.v1.GetModelRequest
+	6,  // 12: vigil.models.v1.ModelsService.ActivateVersion:input_type -> vigil.models.v1.ActivateVersionRequest
+	8,  // 13: vigil.models.v1.ModelsService.ReloadModel:input_type -> vigil.models.v1.ReloadModelRequest
+	3,  // 14: vigil.models.v1.ModelsService.ListModels:output_type -> vigil.models.v1.ListModelsResponse
+	5,  // 15: vigil.models.v1.ModelsService.GetModel:output_type -> vigil.models.v1.GetModelResponse
+	7,  // 16: vigil.models.v1.ModelsService.ActivateVersion:output_type -> vigil.models.v1.ActivateVersionResponse
+	9,  // 17: vigil.models.v1.ModelsService.ReloadModel:output_type -> vigil.models.v1.ReloadModelResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_vigil_models_v1_models_proto_init() }
@@ -896,8 +1175,8 @@ func file_vigil_models_v1_models_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_models_v1_models_proto_rawDesc), len(file_vigil_models_v1_models_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   11,
+			NumEnums:      2,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

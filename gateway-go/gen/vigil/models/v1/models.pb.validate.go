@@ -1067,6 +1067,42 @@ func (m *Version) validate(all bool) error {
 
 	// no validation rules for SizeBytes
 
+	for idx, item := range m.GetGates() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, VersionValidationError{
+						field:  fmt.Sprintf("Gates[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, VersionValidationError{
+						field:  fmt.Sprintf("Gates[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return VersionValidationError{
+					field:  fmt.Sprintf("Gates[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	// no validation rules for MemoryBytes
+
 	if len(errors) > 0 {
 		return VersionMultiError(errors)
 	}
@@ -1143,6 +1179,223 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = VersionValidationError{}
+
+// Validate checks the field values on Gate with the rules defined in the proto
+// definition for this message. If any rules are violated, the first error
+// encountered is returned, or nil if there are no violations.
+func (m *Gate) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Gate with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in GateMultiError, or nil if none found.
+func (m *Gate) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Gate) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Name
+
+	// no validation rules for Found
+
+	// no validation rules for TookUs
+
+	if len(errors) > 0 {
+		return GateMultiError(errors)
+	}
+
+	return nil
+}
+
+// GateMultiError is an error wrapping multiple validation errors returned by
+// Gate.ValidateAll() if the designated constraints aren't met.
+type GateMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m GateMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m GateMultiError) AllErrors() []error { return m }
+
+// GateValidationError is the validation error returned by Gate.Validate if the
+// designated constraints aren't met.
+type GateValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e GateValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e GateValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e GateValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e GateValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e GateValidationError) ErrorName() string { return "GateValidationError" }
+
+// Error satisfies the builtin error interface
+func (e GateValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sGate.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = GateValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = GateValidationError{}
+
+// Validate checks the field values on ModelEvent with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *ModelEvent) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ModelEvent with the rules defined in
+// the proto definition for this message. If any rules are violated, the
+// result is a list of violation errors wrapped in ModelEventMultiError, or
+// nil if none found.
+func (m *ModelEvent) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ModelEvent) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Model
+
+	// no validation rules for Version
+
+	// no validation rules for Digest
+
+	// no validation rules for Stage
+
+	// no validation rules for Reason
+
+	// no validation rules for TimeUs
+
+	// no validation rules for ReplacedVersion
+
+	if len(errors) > 0 {
+		return ModelEventMultiError(errors)
+	}
+
+	return nil
+}
+
+// ModelEventMultiError is an error wrapping multiple validation errors
+// returned by ModelEvent.ValidateAll() if the designated constraints aren't met.
+type ModelEventMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ModelEventMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ModelEventMultiError) AllErrors() []error { return m }
+
+// ModelEventValidationError is the validation error returned by
+// ModelEvent.Validate if the designated constraints aren't met.
+type ModelEventValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ModelEventValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ModelEventValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ModelEventValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ModelEventValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ModelEventValidationError) ErrorName() string { return "ModelEventValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ModelEventValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sModelEvent.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ModelEventValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ModelEventValidationError{}
 
 // Validate checks the field values on Tensor with the rules defined in the
 // proto definition for this message. If any rules are violated, the first

@@ -77,6 +77,150 @@ func (QualityKind) EnumDescriptor() ([]byte, []int) {
 	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{0}
 }
 
+type ListSourcesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSourcesRequest) Reset() {
+	*x = ListSourcesRequest{}
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSourcesRequest) ProtoMessage() {}
+
+func (x *ListSourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSourcesRequest.ProtoReflect.Descriptor instead.
+func (*ListSourcesRequest) Descriptor() ([]byte, []int) {
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{0}
+}
+
+type ListSourcesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 256.
+	Sources       []*Source `protobuf:"bytes,1,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSourcesResponse) Reset() {
+	*x = ListSourcesResponse{}
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSourcesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSourcesResponse) ProtoMessage() {}
+
+func (x *ListSourcesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSourcesResponse.ProtoReflect.Descriptor instead.
+func (*ListSourcesResponse) Descriptor() ([]byte, []int) {
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListSourcesResponse) GetSources() []*Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// Source is a camera or stream that frames came from.
+type Source struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SourceId string                 `protobuf:"bytes,1,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// Capture time of its latest frame, microseconds since 1970-01-01 UTC.
+	CaptureTimeUs int64 `protobuf:"varint,2,opt,name=capture_time_us,json=captureTimeUs,proto3" json:"capture_time_us,omitempty"`
+	// How long ago a frame came, milliseconds.
+	IdleMs        uint64 `protobuf:"varint,3,opt,name=idle_ms,json=idleMs,proto3" json:"idle_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Source) GetSourceId() string {
+	if x != nil {
+		return x.SourceId
+	}
+	return ""
+}
+
+func (x *Source) GetCaptureTimeUs() int64 {
+	if x != nil {
+		return x.CaptureTimeUs
+	}
+	return 0
+}
+
+func (x *Source) GetIdleMs() uint64 {
+	if x != nil {
+		return x.IdleMs
+	}
+	return 0
+}
+
 // DetectRequest is one frame of one source.
 type DetectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -98,7 +242,7 @@ type DetectRequest struct {
 
 func (x *DetectRequest) Reset() {
 	*x = DetectRequest{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[0]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -110,7 +254,7 @@ func (x *DetectRequest) String() string {
 func (*DetectRequest) ProtoMessage() {}
 
 func (x *DetectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[0]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -123,7 +267,7 @@ func (x *DetectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetectRequest.ProtoReflect.Descriptor instead.
 func (*DetectRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{0}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *DetectRequest) GetSourceId() string {
@@ -189,7 +333,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[1]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +345,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[1]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +358,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{1}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Frame) GetContent() isFrame_Content {
@@ -271,7 +415,7 @@ type RawFrame struct {
 
 func (x *RawFrame) Reset() {
 	*x = RawFrame{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[2]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +427,7 @@ func (x *RawFrame) String() string {
 func (*RawFrame) ProtoMessage() {}
 
 func (x *RawFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[2]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +440,7 @@ func (x *RawFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RawFrame.ProtoReflect.Descriptor instead.
 func (*RawFrame) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{2}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RawFrame) GetWidth() uint32 {
@@ -330,7 +474,7 @@ type DetectResponse struct {
 
 func (x *DetectResponse) Reset() {
 	*x = DetectResponse{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[3]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +486,7 @@ func (x *DetectResponse) String() string {
 func (*DetectResponse) ProtoMessage() {}
 
 func (x *DetectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[3]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +499,7 @@ func (x *DetectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetectResponse.ProtoReflect.Descriptor instead.
 func (*DetectResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{3}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DetectResponse) GetOutput() *Output {
@@ -367,15 +511,19 @@ func (x *DetectResponse) GetOutput() *Output {
 
 // WatchRequest selects a source.
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SourceId      string                 `protobuf:"bytes,1,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SourceId string                 `protobuf:"bytes,1,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// The pictures too, as they came. They are kept nowhere: a watcher gets those that come
+	// while it watches, the latest ones when it is slow. Answered on loopback listeners only,
+	// unless perception.frames_remote is set.
+	Frames        bool `protobuf:"varint,2,opt,name=frames,proto3" json:"frames,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[4]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +535,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[4]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +548,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{4}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchRequest) GetSourceId() string {
@@ -410,19 +558,28 @@ func (x *WatchRequest) GetSourceId() string {
 	return ""
 }
 
+func (x *WatchRequest) GetFrames() bool {
+	if x != nil {
+		return x.Frames
+	}
+	return false
+}
+
 // WatchResponse is one output, or news about the stream itself.
 type WatchResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Output *Output                `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
 	// Outputs dropped before this one because the reader was slow.
-	Dropped       uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Dropped uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// The picture, where it was asked for; absent when it is larger than limits.watch_frame_bytes_max.
+	Frame         *Frame `protobuf:"bytes,3,opt,name=frame,proto3" json:"frame,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[5]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +591,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[5]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +604,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{5}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchResponse) GetOutput() *Output {
@@ -464,6 +621,13 @@ func (x *WatchResponse) GetDropped() uint64 {
 	return 0
 }
 
+func (x *WatchResponse) GetFrame() *Frame {
+	if x != nil {
+		return x.Frame
+	}
+	return nil
+}
+
 // Point in pixels of the frame, origin at the upper left corner.
 type Point struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -475,7 +639,7 @@ type Point struct {
 
 func (x *Point) Reset() {
 	*x = Point{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[6]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +651,7 @@ func (x *Point) String() string {
 func (*Point) ProtoMessage() {}
 
 func (x *Point) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[6]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +664,7 @@ func (x *Point) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Point.ProtoReflect.Descriptor instead.
 func (*Point) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{6}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Point) GetX() float32 {
@@ -536,7 +700,7 @@ type Box struct {
 
 func (x *Box) Reset() {
 	*x = Box{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[7]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +712,7 @@ func (x *Box) String() string {
 func (*Box) ProtoMessage() {}
 
 func (x *Box) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[7]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +725,7 @@ func (x *Box) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Box.ProtoReflect.Descriptor instead.
 func (*Box) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{7}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Box) GetXMin() float32 {
@@ -634,7 +798,7 @@ type Quality struct {
 
 func (x *Quality) Reset() {
 	*x = Quality{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[8]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +810,7 @@ func (x *Quality) String() string {
 func (*Quality) ProtoMessage() {}
 
 func (x *Quality) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[8]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +823,7 @@ func (x *Quality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Quality.ProtoReflect.Descriptor instead.
 func (*Quality) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{8}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Quality) GetKind() QualityKind {
@@ -695,7 +859,7 @@ type AuditPosition struct {
 
 func (x *AuditPosition) Reset() {
 	*x = AuditPosition{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[9]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +871,7 @@ func (x *AuditPosition) String() string {
 func (*AuditPosition) ProtoMessage() {}
 
 func (x *AuditPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[9]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +884,7 @@ func (x *AuditPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditPosition.ProtoReflect.Descriptor instead.
 func (*AuditPosition) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{9}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AuditPosition) GetLog() string {
@@ -769,7 +933,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[10]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +945,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_perception_v1_perception_proto_msgTypes[10]
+	mi := &file_vigil_perception_v1_perception_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +958,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{10}
+	return file_vigil_perception_v1_perception_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Output) GetSourceId() string {
@@ -885,7 +1049,14 @@ var File_vigil_perception_v1_perception_proto protoreflect.FileDescriptor
 
 const file_vigil_perception_v1_perception_proto_rawDesc = "" +
 	"\n" +
-	"$vigil/perception/v1/perception.proto\x12\x13vigil.perception.v1\x1a\x17validate/validate.proto\"\xd6\x02\n" +
+	"$vigil/perception/v1/perception.proto\x12\x13vigil.perception.v1\x1a\x17validate/validate.proto\"\x14\n" +
+	"\x12ListSourcesRequest\"L\n" +
+	"\x13ListSourcesResponse\x125\n" +
+	"\asources\x18\x01 \x03(\v2\x1b.vigil.perception.v1.SourceR\asources\"f\n" +
+	"\x06Source\x12\x1b\n" +
+	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12&\n" +
+	"\x0fcapture_time_us\x18\x02 \x01(\x03R\rcaptureTimeUs\x12\x17\n" +
+	"\aidle_ms\x18\x03 \x01(\x04R\x06idleMs\"\xd6\x02\n" +
 	"\rDetectRequest\x12'\n" +
 	"\tsource_id\x18\x01 \x01(\tB\n" +
 	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\bsourceId\x12/\n" +
@@ -910,13 +1081,15 @@ const file_vigil_perception_v1_perception_proto_rawDesc = "" +
 	"\xfaB\a*\x05\x18\x80@(\x01R\x06height\x12\x1e\n" +
 	"\x03rgb\x18\x03 \x01(\fB\f\xfaB\tz\a\x10\x03\x18\x80\x80\x80 R\x03rgb\"E\n" +
 	"\x0eDetectResponse\x123\n" +
-	"\x06output\x18\x01 \x01(\v2\x1b.vigil.perception.v1.OutputR\x06output\"7\n" +
+	"\x06output\x18\x01 \x01(\v2\x1b.vigil.perception.v1.OutputR\x06output\"O\n" +
 	"\fWatchRequest\x12'\n" +
 	"\tsource_id\x18\x01 \x01(\tB\n" +
-	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\bsourceId\"^\n" +
+	"\xfaB\ar\x05\x10\x01\x18\x80\x01R\bsourceId\x12\x16\n" +
+	"\x06frames\x18\x02 \x01(\bR\x06frames\"\x90\x01\n" +
 	"\rWatchResponse\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x1b.vigil.perception.v1.OutputR\x06output\x12\x18\n" +
-	"\adropped\x18\x02 \x01(\x04R\adropped\"#\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\x120\n" +
+	"\x05frame\x18\x03 \x01(\v2\x1a.vigil.perception.v1.FrameR\x05frame\"#\n" +
 	"\x05Point\x12\f\n" +
 	"\x01x\x18\x01 \x01(\x02R\x01x\x12\f\n" +
 	"\x01y\x18\x02 \x01(\x02R\x01y\"\x8b\x02\n" +
@@ -960,10 +1133,11 @@ const file_vigil_perception_v1_perception_proto_rawDesc = "" +
 	"\x18QUALITY_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13QUALITY_KIND_NORMAL\x10\x01\x12\x16\n" +
 	"\x12QUALITY_KIND_CACHE\x10\x02\x12\x15\n" +
-	"\x11QUALITY_KIND_RULE\x10\x032\xb8\x01\n" +
+	"\x11QUALITY_KIND_RULE\x10\x032\x9a\x02\n" +
 	"\x11PerceptionService\x12Q\n" +
 	"\x06Detect\x12\".vigil.perception.v1.DetectRequest\x1a#.vigil.perception.v1.DetectResponse\x12P\n" +
-	"\x05Watch\x12!.vigil.perception.v1.WatchRequest\x1a\".vigil.perception.v1.WatchResponse0\x01B4Z2vigil/gateway/gen/vigil/perception/v1;perceptionv1b\x06proto3"
+	"\x05Watch\x12!.vigil.perception.v1.WatchRequest\x1a\".vigil.perception.v1.WatchResponse0\x01\x12`\n" +
+	"\vListSources\x12'.vigil.perception.v1.ListSourcesRequest\x1a(.vigil.perception.v1.ListSourcesResponseB4Z2vigil/gateway/gen/vigil/perception/v1;perceptionv1b\x06proto3"
 
 var (
 	file_vigil_perception_v1_perception_proto_rawDescOnce sync.Once
@@ -978,41 +1152,48 @@ func file_vigil_perception_v1_perception_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_perception_v1_perception_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_perception_v1_perception_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_vigil_perception_v1_perception_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_vigil_perception_v1_perception_proto_goTypes = []any{
-	(QualityKind)(0),       // 0: vigil.perception.v1.QualityKind
-	(*DetectRequest)(nil),  // 1: vigil.perception.v1.DetectRequest
-	(*Frame)(nil),          // 2: vigil.perception.v1.Frame
-	(*RawFrame)(nil),       // 3: vigil.perception.v1.RawFrame
-	(*DetectResponse)(nil), // 4: vigil.perception.v1.DetectResponse
-	(*WatchRequest)(nil),   // 5: vigil.perception.v1.WatchRequest
-	(*WatchResponse)(nil),  // 6: vigil.perception.v1.WatchResponse
-	(*Point)(nil),          // 7: vigil.perception.v1.Point
-	(*Box)(nil),            // 8: vigil.perception.v1.Box
-	(*Quality)(nil),        // 9: vigil.perception.v1.Quality
-	(*AuditPosition)(nil),  // 10: vigil.perception.v1.AuditPosition
-	(*Output)(nil),         // 11: vigil.perception.v1.Output
+	(QualityKind)(0),            // 0: vigil.perception.v1.QualityKind
+	(*ListSourcesRequest)(nil),  // 1: vigil.perception.v1.ListSourcesRequest
+	(*ListSourcesResponse)(nil), // 2: vigil.perception.v1.ListSourcesResponse
+	(*Source)(nil),              // 3: vigil.perception.v1.Source
+	(*DetectRequest)(nil),       // 4: vigil.perception.v1.DetectRequest
+	(*Frame)(nil),               // 5: vigil.perception.v1.Frame
+	(*RawFrame)(nil),            // 6: vigil.perception.v1.RawFrame
+	(*DetectResponse)(nil),      // 7: vigil.perception.v1.DetectResponse
+	(*WatchRequest)(nil),        // 8: vigil.perception.v1.WatchRequest
+	(*WatchResponse)(nil),       // 9: vigil.perception.v1.WatchResponse
+	(*Point)(nil),               // 10: vigil.perception.v1.Point
+	(*Box)(nil),                 // 11: vigil.perception.v1.Box
+	(*Quality)(nil),             // 12: vigil.perception.v1.Quality
+	(*AuditPosition)(nil),       // 13: vigil.perception.v1.AuditPosition
+	(*Output)(nil),              // 14: vigil.perception.v1.Output
 }
 var file_vigil_perception_v1_perception_proto_depIdxs = []int32{
-	2,  // 0: vigil.perception.v1.DetectRequest.frame:type_name -> vigil.perception.v1.Frame
-	3,  // 1: vigil.perception.v1.Frame.raw:type_name -> vigil.perception.v1.RawFrame
-	11, // 2: vigil.perception.v1.DetectResponse.output:type_name -> vigil.perception.v1.Output
-	11, // 3: vigil.perception.v1.WatchResponse.output:type_name -> vigil.perception.v1.Output
-	7,  // 4: vigil.perception.v1.Box.quadrilateral:type_name -> vigil.perception.v1.Point
-	7,  // 5: vigil.perception.v1.Box.landmarks:type_name -> vigil.perception.v1.Point
-	0,  // 6: vigil.perception.v1.Quality.kind:type_name -> vigil.perception.v1.QualityKind
-	8,  // 7: vigil.perception.v1.Output.boxes:type_name -> vigil.perception.v1.Box
-	9,  // 8: vigil.perception.v1.Output.quality:type_name -> vigil.perception.v1.Quality
-	10, // 9: vigil.perception.v1.Output.audit_position:type_name -> vigil.perception.v1.AuditPosition
-	1,  // 10: vigil.perception.v1.PerceptionService.Detect:input_type -> vigil.perception.v1.DetectRequest
-	5,  // 11: vigil.perception.v1.PerceptionService.Watch:input_type -> vigil.perception.v1.WatchRequest
-	4,  // 12: vigil.perception.v1.PerceptionService.Detect:output_type -> vigil.perception.v1.DetectResponse
-	6,  // 13: vigil.perception.v1.PerceptionService.Watch:output_type -> vigil.perception.v1.WatchResponse
-	12, // [12:14] is the sub-list for method output_type
-	10, // [10:12] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	3,  // 0: vigil.perception.v1.ListSourcesResponse.sources:type_name -> vigil.perception.v1.Source
+	5,  // 1: vigil.perception.v1.DetectRequest.frame:type_name -> vigil.perception.v1.Frame
+	6,  // 2: vigil.perception.v1.Frame.raw:type_name -> vigil.perception.v1.RawFrame
+	14, // 3: vigil.perception.v1.DetectResponse.output:type_name -> vigil.perception.v1.Output
+	14, // 4: vigil.perception.v1.WatchResponse.output:type_name -> vigil.perception.v1.Output
+	5,  // 5: vigil.perception.v1.WatchResponse.frame:type_name -> vigil.perception.v1.Frame
+	10, // 6: vigil.perception.v1.Box.quadrilateral:type_name -> vigil.perception.v1.Point
+	10, // 7: vigil.perception.v1.Box.landmarks:type_name -> vigil.perception.v1.Point
+	0,  // 8: vigil.perception.v1.Quality.kind:type_name -> vigil.perception.v1.QualityKind
+	11, // 9: vigil.perception.v1.Output.boxes:type_name -> vigil.perception.v1.Box
+	12, // 10: vigil.perception.v1.Output.quality:type_name -> vigil.perception.v1.Quality
+	13, // 11: vigil.perception.v1.Output.audit_position:type_name -> vigil.perception.v1.AuditPosition
+	4,  // 12: vigil.perception.v1.PerceptionService.Detect:input_type -> vigil.perception.v1.DetectRequest
+	8,  // 13: vigil.perception.v1.PerceptionService.Watch:input_type -> vigil.perception.v1.WatchRequest
+	1,  // 14: vigil.perception.v1.PerceptionService.ListSources:input_type -> vigil.perception.v1.ListSourcesRequest
+	7,  // 15: vigil.perception.v1.PerceptionService.Detect:output_type -> vigil.perception.v1.DetectResponse
+	9,  // 16: vigil.perception.v1.PerceptionService.Watch:output_type -> vigil.perception.v1.WatchResponse
+	2,  // 17: vigil.perception.v1.PerceptionService.ListSources:output_type -> vigil.perception.v1.ListSourcesResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_vigil_perception_v1_perception_proto_init() }
@@ -1020,7 +1201,7 @@ func file_vigil_perception_v1_perception_proto_init() {
 	if File_vigil_perception_v1_perception_proto != nil {
 		return
 	}
-	file_vigil_perception_v1_perception_proto_msgTypes[1].OneofWrappers = []any{
+	file_vigil_perception_v1_perception_proto_msgTypes[4].OneofWrappers = []any{
 		(*Frame_Encoded)(nil),
 		(*Frame_Raw)(nil),
 	}
@@ -1030,7 +1211,7 @@ func file_vigil_perception_v1_perception_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_perception_v1_perception_proto_rawDesc), len(file_vigil_perception_v1_perception_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

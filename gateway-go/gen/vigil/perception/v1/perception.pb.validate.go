@@ -35,6 +35,348 @@ var (
 	_ = sort.Sort
 )
 
+// Validate checks the field values on ListSourcesRequest with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the first error encountered is returned, or nil if there are no violations.
+func (m *ListSourcesRequest) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ListSourcesRequest with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the result is a list of violation errors wrapped in
+// ListSourcesRequestMultiError, or nil if none found.
+func (m *ListSourcesRequest) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ListSourcesRequest) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	if len(errors) > 0 {
+		return ListSourcesRequestMultiError(errors)
+	}
+
+	return nil
+}
+
+// ListSourcesRequestMultiError is an error wrapping multiple validation errors
+// returned by ListSourcesRequest.ValidateAll() if the designated constraints
+// aren't met.
+type ListSourcesRequestMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ListSourcesRequestMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ListSourcesRequestMultiError) AllErrors() []error { return m }
+
+// ListSourcesRequestValidationError is the validation error returned by
+// ListSourcesRequest.Validate if the designated constraints aren't met.
+type ListSourcesRequestValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ListSourcesRequestValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ListSourcesRequestValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ListSourcesRequestValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ListSourcesRequestValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ListSourcesRequestValidationError) ErrorName() string {
+	return "ListSourcesRequestValidationError"
+}
+
+// Error satisfies the builtin error interface
+func (e ListSourcesRequestValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sListSourcesRequest.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ListSourcesRequestValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ListSourcesRequestValidationError{}
+
+// Validate checks the field values on ListSourcesResponse with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the first error encountered is returned, or nil if there are no violations.
+func (m *ListSourcesResponse) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on ListSourcesResponse with the rules
+// defined in the proto definition for this message. If any rules are
+// violated, the result is a list of violation errors wrapped in
+// ListSourcesResponseMultiError, or nil if none found.
+func (m *ListSourcesResponse) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *ListSourcesResponse) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	for idx, item := range m.GetSources() {
+		_, _ = idx, item
+
+		if all {
+			switch v := interface{}(item).(type) {
+			case interface{ ValidateAll() error }:
+				if err := v.ValidateAll(); err != nil {
+					errors = append(errors, ListSourcesResponseValidationError{
+						field:  fmt.Sprintf("Sources[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			case interface{ Validate() error }:
+				if err := v.Validate(); err != nil {
+					errors = append(errors, ListSourcesResponseValidationError{
+						field:  fmt.Sprintf("Sources[%v]", idx),
+						reason: "embedded message failed validation",
+						cause:  err,
+					})
+				}
+			}
+		} else if v, ok := interface{}(item).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return ListSourcesResponseValidationError{
+					field:  fmt.Sprintf("Sources[%v]", idx),
+					reason: "embedded message failed validation",
+					cause:  err,
+				}
+			}
+		}
+
+	}
+
+	if len(errors) > 0 {
+		return ListSourcesResponseMultiError(errors)
+	}
+
+	return nil
+}
+
+// ListSourcesResponseMultiError is an error wrapping multiple validation
+// errors returned by ListSourcesResponse.ValidateAll() if the designated
+// constraints aren't met.
+type ListSourcesResponseMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ListSourcesResponseMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ListSourcesResponseMultiError) AllErrors() []error { return m }
+
+// ListSourcesResponseValidationError is the validation error returned by
+// ListSourcesResponse.Validate if the designated constraints aren't met.
+type ListSourcesResponseValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ListSourcesResponseValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ListSourcesResponseValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ListSourcesResponseValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ListSourcesResponseValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ListSourcesResponseValidationError) ErrorName() string {
+	return "ListSourcesResponseValidationError"
+}
+
+// Error satisfies the builtin error interface
+func (e ListSourcesResponseValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sListSourcesResponse.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ListSourcesResponseValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ListSourcesResponseValidationError{}
+
+// Validate checks the field values on Source with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Source) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Source with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in SourceMultiError, or nil if none found.
+func (m *Source) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Source) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for SourceId
+
+	// no validation rules for CaptureTimeUs
+
+	// no validation rules for IdleMs
+
+	if len(errors) > 0 {
+		return SourceMultiError(errors)
+	}
+
+	return nil
+}
+
+// SourceMultiError is an error wrapping multiple validation errors returned by
+// Source.ValidateAll() if the designated constraints aren't met.
+type SourceMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m SourceMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m SourceMultiError) AllErrors() []error { return m }
+
+// SourceValidationError is the validation error returned by Source.Validate if
+// the designated constraints aren't met.
+type SourceValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e SourceValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e SourceValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e SourceValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e SourceValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e SourceValidationError) ErrorName() string { return "SourceValidationError" }
+
+// Error satisfies the builtin error interface
+func (e SourceValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sSource.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = SourceValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = SourceValidationError{}
+
 // Validate checks the field values on DetectRequest with the rules defined in
 // the proto definition for this message. If any rules are violated, the first
 // error encountered is returned, or nil if there are no violations.
@@ -715,6 +1057,8 @@ func (m *WatchRequest) validate(all bool) error {
 		errors = append(errors, err)
 	}
 
+	// no validation rules for Frames
+
 	if len(errors) > 0 {
 		return WatchRequestMultiError(errors)
 	}
@@ -844,6 +1188,35 @@ func (m *WatchResponse) validate(all bool) error {
 	}
 
 	// no validation rules for Dropped
+
+	if all {
+		switch v := interface{}(m.GetFrame()).(type) {
+		case interface{ ValidateAll() error }:
+			if err := v.ValidateAll(); err != nil {
+				errors = append(errors, WatchResponseValidationError{
+					field:  "Frame",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		case interface{ Validate() error }:
+			if err := v.Validate(); err != nil {
+				errors = append(errors, WatchResponseValidationError{
+					field:  "Frame",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		}
+	} else if v, ok := interface{}(m.GetFrame()).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return WatchResponseValidationError{
+				field:  "Frame",
+				reason: "embedded message failed validation",
+				cause:  err,
+			}
+		}
+	}
 
 	if len(errors) > 0 {
 		return WatchResponseMultiError(errors)

@@ -722,10 +722,12 @@ type SubjectState struct {
 	SinceUs int64 `protobuf:"varint,4,opt,name=since_us,json=sinceUs,proto3" json:"since_us,omitempty"`
 	// How often it was degraded, was stopped safely, had to be started again, and how often
 	// its supervision expired: since the data folder was made, over all restarts.
-	Degraded      uint64 `protobuf:"varint,5,opt,name=degraded,proto3" json:"degraded,omitempty"`
-	Stopped       uint64 `protobuf:"varint,6,opt,name=stopped,proto3" json:"stopped,omitempty"`
-	Restarted     uint64 `protobuf:"varint,7,opt,name=restarted,proto3" json:"restarted,omitempty"`
-	Expired       uint64 `protobuf:"varint,8,opt,name=expired,proto3" json:"expired,omitempty"`
+	Degraded  uint64 `protobuf:"varint,5,opt,name=degraded,proto3" json:"degraded,omitempty"`
+	Stopped   uint64 `protobuf:"varint,6,opt,name=stopped,proto3" json:"stopped,omitempty"`
+	Restarted uint64 `protobuf:"varint,7,opt,name=restarted,proto3" json:"restarted,omitempty"`
+	Expired   uint64 `protobuf:"varint,8,opt,name=expired,proto3" json:"expired,omitempty"`
+	// While it is recovering: how its probes go.
+	Probes        *Probes `protobuf:"bytes,9,opt,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,6 +818,75 @@ func (x *SubjectState) GetExpired() uint64 {
 	return 0
 }
 
+func (x *SubjectState) GetProbes() *Probes {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
+// Probes are golden runs under a lease: enough good ones before it ends bring NORMAL.
+type Probes struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Good   uint32                 `protobuf:"varint,1,opt,name=good,proto3" json:"good,omitempty"`
+	Needed uint32                 `protobuf:"varint,2,opt,name=needed,proto3" json:"needed,omitempty"`
+	// When the lease ends, microseconds since 1970-01-01 UTC.
+	LeaseEndsUs   int64 `protobuf:"varint,3,opt,name=lease_ends_us,json=leaseEndsUs,proto3" json:"lease_ends_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probes) Reset() {
+	*x = Probes{}
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probes) ProtoMessage() {}
+
+func (x *Probes) ProtoReflect() protoreflect.Message {
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probes.ProtoReflect.Descriptor instead.
+func (*Probes) Descriptor() ([]byte, []int) {
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Probes) GetGood() uint32 {
+	if x != nil {
+		return x.Good
+	}
+	return 0
+}
+
+func (x *Probes) GetNeeded() uint32 {
+	if x != nil {
+		return x.Needed
+	}
+	return 0
+}
+
+func (x *Probes) GetLeaseEndsUs() int64 {
+	if x != nil {
+		return x.LeaseEndsUs
+	}
+	return 0
+}
+
 // SystemState is the worst of all subjects.
 type SystemState struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -831,7 +902,7 @@ type SystemState struct {
 
 func (x *SystemState) Reset() {
 	*x = SystemState{}
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +914,7 @@ func (x *SystemState) String() string {
 func (*SystemState) ProtoMessage() {}
 
 func (x *SystemState) ProtoReflect() protoreflect.Message {
-	mi := &file_vigil_safety_v1_safety_proto_msgTypes[12]
+	mi := &file_vigil_safety_v1_safety_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +927,7 @@ func (x *SystemState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemState.ProtoReflect.Descriptor instead.
 func (*SystemState) Descriptor() ([]byte, []int) {
-	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{12}
+	return file_vigil_safety_v1_safety_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SystemState) GetState() State {
@@ -939,7 +1010,7 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\x05event\x18\x04 \x01(\tR\x05event\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
 	"\atime_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n" +
-	"\x06resume\x18\a \x01(\tR\x06resume\"\xf7\x01\n" +
+	"\x06resume\x18\a \x01(\tR\x06resume\"\xa8\x02\n" +
 	"\fSubjectState\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12,\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x12\x16\n" +
@@ -948,7 +1019,12 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\bdegraded\x18\x05 \x01(\x04R\bdegraded\x12\x18\n" +
 	"\astopped\x18\x06 \x01(\x04R\astopped\x12\x1c\n" +
 	"\trestarted\x18\a \x01(\x04R\trestarted\x12\x18\n" +
-	"\aexpired\x18\b \x01(\x04R\aexpired\"\xb7\x01\n" +
+	"\aexpired\x18\b \x01(\x04R\aexpired\x12/\n" +
+	"\x06probes\x18\t \x01(\v2\x17.vigil.safety.v1.ProbesR\x06probes\"X\n" +
+	"\x06Probes\x12\x12\n" +
+	"\x04good\x18\x01 \x01(\rR\x04good\x12\x16\n" +
+	"\x06needed\x18\x02 \x01(\rR\x06needed\x12\"\n" +
+	"\rlease_ends_us\x18\x03 \x01(\x03R\vleaseEndsUs\"\xb7\x01\n" +
 	"\vSystemState\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\x129\n" +
 	"\bsubjects\x18\x02 \x03(\v2\x1d.vigil.safety.v1.SubjectStateR\bsubjects\x12!\n" +
@@ -981,7 +1057,7 @@ func file_vigil_safety_v1_safety_proto_rawDescGZIP() []byte {
 }
 
 var file_vigil_safety_v1_safety_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_vigil_safety_v1_safety_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_vigil_safety_v1_safety_proto_goTypes = []any{
 	(State)(0),              // 0: vigil.safety.v1.State
 	(*InjectRequest)(nil),   // 1: vigil.safety.v1.InjectRequest
@@ -996,34 +1072,36 @@ var file_vigil_safety_v1_safety_proto_goTypes = []any{
 	(*WatchResponse)(nil),   // 10: vigil.safety.v1.WatchResponse
 	(*Transition)(nil),      // 11: vigil.safety.v1.Transition
 	(*SubjectState)(nil),    // 12: vigil.safety.v1.SubjectState
-	(*SystemState)(nil),     // 13: vigil.safety.v1.SystemState
+	(*Probes)(nil),          // 13: vigil.safety.v1.Probes
+	(*SystemState)(nil),     // 14: vigil.safety.v1.SystemState
 }
 var file_vigil_safety_v1_safety_proto_depIdxs = []int32{
 	11, // 0: vigil.safety.v1.HistoryResponse.transitions:type_name -> vigil.safety.v1.Transition
-	13, // 1: vigil.safety.v1.ResetResponse.state:type_name -> vigil.safety.v1.SystemState
-	13, // 2: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
-	13, // 3: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
+	14, // 1: vigil.safety.v1.ResetResponse.state:type_name -> vigil.safety.v1.SystemState
+	14, // 2: vigil.safety.v1.GetResponse.state:type_name -> vigil.safety.v1.SystemState
+	14, // 3: vigil.safety.v1.WatchResponse.state:type_name -> vigil.safety.v1.SystemState
 	11, // 4: vigil.safety.v1.WatchResponse.transition:type_name -> vigil.safety.v1.Transition
 	0,  // 5: vigil.safety.v1.Transition.from:type_name -> vigil.safety.v1.State
 	0,  // 6: vigil.safety.v1.Transition.to:type_name -> vigil.safety.v1.State
 	0,  // 7: vigil.safety.v1.SubjectState.state:type_name -> vigil.safety.v1.State
-	0,  // 8: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
-	12, // 9: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
-	7,  // 10: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
-	9,  // 11: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
-	3,  // 12: vigil.safety.v1.SafetyService.History:input_type -> vigil.safety.v1.HistoryRequest
-	5,  // 13: vigil.safety.v1.SafetyService.Reset:input_type -> vigil.safety.v1.ResetRequest
-	1,  // 14: vigil.safety.v1.SafetyService.Inject:input_type -> vigil.safety.v1.InjectRequest
-	8,  // 15: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
-	10, // 16: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
-	4,  // 17: vigil.safety.v1.SafetyService.History:output_type -> vigil.safety.v1.HistoryResponse
-	6,  // 18: vigil.safety.v1.SafetyService.Reset:output_type -> vigil.safety.v1.ResetResponse
-	2,  // 19: vigil.safety.v1.SafetyService.Inject:output_type -> vigil.safety.v1.InjectResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	13, // 8: vigil.safety.v1.SubjectState.probes:type_name -> vigil.safety.v1.Probes
+	0,  // 9: vigil.safety.v1.SystemState.state:type_name -> vigil.safety.v1.State
+	12, // 10: vigil.safety.v1.SystemState.subjects:type_name -> vigil.safety.v1.SubjectState
+	7,  // 11: vigil.safety.v1.SafetyService.Get:input_type -> vigil.safety.v1.GetRequest
+	9,  // 12: vigil.safety.v1.SafetyService.Watch:input_type -> vigil.safety.v1.WatchRequest
+	3,  // 13: vigil.safety.v1.SafetyService.History:input_type -> vigil.safety.v1.HistoryRequest
+	5,  // 14: vigil.safety.v1.SafetyService.Reset:input_type -> vigil.safety.v1.ResetRequest
+	1,  // 15: vigil.safety.v1.SafetyService.Inject:input_type -> vigil.safety.v1.InjectRequest
+	8,  // 16: vigil.safety.v1.SafetyService.Get:output_type -> vigil.safety.v1.GetResponse
+	10, // 17: vigil.safety.v1.SafetyService.Watch:output_type -> vigil.safety.v1.WatchResponse
+	4,  // 18: vigil.safety.v1.SafetyService.History:output_type -> vigil.safety.v1.HistoryResponse
+	6,  // 19: vigil.safety.v1.SafetyService.Reset:output_type -> vigil.safety.v1.ResetResponse
+	2,  // 20: vigil.safety.v1.SafetyService.Inject:output_type -> vigil.safety.v1.InjectResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_vigil_safety_v1_safety_proto_init() }
@@ -1037,7 +1115,7 @@ func file_vigil_safety_v1_safety_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_vigil_safety_v1_safety_proto_rawDesc), len(file_vigil_safety_v1_safety_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

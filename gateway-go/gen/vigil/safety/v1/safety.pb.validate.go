@@ -1491,6 +1491,35 @@ func (m *SubjectState) validate(all bool) error {
 
 	// no validation rules for Expired
 
+	if all {
+		switch v := interface{}(m.GetProbes()).(type) {
+		case interface{ ValidateAll() error }:
+			if err := v.ValidateAll(); err != nil {
+				errors = append(errors, SubjectStateValidationError{
+					field:  "Probes",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		case interface{ Validate() error }:
+			if err := v.Validate(); err != nil {
+				errors = append(errors, SubjectStateValidationError{
+					field:  "Probes",
+					reason: "embedded message failed validation",
+					cause:  err,
+				})
+			}
+		}
+	} else if v, ok := interface{}(m.GetProbes()).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return SubjectStateValidationError{
+				field:  "Probes",
+				reason: "embedded message failed validation",
+				cause:  err,
+			}
+		}
+	}
+
 	if len(errors) > 0 {
 		return SubjectStateMultiError(errors)
 	}
@@ -1567,6 +1596,110 @@ var _ interface {
 	Cause() error
 	ErrorName() string
 } = SubjectStateValidationError{}
+
+// Validate checks the field values on Probes with the rules defined in the
+// proto definition for this message. If any rules are violated, the first
+// error encountered is returned, or nil if there are no violations.
+func (m *Probes) Validate() error {
+	return m.validate(false)
+}
+
+// ValidateAll checks the field values on Probes with the rules defined in the
+// proto definition for this message. If any rules are violated, the result is
+// a list of violation errors wrapped in ProbesMultiError, or nil if none found.
+func (m *Probes) ValidateAll() error {
+	return m.validate(true)
+}
+
+func (m *Probes) validate(all bool) error {
+	if m == nil {
+		return nil
+	}
+
+	var errors []error
+
+	// no validation rules for Good
+
+	// no validation rules for Needed
+
+	// no validation rules for LeaseEndsUs
+
+	if len(errors) > 0 {
+		return ProbesMultiError(errors)
+	}
+
+	return nil
+}
+
+// ProbesMultiError is an error wrapping multiple validation errors returned by
+// Probes.ValidateAll() if the designated constraints aren't met.
+type ProbesMultiError []error
+
+// Error returns a concatenation of all the error messages it wraps.
+func (m ProbesMultiError) Error() string {
+	msgs := make([]string, 0, len(m))
+	for _, err := range m {
+		msgs = append(msgs, err.Error())
+	}
+	return strings.Join(msgs, "; ")
+}
+
+// AllErrors returns a list of validation violation errors.
+func (m ProbesMultiError) AllErrors() []error { return m }
+
+// ProbesValidationError is the validation error returned by Probes.Validate if
+// the designated constraints aren't met.
+type ProbesValidationError struct {
+	field  string
+	reason string
+	cause  error
+	key    bool
+}
+
+// Field function returns field value.
+func (e ProbesValidationError) Field() string { return e.field }
+
+// Reason function returns reason value.
+func (e ProbesValidationError) Reason() string { return e.reason }
+
+// Cause function returns cause value.
+func (e ProbesValidationError) Cause() error { return e.cause }
+
+// Key function returns key value.
+func (e ProbesValidationError) Key() bool { return e.key }
+
+// ErrorName returns error name.
+func (e ProbesValidationError) ErrorName() string { return "ProbesValidationError" }
+
+// Error satisfies the builtin error interface
+func (e ProbesValidationError) Error() string {
+	cause := ""
+	if e.cause != nil {
+		cause = fmt.Sprintf(" | caused by: %v", e.cause)
+	}
+
+	key := ""
+	if e.key {
+		key = "key for "
+	}
+
+	return fmt.Sprintf(
+		"invalid %sProbes.%s: %s%s",
+		key,
+		e.field,
+		e.reason,
+		cause)
+}
+
+var _ error = ProbesValidationError{}
+
+var _ interface {
+	Field() string
+	Reason() string
+	Key() bool
+	Cause() error
+	ErrorName() string
+} = ProbesValidationError{}
 
 // Validate checks the field values on SystemState with the rules defined in
 // the proto definition for this message. If any rules are violated, the first

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from validate import validate_pb2 as validate_dot_validate__pb2
+from vigil.models.v1 import models_pb2 as vigil_dot_models_dot_v1_dot_models__pb2
 from vigil.perception.v1 import perception_pb2 as vigil_dot_perception_dot_v1_dot_perception__pb2
 from vigil.safety.v1 import safety_pb2 as vigil_dot_safety_dot_v1_dot_safety__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a$vigil/perception/v1/perception.proto\x1a\x1cvigil/safety/v1/safety.proto\"\x93\x05\n\x05\x46rame\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12,\n\x05hello\x18\x02 \x01(\x0b\x32\x14.vigil.link.v1.HelloH\x00R\x05hello\x12\x32\n\x07welcome\x18\x03 \x01(\x0b\x32\x16.vigil.link.v1.WelcomeH\x00R\x07welcome\x12/\n\x06reject\x18\x04 \x01(\x0b\x32\x15.vigil.link.v1.RejectH\x00R\x06reject\x12\x38\n\theartbeat\x18\x05 \x01(\x0b\x32\x18.vigil.link.v1.HeartbeatH\x00R\theartbeat\x12,\n\x05\x63\x61lls\x18\x06 \x01(\x0b\x32\x14.vigil.link.v1.CallsH\x00R\x05\x63\x61lls\x12\x32\n\x07replies\x18\x07 \x01(\x0b\x32\x16.vigil.link.v1.RepliesH\x00R\x07replies\x12/\n\x06\x63\x61ncel\x18\x08 \x01(\x0b\x32\x15.vigil.link.v1.CancelH\x00R\x06\x63\x61ncel\x12,\n\x05\x63hunk\x18\t \x01(\x0b\x32\x14.vigil.link.v1.ChunkH\x00R\x05\x63hunk\x12\x42\n\rstream_credit\x18\n \x01(\x0b\x32\x1b.vigil.link.v1.StreamCreditH\x00R\x0cstreamCredit\x12,\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x14.vigil.link.v1.DrainH\x00R\x05\x64rain\x12\x32\n\x07\x64rained\x18\x0c \x01(\x0b\x32\x16.vigil.link.v1.DrainedH\x00R\x07\x64rained\x12\x32\n\x07ladders\x18\r \x01(\x0b\x32\x16.vigil.link.v1.LaddersH\x00R\x07laddersB\x06\n\x04\x62ody\"\xe5\x01\n\x05Hello\x12)\n\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x30\n\x0f\x63ontract_digest\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x0e\x63ontractDigest\x12#\n\x08instance\x18\x03 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x08instance\x12&\n\x0f\x66rame_bytes_max\x18\x04 \x01(\rR\rframeBytesMax\x12\x32\n\x15heartbeat_interval_ms\x18\x05 \x01(\rR\x13heartbeatIntervalMs\"\x84\x02\n\x07Welcome\x12)\n\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\'\n\x0f\x63ontract_digest\x18\x02 \x01(\tR\x0e\x63ontractDigest\x12\x1a\n\x08instance\x18\x03 \x01(\tR\x08instance\x12\x17\n\x07\x62oot_id\x18\x04 \x01(\tR\x06\x62ootId\x12&\n\x0f\x66rame_bytes_max\x18\x05 \x01(\rR\rframeBytesMax\x12\x10\n\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n\x07methods\x18\x07 \x03(\tR\x07methods\x12\x1c\n\tlifelines\x18\x08 \x03(\tR\tlifelines\" \n\x06Reject\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\"\xac\x03\n\tHeartbeat\x12\x14\n\x05\x63ount\x18\x01 \x01(\x04R\x05\x63ount\x12!\n\x0cmonotonic_ns\x18\x02 \x01(\x04R\x0bmonotonicNs\x12\x14\n\x05ready\x18\x03 \x01(\x08R\x05ready\x12\x39\n\x08subjects\x18\x04 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12\x16\n\x06models\x18\x05 \x03(\tR\x06models\x12=\n\x0btransitions\x18\x06 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\x12\x10\n\x03\x63rc\x18\x07 \x01(\x07R\x03\x63rc\x12(\n\ncheckpoint\x18\x08 \x01(\x0c\x42\x08\xfa\x42\x05z\x03\x18\x80@R\ncheckpoint\x12)\n\x0blog_failure\x18\t \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x08R\nlogFailure\x12<\n\x0bsupervision\x18\n \x01(\x0b\x32\x1a.vigil.link.v1.SupervisionR\x0bsupervision\x12\x19\n\x08pause_ms\x18\x0b \x01(\rR\x07pauseMs\"\xe6\x01\n\x0bSupervision\x12\x16\n\x06\x63ycles\x18\x01 \x01(\x04R\x06\x63ycles\x12\x39\n\x06status\x18\x02 \x01(\x0e\x32!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n\x07\x65xpired\x18\x03 \x03(\tR\x07\x65xpired\"j\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x11\n\rSTATUS_FAILED\x10\x02\x12\x12\n\x0eSTATUS_EXPIRED\x10\x03\x12\x12\n\x0eSTATUS_STOPPED\x10\x04\"\xea\x01\n\x07\x43ontext\x12\x19\n\x08trace_id\x18\x01 \x01(\x0cR\x07traceId\x12\x17\n\x07span_id\x18\x02 \x01(\x0cR\x06spanId\x12\x18\n\x07sampled\x18\x03 \x01(\x08R\x07sampled\x12\x1d\n\ntimeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x16\n\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x18\n\x07\x63ontrol\x18\x06 \x01(\x08R\x07\x63ontrol\x12\x1d\n\nstands_for\x18\x07 \x01(\tR\tstandsFor\x12!\n\x0c\x61sked_before\x18\x08 \x01(\x08R\x0b\x61skedBefore\"\x8c\x01\n\x04\x43\x61ll\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x16\n\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n\x07message\x18\x03 \x01(\x0cR\x07message\x12\x30\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x16.vigil.link.v1.ContextR\x07\x63ontext\x12\x10\n\x03\x63rc\x18\x05 \x01(\x07R\x03\x63rc\"\\\n\x05\x43\x61lls\x12\x12\n\x04lane\x18\x01 \x01(\rR\x04lane\x12)\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x13.vigil.link.v1.CallR\x05\x63\x61lls\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\"\xc0\x02\n\x05Reply\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n\x04\x63ode\x18\x02 \x01(\rR\x04\x63ode\x12\x12\n\x04text\x18\x03 \x01(\tR\x04text\x12\x18\n\x07message\x18\x04 \x01(\x0cR\x07message\x12\x16\n\x06status\x18\x05 \x01(\x0cR\x06status\x12\x12\n\x04more\x18\x06 \x01(\x08R\x04more\x12%\n\x0e\x61udit_position\x18\x07 \x01(\tR\rauditPosition\x12#\n\rmodel_version\x18\x08 \x01(\tR\x0cmodelVersion\x12\x1d\n\nbatch_size\x18\t \x01(\rR\tbatchSize\x12\x10\n\x03\x63rc\x18\n \x01(\x07R\x03\x63rc\x12!\n\x0csafety_state\x18\x0b \x01(\tR\x0bsafetyState\x12\x19\n\x08stand_in\x18\x0c \x01(\x08R\x07standIn\"S\n\x07Replies\x12.\n\x07replies\x18\x01 \x03(\x0b\x32\x14.vigil.link.v1.ReplyR\x07replies\x12\x18\n\x07\x63redits\x18\x02 \x03(\rR\x07\x63redits\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x03ids\x18\x01 \x03(\x04R\x03ids\"4\n\x0cStreamCredit\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x14\n\x05\x63ount\x18\x02 \x01(\rR\x05\x63ount\"\x07\n\x05\x44rain\"\t\n\x07\x44rained\"G\n\x05\x43hunk\x12\x16\n\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\x0cR\x04\x64\x61ta\x12\x12\n\x04last\x18\x03 \x01(\x08R\x04last\"T\n\x07Ladders\x12/\n\x07ladders\x18\x01 \x03(\x0b\x32\x15.vigil.link.v1.LadderR\x07ladders\x12\x18\n\x07waiting\x18\x02 \x03(\tR\x07waiting\"\xdb\x03\n\x06Ladder\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12 \n\x0clast_good_ms\x18\x02 \x01(\rR\nlastGoodMs\x12%\n\x0e\x66\x61llback_model\x18\x03 \x01(\tR\rfallbackModel\x12\x37\n\x07outputs\x18\x04 \x03(\x0b\x32\x1d.vigil.link.v1.ConstantOutputR\x07outputs\x12%\n\x0e\x63onstant_boxes\x18\x05 \x01(\x08R\rconstantBoxes\x12.\n\x05\x62oxes\x18\x06 \x03(\x0b\x32\x18.vigil.perception.v1.BoxR\x05\x62oxes\x12\x31\n\x06inputs\x18\x07 \x03(\x0b\x32\x19.vigil.link.v1.TensorFormR\x06inputs\x12$\n\x0emax_batch_size\x18\x08 \x01(\rR\x0cmaxBatchSize\x12#\n\rfinite_inputs\x18\t \x01(\x08R\x0c\x66initeInputs\x12\x18\n\x07version\x18\n \x01(\tR\x07version\x12\x16\n\x06\x64igest\x18\x0b \x01(\tR\x06\x64igest\x12\x32\n\x15\x66\x61llback_detects_only\x18\x0c \x01(\x08R\x13\x66\x61llbackDetectsOnly\"R\n\nTensorForm\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x64\x61tatype\x18\x02 \x01(\tR\x08\x64\x61tatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\"h\n\x0e\x43onstantOutput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x64\x61tatype\x18\x02 \x01(\tR\x08\x64\x61tatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x10\n\x03raw\x18\x04 \x01(\x0cR\x03rawB(Z&vigil/gateway/gen/vigil/link/v1;linkv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vigil/link/v1/link.proto\x12\rvigil.link.v1\x1a\x17validate/validate.proto\x1a\x1cvigil/models/v1/models.proto\x1a$vigil/perception/v1/perception.proto\x1a\x1cvigil/safety/v1/safety.proto\"\x93\x05\n\x05\x46rame\x12\x1a\n\x08sequence\x18\x01 \x01(\x04R\x08sequence\x12,\n\x05hello\x18\x02 \x01(\x0b\x32\x14.vigil.link.v1.HelloH\x00R\x05hello\x12\x32\n\x07welcome\x18\x03 \x01(\x0b\x32\x16.vigil.link.v1.WelcomeH\x00R\x07welcome\x12/\n\x06reject\x18\x04 \x01(\x0b\x32\x15.vigil.link.v1.RejectH\x00R\x06reject\x12\x38\n\theartbeat\x18\x05 \x01(\x0b\x32\x18.vigil.link.v1.HeartbeatH\x00R\theartbeat\x12,\n\x05\x63\x61lls\x18\x06 \x01(\x0b\x32\x14.vigil.link.v1.CallsH\x00R\x05\x63\x61lls\x12\x32\n\x07replies\x18\x07 \x01(\x0b\x32\x16.vigil.link.v1.RepliesH\x00R\x07replies\x12/\n\x06\x63\x61ncel\x18\x08 \x01(\x0b\x32\x15.vigil.link.v1.CancelH\x00R\x06\x63\x61ncel\x12,\n\x05\x63hunk\x18\t \x01(\x0b\x32\x14.vigil.link.v1.ChunkH\x00R\x05\x63hunk\x12\x42\n\rstream_credit\x18\n \x01(\x0b\x32\x1b.vigil.link.v1.StreamCreditH\x00R\x0cstreamCredit\x12,\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x14.vigil.link.v1.DrainH\x00R\x05\x64rain\x12\x32\n\x07\x64rained\x18\x0c \x01(\x0b\x32\x16.vigil.link.v1.DrainedH\x00R\x07\x64rained\x12\x32\n\x07ladders\x18\r \x01(\x0b\x32\x16.vigil.link.v1.LaddersH\x00R\x07laddersB\x06\n\x04\x62ody\"\xe5\x01\n\x05Hello\x12)\n\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x30\n\x0f\x63ontract_digest\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x0e\x63ontractDigest\x12#\n\x08instance\x18\x03 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x08instance\x12&\n\x0f\x66rame_bytes_max\x18\x04 \x01(\rR\rframeBytesMax\x12\x32\n\x15heartbeat_interval_ms\x18\x05 \x01(\rR\x13heartbeatIntervalMs\"\x84\x02\n\x07Welcome\x12)\n\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\'\n\x0f\x63ontract_digest\x18\x02 \x01(\tR\x0e\x63ontractDigest\x12\x1a\n\x08instance\x18\x03 \x01(\tR\x08instance\x12\x17\n\x07\x62oot_id\x18\x04 \x01(\tR\x06\x62ootId\x12&\n\x0f\x66rame_bytes_max\x18\x05 \x01(\rR\rframeBytesMax\x12\x10\n\x03pid\x18\x06 \x01(\rR\x03pid\x12\x18\n\x07methods\x18\x07 \x03(\tR\x07methods\x12\x1c\n\tlifelines\x18\x08 \x03(\tR\tlifelines\" \n\x06Reject\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\"\xec\x03\n\tHeartbeat\x12\x14\n\x05\x63ount\x18\x01 \x01(\x04R\x05\x63ount\x12!\n\x0cmonotonic_ns\x18\x02 \x01(\x04R\x0bmonotonicNs\x12\x14\n\x05ready\x18\x03 \x01(\x08R\x05ready\x12\x39\n\x08subjects\x18\x04 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12\x16\n\x06models\x18\x05 \x03(\tR\x06models\x12=\n\x0btransitions\x18\x06 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\x12\x10\n\x03\x63rc\x18\x07 \x01(\x07R\x03\x63rc\x12(\n\ncheckpoint\x18\x08 \x01(\x0c\x42\x08\xfa\x42\x05z\x03\x18\x80@R\ncheckpoint\x12)\n\x0blog_failure\x18\t \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x08R\nlogFailure\x12<\n\x0bsupervision\x18\n \x01(\x0b\x32\x1a.vigil.link.v1.SupervisionR\x0bsupervision\x12\x19\n\x08pause_ms\x18\x0b \x01(\rR\x07pauseMs\x12>\n\x0cmodel_events\x18\x0c \x03(\x0b\x32\x1b.vigil.models.v1.ModelEventR\x0bmodelEvents\"\xe6\x01\n\x0bSupervision\x12\x16\n\x06\x63ycles\x18\x01 \x01(\x04R\x06\x63ycles\x12\x39\n\x06status\x18\x02 \x01(\x0e\x32!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n\x07\x65xpired\x18\x03 \x03(\tR\x07\x65xpired\"j\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x11\n\rSTATUS_FAILED\x10\x02\x12\x12\n\x0eSTATUS_EXPIRED\x10\x03\x12\x12\n\x0eSTATUS_STOPPED\x10\x04\"\xea\x01\n\x07\x43ontext\x12\x19\n\x08trace_id\x18\x01 \x01(\x0cR\x07traceId\x12\x17\n\x07span_id\x18\x02 \x01(\x0cR\x06spanId\x12\x18\n\x07sampled\x18\x03 \x01(\x08R\x07sampled\x12\x1d\n\ntimeout_us\x18\x04 \x01(\x04R\ttimeoutUs\x12\x16\n\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x18\n\x07\x63ontrol\x18\x06 \x01(\x08R\x07\x63ontrol\x12\x1d\n\nstands_for\x18\x07 \x01(\tR\tstandsFor\x12!\n\x0c\x61sked_before\x18\x08 \x01(\x08R\x0b\x61skedBefore\"\x8c\x01\n\x04\x43\x61ll\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x16\n\x06method\x18\x02 \x01(\rR\x06method\x12\x18\n\x07message\x18\x03 \x01(\x0cR\x07message\x12\x30\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x16.vigil.link.v1.ContextR\x07\x63ontext\x12\x10\n\x03\x63rc\x18\x05 \x01(\x07R\x03\x63rc\"\\\n\x05\x43\x61lls\x12\x12\n\x04lane\x18\x01 \x01(\rR\x04lane\x12)\n\x05\x63\x61lls\x18\x02 \x03(\x0b\x32\x13.vigil.link.v1.CallR\x05\x63\x61lls\x12\x14\n\x05model\x18\x03 \x01(\tR\x05model\"\xc0\x02\n\x05Reply\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n\x04\x63ode\x18\x02 \x01(\rR\x04\x63ode\x12\x12\n\x04text\x18\x03 \x01(\tR\x04text\x12\x18\n\x07message\x18\x04 \x01(\x0cR\x07message\x12\x16\n\x06status\x18\x05 \x01(\x0cR\x06status\x12\x12\n\x04more\x18\x06 \x01(\x08R\x04more\x12%\n\x0e\x61udit_position\x18\x07 \x01(\tR\rauditPosition\x12#\n\rmodel_version\x18\x08 \x01(\tR\x0cmodelVersion\x12\x1d\n\nbatch_size\x18\t \x01(\rR\tbatchSize\x12\x10\n\x03\x63rc\x18\n \x01(\x07R\x03\x63rc\x12!\n\x0csafety_state\x18\x0b \x01(\tR\x0bsafetyState\x12\x19\n\x08stand_in\x18\x0c \x01(\x08R\x07standIn\"S\n\x07Replies\x12.\n\x07replies\x18\x01 \x03(\x0b\x32\x14.vigil.link.v1.ReplyR\x07replies\x12\x18\n\x07\x63redits\x18\x02 \x03(\rR\x07\x63redits\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x03ids\x18\x01 \x03(\x04R\x03ids\"4\n\x0cStreamCredit\x12\x0e\n\x02id\x18\x01 \x01(\x06R\x02id\x12\x14\n\x05\x63ount\x18\x02 \x01(\rR\x05\x63ount\"\x07\n\x05\x44rain\"\t\n\x07\x44rained\"G\n\x05\x43hunk\x12\x16\n\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n\x04\x64\x61ta\x18\x02 \x01(\x0cR\x04\x64\x61ta\x12\x12\n\x04last\x18\x03 \x01(\x08R\x04last\"T\n\x07Ladders\x12/\n\x07ladders\x18\x01 \x03(\x0b\x32\x15.vigil.link.v1.LadderR\x07ladders\x12\x18\n\x07waiting\x18\x02 \x03(\tR\x07waiting\"\xdb\x03\n\x06Ladder\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12 \n\x0clast_good_ms\x18\x02 \x01(\rR\nlastGoodMs\x12%\n\x0e\x66\x61llback_model\x18\x03 \x01(\tR\rfallbackModel\x12\x37\n\x07outputs\x18\x04 \x03(\x0b\x32\x1d.vigil.link.v1.ConstantOutputR\x07outputs\x12%\n\x0e\x63onstant_boxes\x18\x05 \x01(\x08R\rconstantBoxes\x12.\n\x05\x62oxes\x18\x06 \x03(\x0b\x32\x18.vigil.perception.v1.BoxR\x05\x62oxes\x12\x31\n\x06inputs\x18\x07 \x03(\x0b\x32\x19.vigil.link.v1.TensorFormR\x06inputs\x12$\n\x0emax_batch_size\x18\x08 \x01(\rR\x0cmaxBatchSize\x12#\n\rfinite_inputs\x18\t \x01(\x08R\x0c\x66initeInputs\x12\x18\n\x07version\x18\n \x01(\tR\x07version\x12\x16\n\x06\x64igest\x18\x0b \x01(\tR\x06\x64igest\x12\x32\n\x15\x66\x61llback_detects_only\x18\x0c \x01(\x08R\x13\x66\x61llbackDetectsOnly\"R\n\nTensorForm\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x64\x61tatype\x18\x02 \x01(\tR\x08\x64\x61tatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\"h\n\x0e\x43onstantOutput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08\x64\x61tatype\x18\x02 \x01(\tR\x08\x64\x61tatype\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x10\n\x03raw\x18\x04 \x01(\x0cR\x03rawB(Z&vigil/gateway/gen/vigil/link/v1;linkv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,46 +44,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT'].fields_by_name['checkpoint']._serialized_options = b'\372B\005z\003\030\200@'
   _globals['_HEARTBEAT'].fields_by_name['log_failure']._loaded_options = None
   _globals['_HEARTBEAT'].fields_by_name['log_failure']._serialized_options = b'\372B\005r\003\030\200\010'
-  _globals['_FRAME']._serialized_start=137
-  _globals['_FRAME']._serialized_end=796
-  _globals['_HELLO']._serialized_start=799
-  _globals['_HELLO']._serialized_end=1028
-  _globals['_WELCOME']._serialized_start=1031
-  _globals['_WELCOME']._serialized_end=1291
-  _globals['_REJECT']._serialized_start=1293
-  _globals['_REJECT']._serialized_end=1325
-  _globals['_HEARTBEAT']._serialized_start=1328
-  _globals['_HEARTBEAT']._serialized_end=1756
-  _globals['_SUPERVISION']._serialized_start=1759
-  _globals['_SUPERVISION']._serialized_end=1989
-  _globals['_SUPERVISION_STATUS']._serialized_start=1883
-  _globals['_SUPERVISION_STATUS']._serialized_end=1989
-  _globals['_CONTEXT']._serialized_start=1992
-  _globals['_CONTEXT']._serialized_end=2226
-  _globals['_CALL']._serialized_start=2229
-  _globals['_CALL']._serialized_end=2369
-  _globals['_CALLS']._serialized_start=2371
-  _globals['_CALLS']._serialized_end=2463
-  _globals['_REPLY']._serialized_start=2466
-  _globals['_REPLY']._serialized_end=2786
-  _globals['_REPLIES']._serialized_start=2788
-  _globals['_REPLIES']._serialized_end=2871
-  _globals['_CANCEL']._serialized_start=2873
-  _globals['_CANCEL']._serialized_end=2899
-  _globals['_STREAMCREDIT']._serialized_start=2901
-  _globals['_STREAMCREDIT']._serialized_end=2953
-  _globals['_DRAIN']._serialized_start=2955
-  _globals['_DRAIN']._serialized_end=2962
-  _globals['_DRAINED']._serialized_start=2964
-  _globals['_DRAINED']._serialized_end=2973
-  _globals['_CHUNK']._serialized_start=2975
-  _globals['_CHUNK']._serialized_end=3046
-  _globals['_LADDERS']._serialized_start=3048
-  _globals['_LADDERS']._serialized_end=3132
-  _globals['_LADDER']._serialized_start=3135
-  _globals['_LADDER']._serialized_end=3610
-  _globals['_TENSORFORM']._serialized_start=3612
-  _globals['_TENSORFORM']._serialized_end=3694
-  _globals['_CONSTANTOUTPUT']._serialized_start=3696
-  _globals['_CONSTANTOUTPUT']._serialized_end=3800
+  _globals['_FRAME']._serialized_start=167
+  _globals['_FRAME']._serialized_end=826
+  _globals['_HELLO']._serialized_start=829
+  _globals['_HELLO']._serialized_end=1058
+  _globals['_WELCOME']._serialized_start=1061
+  _globals['_WELCOME']._serialized_end=1321
+  _globals['_REJECT']._serialized_start=1323
+  _globals['_REJECT']._serialized_end=1355
+  _globals['_HEARTBEAT']._serialized_start=1358
+  _globals['_HEARTBEAT']._serialized_end=1850
+  _globals['_SUPERVISION']._serialized_start=1853
+  _globals['_SUPERVISION']._serialized_end=2083
+  _globals['_SUPERVISION_STATUS']._serialized_start=1977
+  _globals['_SUPERVISION_STATUS']._serialized_end=2083
+  _globals['_CONTEXT']._serialized_start=2086
+  _globals['_CONTEXT']._serialized_end=2320
+  _globals['_CALL']._serialized_start=2323
+  _globals['_CALL']._serialized_end=2463
+  _globals['_CALLS']._serialized_start=2465
+  _globals['_CALLS']._serialized_end=2557
+  _globals['_REPLY']._serialized_start=2560
+  _globals['_REPLY']._serialized_end=2880
+  _globals['_REPLIES']._serialized_start=2882
+  _globals['_REPLIES']._serialized_end=2965
+  _globals['_CANCEL']._serialized_start=2967
+  _globals['_CANCEL']._serialized_end=2993
+  _globals['_STREAMCREDIT']._serialized_start=2995
+  _globals['_STREAMCREDIT']._serialized_end=3047
+  _globals['_DRAIN']._serialized_start=3049
+  _globals['_DRAIN']._serialized_end=3056
+  _globals['_DRAINED']._serialized_start=3058
+  _globals['_DRAINED']._serialized_end=3067
+  _globals['_CHUNK']._serialized_start=3069
+  _globals['_CHUNK']._serialized_end=3140
+  _globals['_LADDERS']._serialized_start=3142
+  _globals['_LADDERS']._serialized_end=3226
+  _globals['_LADDER']._serialized_start=3229
+  _globals['_LADDER']._serialized_end=3704
+  _globals['_TENSORFORM']._serialized_start=3706
+  _globals['_TENSORFORM']._serialized_end=3788
+  _globals['_CONSTANTOUTPUT']._serialized_start=3790
+  _globals['_CONSTANTOUTPUT']._serialized_end=3894
 # @@protoc_insertion_point(module_scope)

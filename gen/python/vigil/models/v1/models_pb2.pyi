@@ -16,12 +16,31 @@ class VersionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERSION_STATE_STANDBY: _ClassVar[VersionState]
     VERSION_STATE_REFUSED: _ClassVar[VersionState]
     VERSION_STATE_RETIRED: _ClassVar[VersionState]
+
+class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_UNSPECIFIED: _ClassVar[Stage]
+    STAGE_STAGING: _ClassVar[Stage]
+    STAGE_WARMING: _ClassVar[Stage]
+    STAGE_LOADED: _ClassVar[Stage]
+    STAGE_SERVING: _ClassVar[Stage]
+    STAGE_DRAINING: _ClassVar[Stage]
+    STAGE_RETIRED: _ClassVar[Stage]
+    STAGE_REFUSED: _ClassVar[Stage]
 VERSION_STATE_UNSPECIFIED: VersionState
 VERSION_STATE_LOADING: VersionState
 VERSION_STATE_SERVING: VersionState
 VERSION_STATE_STANDBY: VersionState
 VERSION_STATE_REFUSED: VersionState
 VERSION_STATE_RETIRED: VersionState
+STAGE_UNSPECIFIED: Stage
+STAGE_STAGING: Stage
+STAGE_WARMING: Stage
+STAGE_LOADED: Stage
+STAGE_SERVING: Stage
+STAGE_DRAINING: Stage
+STAGE_RETIRED: Stage
+STAGE_REFUSED: Stage
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -76,20 +95,52 @@ class ReloadModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Version(_message.Message):
-    __slots__ = ("version", "digest", "state", "reason", "since_us", "size_bytes")
+    __slots__ = ("version", "digest", "state", "reason", "since_us", "size_bytes", "gates", "memory_bytes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SINCE_US_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GATES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     version: int
     digest: str
     state: VersionState
     reason: str
     since_us: int
     size_bytes: int
-    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    gates: _containers.RepeatedCompositeFieldContainer[Gate]
+    memory_bytes: int
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[VersionState, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ..., size_bytes: _Optional[int] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
+class Gate(_message.Message):
+    __slots__ = ("name", "found", "took_us")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    TOOK_US_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    found: str
+    took_us: int
+    def __init__(self, name: _Optional[str] = ..., found: _Optional[str] = ..., took_us: _Optional[int] = ...) -> None: ...
+
+class ModelEvent(_message.Message):
+    __slots__ = ("model", "version", "digest", "stage", "reason", "time_us", "replaced_version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    digest: str
+    stage: Stage
+    reason: str
+    time_us: int
+    replaced_version: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., digest: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., replaced_version: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("name", "datatype", "shape")

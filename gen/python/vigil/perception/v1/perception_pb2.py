@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from validate import validate_pb2 as validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/perception/v1/perception.proto\x12\x13vigil.perception.v1\x1a\x17validate/validate.proto\"\xd6\x02\n\rDetectRequest\x12\'\n\tsource_id\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08sourceId\x12/\n\x0f\x63\x61pture_time_us\x18\x02 \x01(\x03\x42\x07\xfa\x42\x04\"\x02 \x00R\rcaptureTimeUs\x12:\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x1a.vigil.perception.v1.FrameB\x08\xfa\x42\x05\x8a\x01\x02\x10\x01R\x05\x66rame\x12 \n\x05model\x18\x04 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x02R\x05model\x12\x36\n\x0emin_confidence\x18\x05 \x01(\x02\x42\x0f\xfa\x42\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00R\rminConfidence\x12\'\n\nrequest_id\x18\x06 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x01R\trequestId\x12,\n\rmodel_version\x18\x07 \x01(\tB\x07\xfa\x42\x04r\x02\x18\x14R\x0cmodelVersion\"t\n\x05\x46rame\x12(\n\x07\x65ncoded\x18\x01 \x01(\x0c\x42\x0c\xfa\x42\tz\x07\x10\x01\x18\x80\x80\x80 H\x00R\x07\x65ncoded\x12\x31\n\x03raw\x18\x02 \x01(\x0b\x32\x1d.vigil.perception.v1.RawFrameH\x00R\x03rawB\x0e\n\x07\x63ontent\x12\x03\xf8\x42\x01\"p\n\x08RawFrame\x12 \n\x05width\x18\x01 \x01(\rB\n\xfa\x42\x07*\x05\x18\x80@(\x01R\x05width\x12\"\n\x06height\x18\x02 \x01(\rB\n\xfa\x42\x07*\x05\x18\x80@(\x01R\x06height\x12\x1e\n\x03rgb\x18\x03 \x01(\x0c\x42\x0c\xfa\x42\tz\x07\x10\x03\x18\x80\x80\x80 R\x03rgb\"E\n\x0e\x44\x65tectResponse\x12\x33\n\x06output\x18\x01 \x01(\x0b\x32\x1b.vigil.perception.v1.OutputR\x06output\"7\n\x0cWatchRequest\x12\'\n\tsource_id\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08sourceId\"^\n\rWatchResponse\x12\x33\n\x06output\x18\x01 \x01(\x0b\x32\x1b.vigil.perception.v1.OutputR\x06output\x12\x18\n\x07\x64ropped\x18\x02 \x01(\x04R\x07\x64ropped\"#\n\x05Point\x12\x0c\n\x01x\x18\x01 \x01(\x02R\x01x\x12\x0c\n\x01y\x18\x02 \x01(\x02R\x01y\"\x8b\x02\n\x03\x42ox\x12\x13\n\x05x_min\x18\x01 \x01(\x02R\x04xMin\x12\x13\n\x05y_min\x18\x02 \x01(\x02R\x04yMin\x12\x13\n\x05x_max\x18\x03 \x01(\x02R\x04xMax\x12\x13\n\x05y_max\x18\x04 \x01(\x02R\x04yMax\x12\x1e\n\nconfidence\x18\x05 \x01(\x02R\nconfidence\x12\x14\n\x05label\x18\x06 \x01(\tR\x05label\x12@\n\rquadrilateral\x18\x07 \x03(\x0b\x32\x1a.vigil.perception.v1.PointR\rquadrilateral\x12\x38\n\tlandmarks\x18\x08 \x03(\x0b\x32\x1a.vigil.perception.v1.PointR\tlandmarks\"n\n\x07Quality\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .vigil.perception.v1.QualityKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x15\n\x06\x61ge_ms\x18\x03 \x01(\x03R\x05\x61geMs\"Q\n\rAuditPosition\x12\x10\n\x03log\x18\x01 \x01(\tR\x03log\x12\x12\n\x04\x62oot\x18\x02 \x01(\tR\x04\x62oot\x12\x1a\n\x08sequence\x18\x03 \x01(\x04R\x08sequence\"\xdd\x03\n\x06Output\x12\x1b\n\tsource_id\x18\x01 \x01(\tR\x08sourceId\x12&\n\x0f\x63\x61pture_time_us\x18\x02 \x01(\x03R\rcaptureTimeUs\x12\x1e\n\nconfidence\x18\x03 \x01(\x02R\nconfidence\x12.\n\x05\x62oxes\x18\x04 \x03(\x0b\x32\x18.vigil.perception.v1.BoxR\x05\x62oxes\x12\x1f\n\x0b\x66rame_width\x18\x05 \x01(\rR\nframeWidth\x12!\n\x0c\x66rame_height\x18\x06 \x01(\rR\x0b\x66rameHeight\x12\x14\n\x05model\x18\x07 \x01(\tR\x05model\x12#\n\rmodel_version\x18\x08 \x01(\tR\x0cmodelVersion\x12!\n\x0cmodel_digest\x18\t \x01(\tR\x0bmodelDigest\x12\x36\n\x07quality\x18\n \x01(\x0b\x32\x1c.vigil.perception.v1.QualityR\x07quality\x12\x19\n\x08trace_id\x18\x0b \x01(\tR\x07traceId\x12I\n\x0e\x61udit_position\x18\x0c \x01(\x0b\x32\".vigil.perception.v1.AuditPositionR\rauditPosition*s\n\x0bQualityKind\x12\x1c\n\x18QUALITY_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13QUALITY_KIND_NORMAL\x10\x01\x12\x16\n\x12QUALITY_KIND_CACHE\x10\x02\x12\x15\n\x11QUALITY_KIND_RULE\x10\x03\x32\xb8\x01\n\x11PerceptionService\x12Q\n\x06\x44\x65tect\x12\".vigil.perception.v1.DetectRequest\x1a#.vigil.perception.v1.DetectResponse\x12P\n\x05Watch\x12!.vigil.perception.v1.WatchRequest\x1a\".vigil.perception.v1.WatchResponse0\x01\x42\x34Z2vigil/gateway/gen/vigil/perception/v1;perceptionv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$vigil/perception/v1/perception.proto\x12\x13vigil.perception.v1\x1a\x17validate/validate.proto\"\x14\n\x12ListSourcesRequest\"L\n\x13ListSourcesResponse\x12\x35\n\x07sources\x18\x01 \x03(\x0b\x32\x1b.vigil.perception.v1.SourceR\x07sources\"f\n\x06Source\x12\x1b\n\tsource_id\x18\x01 \x01(\tR\x08sourceId\x12&\n\x0f\x63\x61pture_time_us\x18\x02 \x01(\x03R\rcaptureTimeUs\x12\x17\n\x07idle_ms\x18\x03 \x01(\x04R\x06idleMs\"\xd6\x02\n\rDetectRequest\x12\'\n\tsource_id\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08sourceId\x12/\n\x0f\x63\x61pture_time_us\x18\x02 \x01(\x03\x42\x07\xfa\x42\x04\"\x02 \x00R\rcaptureTimeUs\x12:\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x1a.vigil.perception.v1.FrameB\x08\xfa\x42\x05\x8a\x01\x02\x10\x01R\x05\x66rame\x12 \n\x05model\x18\x04 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x02R\x05model\x12\x36\n\x0emin_confidence\x18\x05 \x01(\x02\x42\x0f\xfa\x42\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00R\rminConfidence\x12\'\n\nrequest_id\x18\x06 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x01R\trequestId\x12,\n\rmodel_version\x18\x07 \x01(\tB\x07\xfa\x42\x04r\x02\x18\x14R\x0cmodelVersion\"t\n\x05\x46rame\x12(\n\x07\x65ncoded\x18\x01 \x01(\x0c\x42\x0c\xfa\x42\tz\x07\x10\x01\x18\x80\x80\x80 H\x00R\x07\x65ncoded\x12\x31\n\x03raw\x18\x02 \x01(\x0b\x32\x1d.vigil.perception.v1.RawFrameH\x00R\x03rawB\x0e\n\x07\x63ontent\x12\x03\xf8\x42\x01\"p\n\x08RawFrame\x12 \n\x05width\x18\x01 \x01(\rB\n\xfa\x42\x07*\x05\x18\x80@(\x01R\x05width\x12\"\n\x06height\x18\x02 \x01(\rB\n\xfa\x42\x07*\x05\x18\x80@(\x01R\x06height\x12\x1e\n\x03rgb\x18\x03 \x01(\x0c\x42\x0c\xfa\x42\tz\x07\x10\x03\x18\x80\x80\x80 R\x03rgb\"E\n\x0e\x44\x65tectResponse\x12\x33\n\x06output\x18\x01 \x01(\x0b\x32\x1b.vigil.perception.v1.OutputR\x06output\"O\n\x0cWatchRequest\x12\'\n\tsource_id\x18\x01 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x08sourceId\x12\x16\n\x06\x66rames\x18\x02 \x01(\x08R\x06\x66rames\"\x90\x01\n\rWatchResponse\x12\x33\n\x06output\x18\x01 \x01(\x0b\x32\x1b.vigil.perception.v1.OutputR\x06output\x12\x18\n\x07\x64ropped\x18\x02 \x01(\x04R\x07\x64ropped\x12\x30\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x1a.vigil.perception.v1.FrameR\x05\x66rame\"#\n\x05Point\x12\x0c\n\x01x\x18\x01 \x01(\x02R\x01x\x12\x0c\n\x01y\x18\x02 \x01(\x02R\x01y\"\x8b\x02\n\x03\x42ox\x12\x13\n\x05x_min\x18\x01 \x01(\x02R\x04xMin\x12\x13\n\x05y_min\x18\x02 \x01(\x02R\x04yMin\x12\x13\n\x05x_max\x18\x03 \x01(\x02R\x04xMax\x12\x13\n\x05y_max\x18\x04 \x01(\x02R\x04yMax\x12\x1e\n\nconfidence\x18\x05 \x01(\x02R\nconfidence\x12\x14\n\x05label\x18\x06 \x01(\tR\x05label\x12@\n\rquadrilateral\x18\x07 \x03(\x0b\x32\x1a.vigil.perception.v1.PointR\rquadrilateral\x12\x38\n\tlandmarks\x18\x08 \x03(\x0b\x32\x1a.vigil.perception.v1.PointR\tlandmarks\"n\n\x07Quality\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32 .vigil.perception.v1.QualityKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x15\n\x06\x61ge_ms\x18\x03 \x01(\x03R\x05\x61geMs\"Q\n\rAuditPosition\x12\x10\n\x03log\x18\x01 \x01(\tR\x03log\x12\x12\n\x04\x62oot\x18\x02 \x01(\tR\x04\x62oot\x12\x1a\n\x08sequence\x18\x03 \x01(\x04R\x08sequence\"\xdd\x03\n\x06Output\x12\x1b\n\tsource_id\x18\x01 \x01(\tR\x08sourceId\x12&\n\x0f\x63\x61pture_time_us\x18\x02 \x01(\x03R\rcaptureTimeUs\x12\x1e\n\nconfidence\x18\x03 \x01(\x02R\nconfidence\x12.\n\x05\x62oxes\x18\x04 \x03(\x0b\x32\x18.vigil.perception.v1.BoxR\x05\x62oxes\x12\x1f\n\x0b\x66rame_width\x18\x05 \x01(\rR\nframeWidth\x12!\n\x0c\x66rame_height\x18\x06 \x01(\rR\x0b\x66rameHeight\x12\x14\n\x05model\x18\x07 \x01(\tR\x05model\x12#\n\rmodel_version\x18\x08 \x01(\tR\x0cmodelVersion\x12!\n\x0cmodel_digest\x18\t \x01(\tR\x0bmodelDigest\x12\x36\n\x07quality\x18\n \x01(\x0b\x32\x1c.vigil.perception.v1.QualityR\x07quality\x12\x19\n\x08trace_id\x18\x0b \x01(\tR\x07traceId\x12I\n\x0e\x61udit_position\x18\x0c \x01(\x0b\x32\".vigil.perception.v1.AuditPositionR\rauditPosition*s\n\x0bQualityKind\x12\x1c\n\x18QUALITY_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13QUALITY_KIND_NORMAL\x10\x01\x12\x16\n\x12QUALITY_KIND_CACHE\x10\x02\x12\x15\n\x11QUALITY_KIND_RULE\x10\x03\x32\x9a\x02\n\x11PerceptionService\x12Q\n\x06\x44\x65tect\x12\".vigil.perception.v1.DetectRequest\x1a#.vigil.perception.v1.DetectResponse\x12P\n\x05Watch\x12!.vigil.perception.v1.WatchRequest\x1a\".vigil.perception.v1.WatchResponse0\x01\x12`\n\x0bListSources\x12\'.vigil.perception.v1.ListSourcesRequest\x1a(.vigil.perception.v1.ListSourcesResponseB4Z2vigil/gateway/gen/vigil/perception/v1;perceptionv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,30 +59,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAWFRAME'].fields_by_name['rgb']._serialized_options = b'\372B\tz\007\020\003\030\200\200\200 '
   _globals['_WATCHREQUEST'].fields_by_name['source_id']._loaded_options = None
   _globals['_WATCHREQUEST'].fields_by_name['source_id']._serialized_options = b'\372B\007r\005\020\001\030\200\001'
-  _globals['_QUALITYKIND']._serialized_start=1869
-  _globals['_QUALITYKIND']._serialized_end=1984
-  _globals['_DETECTREQUEST']._serialized_start=87
-  _globals['_DETECTREQUEST']._serialized_end=429
-  _globals['_FRAME']._serialized_start=431
-  _globals['_FRAME']._serialized_end=547
-  _globals['_RAWFRAME']._serialized_start=549
-  _globals['_RAWFRAME']._serialized_end=661
-  _globals['_DETECTRESPONSE']._serialized_start=663
-  _globals['_DETECTRESPONSE']._serialized_end=732
-  _globals['_WATCHREQUEST']._serialized_start=734
-  _globals['_WATCHREQUEST']._serialized_end=789
-  _globals['_WATCHRESPONSE']._serialized_start=791
-  _globals['_WATCHRESPONSE']._serialized_end=885
-  _globals['_POINT']._serialized_start=887
-  _globals['_POINT']._serialized_end=922
-  _globals['_BOX']._serialized_start=925
-  _globals['_BOX']._serialized_end=1192
-  _globals['_QUALITY']._serialized_start=1194
-  _globals['_QUALITY']._serialized_end=1304
-  _globals['_AUDITPOSITION']._serialized_start=1306
-  _globals['_AUDITPOSITION']._serialized_end=1387
-  _globals['_OUTPUT']._serialized_start=1390
-  _globals['_OUTPUT']._serialized_end=1867
-  _globals['_PERCEPTIONSERVICE']._serialized_start=1987
-  _globals['_PERCEPTIONSERVICE']._serialized_end=2171
+  _globals['_QUALITYKIND']._serialized_start=2148
+  _globals['_QUALITYKIND']._serialized_end=2263
+  _globals['_LISTSOURCESREQUEST']._serialized_start=86
+  _globals['_LISTSOURCESREQUEST']._serialized_end=106
+  _globals['_LISTSOURCESRESPONSE']._serialized_start=108
+  _globals['_LISTSOURCESRESPONSE']._serialized_end=184
+  _globals['_SOURCE']._serialized_start=186
+  _globals['_SOURCE']._serialized_end=288
+  _globals['_DETECTREQUEST']._serialized_start=291
+  _globals['_DETECTREQUEST']._serialized_end=633
+  _globals['_FRAME']._serialized_start=635
+  _globals['_FRAME']._serialized_end=751
+  _globals['_RAWFRAME']._serialized_start=753
+  _globals['_RAWFRAME']._serialized_end=865
+  _globals['_DETECTRESPONSE']._serialized_start=867
+  _globals['_DETECTRESPONSE']._serialized_end=936
+  _globals['_WATCHREQUEST']._serialized_start=938
+  _globals['_WATCHREQUEST']._serialized_end=1017
+  _globals['_WATCHRESPONSE']._serialized_start=1020
+  _globals['_WATCHRESPONSE']._serialized_end=1164
+  _globals['_POINT']._serialized_start=1166
+  _globals['_POINT']._serialized_end=1201
+  _globals['_BOX']._serialized_start=1204
+  _globals['_BOX']._serialized_end=1471
+  _globals['_QUALITY']._serialized_start=1473
+  _globals['_QUALITY']._serialized_end=1583
+  _globals['_AUDITPOSITION']._serialized_start=1585
+  _globals['_AUDITPOSITION']._serialized_end=1666
+  _globals['_OUTPUT']._serialized_start=1669
+  _globals['_OUTPUT']._serialized_end=2146
+  _globals['_PERCEPTIONSERVICE']._serialized_start=2266
+  _globals['_PERCEPTIONSERVICE']._serialized_end=2548
 # @@protoc_insertion_point(module_scope)

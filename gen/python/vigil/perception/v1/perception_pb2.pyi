@@ -19,6 +19,26 @@ QUALITY_KIND_NORMAL: QualityKind
 QUALITY_KIND_CACHE: QualityKind
 QUALITY_KIND_RULE: QualityKind
 
+class ListSourcesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSourcesResponse(_message.Message):
+    __slots__ = ("sources",)
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("source_id", "capture_time_us", "idle_ms")
+    SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TIME_US_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
+    source_id: str
+    capture_time_us: int
+    idle_ms: int
+    def __init__(self, source_id: _Optional[str] = ..., capture_time_us: _Optional[int] = ..., idle_ms: _Optional[int] = ...) -> None: ...
+
 class DetectRequest(_message.Message):
     __slots__ = ("source_id", "capture_time_us", "frame", "model", "min_confidence", "request_id", "model_version")
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -62,18 +82,22 @@ class DetectResponse(_message.Message):
     def __init__(self, output: _Optional[_Union[Output, _Mapping]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("source_id",)
+    __slots__ = ("source_id", "frames")
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     source_id: str
-    def __init__(self, source_id: _Optional[str] = ...) -> None: ...
+    frames: bool
+    def __init__(self, source_id: _Optional[str] = ..., frames: _Optional[bool] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("output", "dropped")
+    __slots__ = ("output", "dropped", "frame")
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     output: Output
     dropped: int
-    def __init__(self, output: _Optional[_Union[Output, _Mapping]] = ..., dropped: _Optional[int] = ...) -> None: ...
+    frame: Frame
+    def __init__(self, output: _Optional[_Union[Output, _Mapping]] = ..., dropped: _Optional[int] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y")

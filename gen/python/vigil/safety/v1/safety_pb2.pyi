@@ -121,7 +121,7 @@ class Transition(_message.Message):
     def __init__(self, subject: _Optional[str] = ..., to: _Optional[_Union[State, str]] = ..., event: _Optional[str] = ..., reason: _Optional[str] = ..., time_us: _Optional[int] = ..., resume: _Optional[str] = ..., **kwargs) -> None: ...
 
 class SubjectState(_message.Message):
-    __slots__ = ("subject", "state", "reason", "since_us", "degraded", "stopped", "restarted", "expired")
+    __slots__ = ("subject", "state", "reason", "since_us", "degraded", "stopped", "restarted", "expired", "probes")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,7 @@ class SubjectState(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     RESTARTED_FIELD_NUMBER: _ClassVar[int]
     EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
     subject: str
     state: State
     reason: str
@@ -138,7 +139,18 @@ class SubjectState(_message.Message):
     stopped: int
     restarted: int
     expired: int
-    def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ..., degraded: _Optional[int] = ..., stopped: _Optional[int] = ..., restarted: _Optional[int] = ..., expired: _Optional[int] = ...) -> None: ...
+    probes: Probes
+    def __init__(self, subject: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., since_us: _Optional[int] = ..., degraded: _Optional[int] = ..., stopped: _Optional[int] = ..., restarted: _Optional[int] = ..., expired: _Optional[int] = ..., probes: _Optional[_Union[Probes, _Mapping]] = ...) -> None: ...
+
+class Probes(_message.Message):
+    __slots__ = ("good", "needed", "lease_ends_us")
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ENDS_US_FIELD_NUMBER: _ClassVar[int]
+    good: int
+    needed: int
+    lease_ends_us: int
+    def __init__(self, good: _Optional[int] = ..., needed: _Optional[int] = ..., lease_ends_us: _Optional[int] = ...) -> None: ...
 
 class SystemState(_message.Message):
     __slots__ = ("state", "subjects", "table_digest", "injection")

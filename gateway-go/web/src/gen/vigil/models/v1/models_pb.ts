@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/models/v1/models.proto.
  */
 export const file_vigil_models_v1_models: GenFile = /*@__PURE__*/
-  fileDesc("Chx2aWdpbC9tb2RlbHMvdjEvbW9kZWxzLnByb3RvEg92aWdpbC5tb2RlbHMudjEiEwoRTGlzdE1vZGVsc1JlcXVlc3QiPAoSTGlzdE1vZGVsc1Jlc3BvbnNlEiYKBm1vZGVscxgBIAMoCzIWLnZpZ2lsLm1vZGVscy52MS5Nb2RlbCIrCg9HZXRNb2RlbFJlcXVlc3QSGAoEbmFtZRgBIAEoCUIK+kIHcgUQARiAAiI5ChBHZXRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYudmlnaWwubW9kZWxzLnYxLk1vZGVsImYKFkFjdGl2YXRlVmVyc2lvblJlcXVlc3QSGAoEbmFtZRgBIAEoCUIK+kIHcgUQARiAAhIYCgd2ZXJzaW9uGAIgASgEQgf6QgQyAiAAEhgKBnJlYXNvbhgDIAEoCUII+kIFcgMYgAgiQAoXQWN0aXZhdGVWZXJzaW9uUmVzcG9uc2USJQoFbW9kZWwYASABKAsyFi52aWdpbC5tb2RlbHMudjEuTW9kZWwiSAoSUmVsb2FkTW9kZWxSZXF1ZXN0EhgKBG5hbWUYASABKAlCCvpCB3IFEAEYgAISGAoGcmVhc29uGAIgASgJQgj6QgVyAxiACCI8ChNSZWxvYWRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYudmlnaWwubW9kZWxzLnYxLk1vZGVsIo4BCgdWZXJzaW9uEg8KB3ZlcnNpb24YASABKAQSDgoGZGlnZXN0GAIgASgJEiwKBXN0YXRlGAMgASgOMh0udmlnaWwubW9kZWxzLnYxLlZlcnNpb25TdGF0ZRIOCgZyZWFzb24YBCABKAkSEAoIc2luY2VfdXMYBSABKAMSEgoKc2l6ZV9ieXRlcxgGIAEoBCI3CgZUZW5zb3ISDAoEbmFtZRgBIAEoCRIQCghkYXRhdHlwZRgCIAEoCRINCgVzaGFwZRgDIAMoAyLyAgoFTW9kZWwSDAoEbmFtZRgBIAEoCRIXCg9zZXJ2aW5nX3ZlcnNpb24YAiABKAQSFgoOc2VydmluZ19kaWdlc3QYAyABKAkSKgoIdmVyc2lvbnMYBCADKAsyGC52aWdpbC5tb2RlbHMudjEuVmVyc2lvbhInCgZpbnB1dHMYBSADKAsyFy52aWdpbC5tb2RlbHMudjEuVGVuc29yEigKB291dHB1dHMYBiADKAsyFy52aWdpbC5tb2RlbHMudjEuVGVuc29yEhYKDm1heF9iYXRjaF9zaXplGAcgASgNEhEKCXByb3ZpZGVycxgIIAMoCRIQCghwaXBlbGluZRgJIAEoCRIUCgxzYWZldHlfc3RhdGUYCiABKAkSFQoNc2FmZXR5X3JlYXNvbhgLIAEoCRISCgpnZW5lcmF0aW9uGAwgASgEEhMKC3J1bnNfaW5saW5lGA0gASgIEhgKEGJhdGNoX2RpZmZlcmVuY2UYDiABKAEqtAEKDFZlcnNpb25TdGF0ZRIdChlWRVJTSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVVkVSU0lPTl9TVEFURV9MT0FESU5HEAESGQoVVkVSU0lPTl9TVEFURV9TRVJWSU5HEAISGQoVVkVSU0lPTl9TVEFURV9TVEFOREJZEAMSGQoVVkVSU0lPTl9TVEFURV9SRUZVU0VEEAQSGQoVVkVSU0lPTl9TVEFURV9SRVRJUkVEEAUy9wIKDU1vZGVsc1NlcnZpY2USVQoKTGlzdE1vZGVscxIiLnZpZ2lsLm1vZGVscy52MS5MaXN0TW9kZWxzUmVxdWVzdBojLnZpZ2lsLm1vZGVscy52MS5MaXN0TW9kZWxzUmVzcG9uc2USTwoIR2V0TW9kZWwSIC52aWdpbC5tb2RlbHMudjEuR2V0TW9kZWxSZXF1ZXN0GiEudmlnaWwubW9kZWxzLnYxLkdldE1vZGVsUmVzcG9uc2USZAoPQWN0aXZhdGVWZXJzaW9uEicudmlnaWwubW9kZWxzLnYxLkFjdGl2YXRlVmVyc2lvblJlcXVlc3QaKC52aWdpbC5tb2RlbHMudjEuQWN0aXZhdGVWZXJzaW9uUmVzcG9uc2USWAoLUmVsb2FkTW9kZWwSIy52aWdpbC5tb2RlbHMudjEuUmVsb2FkTW9kZWxSZXF1ZXN0GiQudmlnaWwubW9kZWxzLnYxLlJlbG9hZE1vZGVsUmVzcG9uc2VCLFoqdmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvbW9kZWxzL3YxO21vZGVsc3YxYgZwcm90bzM", [file_validate_validate]);
+  fileDesc("Chx2aWdpbC9tb2RlbHMvdjEvbW9kZWxzLnByb3RvEg92aWdpbC5tb2RlbHMudjEiEwoRTGlzdE1vZGVsc1JlcXVlc3QiPAoSTGlzdE1vZGVsc1Jlc3BvbnNlEiYKBm1vZGVscxgBIAMoCzIWLnZpZ2lsLm1vZGVscy52MS5Nb2RlbCIrCg9HZXRNb2RlbFJlcXVlc3QSGAoEbmFtZRgBIAEoCUIK+kIHcgUQARiAAiI5ChBHZXRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYudmlnaWwubW9kZWxzLnYxLk1vZGVsImYKFkFjdGl2YXRlVmVyc2lvblJlcXVlc3QSGAoEbmFtZRgBIAEoCUIK+kIHcgUQARiAAhIYCgd2ZXJzaW9uGAIgASgEQgf6QgQyAiAAEhgKBnJlYXNvbhgDIAEoCUII+kIFcgMYgAgiQAoXQWN0aXZhdGVWZXJzaW9uUmVzcG9uc2USJQoFbW9kZWwYASABKAsyFi52aWdpbC5tb2RlbHMudjEuTW9kZWwiSAoSUmVsb2FkTW9kZWxSZXF1ZXN0EhgKBG5hbWUYASABKAlCCvpCB3IFEAEYgAISGAoGcmVhc29uGAIgASgJQgj6QgVyAxiACCI8ChNSZWxvYWRNb2RlbFJlc3BvbnNlEiUKBW1vZGVsGAEgASgLMhYudmlnaWwubW9kZWxzLnYxLk1vZGVsIsoBCgdWZXJzaW9uEg8KB3ZlcnNpb24YASABKAQSDgoGZGlnZXN0GAIgASgJEiwKBXN0YXRlGAMgASgOMh0udmlnaWwubW9kZWxzLnYxLlZlcnNpb25TdGF0ZRIOCgZyZWFzb24YBCABKAkSEAoIc2luY2VfdXMYBSABKAMSEgoKc2l6ZV9ieXRlcxgGIAEoBBIkCgVnYXRlcxgHIAMoCzIVLnZpZ2lsLm1vZGVscy52MS5HYXRlEhQKDG1lbW9yeV9ieXRlcxgIIAEoBCI0CgRHYXRlEgwKBG5hbWUYASABKAkSDQoFZm91bmQYAiABKAkSDwoHdG9va191cxgDIAEoBCKeAQoKTW9kZWxFdmVudBINCgVtb2RlbBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgEEg4KBmRpZ2VzdBgDIAEoCRIlCgVzdGFnZRgEIAEoDjIWLnZpZ2lsLm1vZGVscy52MS5TdGFnZRIOCgZyZWFzb24YBSABKAkSDwoHdGltZV91cxgGIAEoAxIYChByZXBsYWNlZF92ZXJzaW9uGAcgASgEIjcKBlRlbnNvchIMCgRuYW1lGAEgASgJEhAKCGRhdGF0eXBlGAIgASgJEg0KBXNoYXBlGAMgAygDIvICCgVNb2RlbBIMCgRuYW1lGAEgASgJEhcKD3NlcnZpbmdfdmVyc2lvbhgCIAEoBBIWCg5zZXJ2aW5nX2RpZ2VzdBgDIAEoCRIqCgh2ZXJzaW9ucxgEIAMoCzIYLnZpZ2lsLm1vZGVscy52MS5WZXJzaW9uEicKBmlucHV0cxgFIAMoCzIXLnZpZ2lsLm1vZGVscy52MS5UZW5zb3ISKAoHb3V0cHV0cxgGIAMoCzIXLnZpZ2lsLm1vZGVscy52MS5UZW5zb3ISFgoObWF4X2JhdGNoX3NpemUYByABKA0SEQoJcHJvdmlkZXJzGAggAygJEhAKCHBpcGVsaW5lGAkgASgJEhQKDHNhZmV0eV9zdGF0ZRgKIAEoCRIVCg1zYWZldHlfcmVhc29uGAsgASgJEhIKCmdlbmVyYXRpb24YDCABKAQSEwoLcnVuc19pbmxpbmUYDSABKAgSGAoQYmF0Y2hfZGlmZmVyZW5jZRgOIAEoASq0AQoMVmVyc2lvblN0YXRlEh0KGVZFUlNJT05fU1RBVEVfVU5TUEVDSUZJRUQQABIZChVWRVJTSU9OX1NUQVRFX0xPQURJTkcQARIZChVWRVJTSU9OX1NUQVRFX1NFUlZJTkcQAhIZChVWRVJTSU9OX1NUQVRFX1NUQU5EQlkQAxIZChVWRVJTSU9OX1NUQVRFX1JFRlVTRUQQBBIZChVWRVJTSU9OX1NUQVRFX1JFVElSRUQQBSqjAQoFU3RhZ2USFQoRU1RBR0VfVU5TUEVDSUZJRUQQABIRCg1TVEFHRV9TVEFHSU5HEAESEQoNU1RBR0VfV0FSTUlORxACEhAKDFNUQUdFX0xPQURFRBADEhEKDVNUQUdFX1NFUlZJTkcQBBISCg5TVEFHRV9EUkFJTklORxAFEhEKDVNUQUdFX1JFVElSRUQQBhIRCg1TVEFHRV9SRUZVU0VEEAcy9wIKDU1vZGVsc1NlcnZpY2USVQoKTGlzdE1vZGVscxIiLnZpZ2lsLm1vZGVscy52MS5MaXN0TW9kZWxzUmVxdWVzdBojLnZpZ2lsLm1vZGVscy52MS5MaXN0TW9kZWxzUmVzcG9uc2USTwoIR2V0TW9kZWwSIC52aWdpbC5tb2RlbHMudjEuR2V0TW9kZWxSZXF1ZXN0GiEudmlnaWwubW9kZWxzLnYxLkdldE1vZGVsUmVzcG9uc2USZAoPQWN0aXZhdGVWZXJzaW9uEicudmlnaWwubW9kZWxzLnYxLkFjdGl2YXRlVmVyc2lvblJlcXVlc3QaKC52aWdpbC5tb2RlbHMudjEuQWN0aXZhdGVWZXJzaW9uUmVzcG9uc2USWAoLUmVsb2FkTW9kZWwSIy52aWdpbC5tb2RlbHMudjEuUmVsb2FkTW9kZWxSZXF1ZXN0GiQudmlnaWwubW9kZWxzLnYxLlJlbG9hZE1vZGVsUmVzcG9uc2VCLFoqdmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvbW9kZWxzL3YxO21vZGVsc3YxYgZwcm90bzM", [file_validate_validate]);
 
 /**
  * @generated from message vigil.models.v1.ListModelsRequest
@@ -209,6 +209,21 @@ export type Version = Message<"vigil.models.v1.Version"> & {
    * @generated from field: uint64 size_bytes = 6;
    */
   sizeBytes: bigint;
+
+  /**
+   * What it had to pass before it could serve, in order; empty before it was loaded.
+   *
+   * @generated from field: repeated vigil.models.v1.Gate gates = 7;
+   */
+  gates: Gate[];
+
+  /**
+   * What the process's resident memory grew by while it was loaded and warmed up, bytes:
+   * close to what it takes where nothing else was loaded meanwhile; 0 where unknown.
+   *
+   * @generated from field: uint64 memory_bytes = 8;
+   */
+  memoryBytes: bigint;
 };
 
 /**
@@ -217,6 +232,94 @@ export type Version = Message<"vigil.models.v1.Version"> & {
  */
 export const VersionSchema: GenMessage<Version> = /*@__PURE__*/
   messageDesc(file_vigil_models_v1_models, 8);
+
+/**
+ * Gate is a check that a version passed.
+ *
+ * @generated from message vigil.models.v1.Gate
+ */
+export type Gate = Message<"vigil.models.v1.Gate"> & {
+  /**
+   * staged, loaded, contract, warm-up, ...
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * What was found, in words.
+   *
+   * @generated from field: string found = 2;
+   */
+  found: string;
+
+  /**
+   * @generated from field: uint64 took_us = 3;
+   */
+  tookUs: bigint;
+};
+
+/**
+ * Describes the message vigil.models.v1.Gate.
+ * Use `create(GateSchema)` to create a new message.
+ */
+export const GateSchema: GenMessage<Gate> = /*@__PURE__*/
+  messageDesc(file_vigil_models_v1_models, 9);
+
+/**
+ * ModelEvent is something that happened to a version.
+ *
+ * @generated from message vigil.models.v1.ModelEvent
+ */
+export type ModelEvent = Message<"vigil.models.v1.ModelEvent"> & {
+  /**
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * @generated from field: uint64 version = 2;
+   */
+  version: bigint;
+
+  /**
+   * SHA-256 of model.onnx, hex; empty before it was read.
+   *
+   * @generated from field: string digest = 3;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: vigil.models.v1.Stage stage = 4;
+   */
+  stage: Stage;
+
+  /**
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+
+  /**
+   * Microseconds since 1970-01-01 UTC.
+   *
+   * @generated from field: int64 time_us = 6;
+   */
+  timeUs: bigint;
+
+  /**
+   * The version that served before; 0 for none.
+   *
+   * @generated from field: uint64 replaced_version = 7;
+   */
+  replacedVersion: bigint;
+};
+
+/**
+ * Describes the message vigil.models.v1.ModelEvent.
+ * Use `create(ModelEventSchema)` to create a new message.
+ */
+export const ModelEventSchema: GenMessage<ModelEvent> = /*@__PURE__*/
+  messageDesc(file_vigil_models_v1_models, 10);
 
 /**
  * Tensor is one input or output of the contract.
@@ -249,7 +352,7 @@ export type Tensor = Message<"vigil.models.v1.Tensor"> & {
  * Use `create(TensorSchema)` to create a new message.
  */
 export const TensorSchema: GenMessage<Tensor> = /*@__PURE__*/
-  messageDesc(file_vigil_models_v1_models, 9);
+  messageDesc(file_vigil_models_v1_models, 11);
 
 /**
  * Model is one model folder.
@@ -350,7 +453,7 @@ export type Model = Message<"vigil.models.v1.Model"> & {
  * Use `create(ModelSchema)` to create a new message.
  */
 export const ModelSchema: GenMessage<Model> = /*@__PURE__*/
-  messageDesc(file_vigil_models_v1_models, 10);
+  messageDesc(file_vigil_models_v1_models, 12);
 
 /**
  * VersionState follows one version folder through its life.
@@ -394,6 +497,73 @@ export enum VersionState {
  */
 export const VersionStateSchema: GenEnum<VersionState> = /*@__PURE__*/
   enumDesc(file_vigil_models_v1_models, 0);
+
+/**
+ * Stage is a step in a version's life, as it happens.
+ *
+ * @generated from enum vigil.models.v1.Stage
+ */
+export enum Stage {
+  /**
+   * @generated from enum value: STAGE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its file is being read.
+   *
+   * @generated from enum value: STAGE_STAGING = 1;
+   */
+  STAGING = 1,
+
+  /**
+   * It is being loaded, compared and warmed up.
+   *
+   * @generated from enum value: STAGE_WARMING = 2;
+   */
+  WARMING = 2,
+
+  /**
+   * It passed every gate.
+   *
+   * @generated from enum value: STAGE_LOADED = 3;
+   */
+  LOADED = 3,
+
+  /**
+   * It serves from now on.
+   *
+   * @generated from enum value: STAGE_SERVING = 4;
+   */
+  SERVING = 4,
+
+  /**
+   * It no longer serves, and answers what it was given before.
+   *
+   * @generated from enum value: STAGE_DRAINING = 5;
+   */
+  DRAINING = 5,
+
+  /**
+   * Its last answer is given, and its memory given back.
+   *
+   * @generated from enum value: STAGE_RETIRED = 6;
+   */
+  RETIRED = 6,
+
+  /**
+   * It does not serve, and why.
+   *
+   * @generated from enum value: STAGE_REFUSED = 7;
+   */
+  REFUSED = 7,
+}
+
+/**
+ * Describes the enum vigil.models.v1.Stage.
+ */
+export const StageSchema: GenEnum<Stage> = /*@__PURE__*/
+  enumDesc(file_vigil_models_v1_models, 1);
 
 /**
  * ModelsService lists, activates and reloads versions. Activate and Reload are

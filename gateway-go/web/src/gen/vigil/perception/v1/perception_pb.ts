@@ -13,7 +13,72 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file vigil/perception/v1/perception.proto.
  */
 export const file_vigil_perception_v1_perception: GenFile = /*@__PURE__*/
-  fileDesc("CiR2aWdpbC9wZXJjZXB0aW9uL3YxL3BlcmNlcHRpb24ucHJvdG8SE3ZpZ2lsLnBlcmNlcHRpb24udjEihwIKDURldGVjdFJlcXVlc3QSHQoJc291cmNlX2lkGAEgASgJQgr6QgdyBRABGIABEiAKD2NhcHR1cmVfdGltZV91cxgCIAEoA0IH+kIEIgIgABIzCgVmcmFtZRgDIAEoCzIaLnZpZ2lsLnBlcmNlcHRpb24udjEuRnJhbWVCCPpCBYoBAhABEhkKBW1vZGVsGAQgASgJQgr6QgdyBRABGIACEicKDm1pbl9jb25maWRlbmNlGAUgASgCQg/6QgwKCh0AAIA/LQAAAAASHAoKcmVxdWVzdF9pZBgGIAEoCUII+kIFcgMYgAESHgoNbW9kZWxfdmVyc2lvbhgHIAEoCUIH+kIEcgIYFCJmCgVGcmFtZRIfCgdlbmNvZGVkGAEgASgMQgz6Qgl6BxABGICAgCBIABIsCgNyYXcYAiABKAsyHS52aWdpbC5wZXJjZXB0aW9uLnYxLlJhd0ZyYW1lSABCDgoHY29udGVudBID+EIBIlwKCFJhd0ZyYW1lEhkKBXdpZHRoGAEgASgNQgr6QgcqBRiAQCgBEhoKBmhlaWdodBgCIAEoDUIK+kIHKgUYgEAoARIZCgNyZ2IYAyABKAxCDPpCCXoHEAMYgICAICI9Cg5EZXRlY3RSZXNwb25zZRIrCgZvdXRwdXQYASABKAsyGy52aWdpbC5wZXJjZXB0aW9uLnYxLk91dHB1dCItCgxXYXRjaFJlcXVlc3QSHQoJc291cmNlX2lkGAEgASgJQgr6QgdyBRABGIABIk0KDVdhdGNoUmVzcG9uc2USKwoGb3V0cHV0GAEgASgLMhsudmlnaWwucGVyY2VwdGlvbi52MS5PdXRwdXQSDwoHZHJvcHBlZBgCIAEoBCIdCgVQb2ludBIJCgF4GAEgASgCEgkKAXkYAiABKAIixgEKA0JveBINCgV4X21pbhgBIAEoAhINCgV5X21pbhgCIAEoAhINCgV4X21heBgDIAEoAhINCgV5X21heBgEIAEoAhISCgpjb25maWRlbmNlGAUgASgCEg0KBWxhYmVsGAYgASgJEjEKDXF1YWRyaWxhdGVyYWwYByADKAsyGi52aWdpbC5wZXJjZXB0aW9uLnYxLlBvaW50Ei0KCWxhbmRtYXJrcxgIIAMoCzIaLnZpZ2lsLnBlcmNlcHRpb24udjEuUG9pbnQiWQoHUXVhbGl0eRIuCgRraW5kGAEgASgOMiAudmlnaWwucGVyY2VwdGlvbi52MS5RdWFsaXR5S2luZBIOCgZzb3VyY2UYAiABKAkSDgoGYWdlX21zGAMgASgDIjwKDUF1ZGl0UG9zaXRpb24SCwoDbG9nGAEgASgJEgwKBGJvb3QYAiABKAkSEAoIc2VxdWVuY2UYAyABKAQi1QIKBk91dHB1dBIRCglzb3VyY2VfaWQYASABKAkSFwoPY2FwdHVyZV90aW1lX3VzGAIgASgDEhIKCmNvbmZpZGVuY2UYAyABKAISJwoFYm94ZXMYBCADKAsyGC52aWdpbC5wZXJjZXB0aW9uLnYxLkJveBITCgtmcmFtZV93aWR0aBgFIAEoDRIUCgxmcmFtZV9oZWlnaHQYBiABKA0SDQoFbW9kZWwYByABKAkSFQoNbW9kZWxfdmVyc2lvbhgIIAEoCRIUCgxtb2RlbF9kaWdlc3QYCSABKAkSLQoHcXVhbGl0eRgKIAEoCzIcLnZpZ2lsLnBlcmNlcHRpb24udjEuUXVhbGl0eRIQCgh0cmFjZV9pZBgLIAEoCRI6Cg5hdWRpdF9wb3NpdGlvbhgMIAEoCzIiLnZpZ2lsLnBlcmNlcHRpb24udjEuQXVkaXRQb3NpdGlvbipzCgtRdWFsaXR5S2luZBIcChhRVUFMSVRZX0tJTkRfVU5TUEVDSUZJRUQQABIXChNRVUFMSVRZX0tJTkRfTk9STUFMEAESFgoSUVVBTElUWV9LSU5EX0NBQ0hFEAISFQoRUVVBTElUWV9LSU5EX1JVTEUQAzK4AQoRUGVyY2VwdGlvblNlcnZpY2USUQoGRGV0ZWN0EiIudmlnaWwucGVyY2VwdGlvbi52MS5EZXRlY3RSZXF1ZXN0GiMudmlnaWwucGVyY2VwdGlvbi52MS5EZXRlY3RSZXNwb25zZRJQCgVXYXRjaBIhLnZpZ2lsLnBlcmNlcHRpb24udjEuV2F0Y2hSZXF1ZXN0GiIudmlnaWwucGVyY2VwdGlvbi52MS5XYXRjaFJlc3BvbnNlMAFCNFoydmlnaWwvZ2F0ZXdheS9nZW4vdmlnaWwvcGVyY2VwdGlvbi92MTtwZXJjZXB0aW9udjFiBnByb3RvMw", [file_validate_validate]);
+  fileDesc("CiR2aWdpbC9wZXJjZXB0aW9uL3YxL3BlcmNlcHRpb24ucHJvdG8SE3ZpZ2lsLnBlcmNlcHRpb24udjEiFAoSTGlzdFNvdXJjZXNSZXF1ZXN0IkMKE0xpc3RTb3VyY2VzUmVzcG9uc2USLAoHc291cmNlcxgBIAMoCzIbLnZpZ2lsLnBlcmNlcHRpb24udjEuU291cmNlIkUKBlNvdXJjZRIRCglzb3VyY2VfaWQYASABKAkSFwoPY2FwdHVyZV90aW1lX3VzGAIgASgDEg8KB2lkbGVfbXMYAyABKAQihwIKDURldGVjdFJlcXVlc3QSHQoJc291cmNlX2lkGAEgASgJQgr6QgdyBRABGIABEiAKD2NhcHR1cmVfdGltZV91cxgCIAEoA0IH+kIEIgIgABIzCgVmcmFtZRgDIAEoCzIaLnZpZ2lsLnBlcmNlcHRpb24udjEuRnJhbWVCCPpCBYoBAhABEhkKBW1vZGVsGAQgASgJQgr6QgdyBRABGIACEicKDm1pbl9jb25maWRlbmNlGAUgASgCQg/6QgwKCh0AAIA/LQAAAAASHAoKcmVxdWVzdF9pZBgGIAEoCUII+kIFcgMYgAESHgoNbW9kZWxfdmVyc2lvbhgHIAEoCUIH+kIEcgIYFCJmCgVGcmFtZRIfCgdlbmNvZGVkGAEgASgMQgz6Qgl6BxABGICAgCBIABIsCgNyYXcYAiABKAsyHS52aWdpbC5wZXJjZXB0aW9uLnYxLlJhd0ZyYW1lSABCDgoHY29udGVudBID+EIBIlwKCFJhd0ZyYW1lEhkKBXdpZHRoGAEgASgNQgr6QgcqBRiAQCgBEhoKBmhlaWdodBgCIAEoDUIK+kIHKgUYgEAoARIZCgNyZ2IYAyABKAxCDPpCCXoHEAMYgICAICI9Cg5EZXRlY3RSZXNwb25zZRIrCgZvdXRwdXQYASABKAsyGy52aWdpbC5wZXJjZXB0aW9uLnYxLk91dHB1dCI9CgxXYXRjaFJlcXVlc3QSHQoJc291cmNlX2lkGAEgASgJQgr6QgdyBRABGIABEg4KBmZyYW1lcxgCIAEoCCJ4Cg1XYXRjaFJlc3BvbnNlEisKBm91dHB1dBgBIAEoCzIbLnZpZ2lsLnBlcmNlcHRpb24udjEuT3V0cHV0Eg8KB2Ryb3BwZWQYAiABKAQSKQoFZnJhbWUYAyABKAsyGi52aWdpbC5wZXJjZXB0aW9uLnYxLkZyYW1lIh0KBVBvaW50EgkKAXgYASABKAISCQoBeRgCIAEoAiLGAQoDQm94Eg0KBXhfbWluGAEgASgCEg0KBXlfbWluGAIgASgCEg0KBXhfbWF4GAMgASgCEg0KBXlfbWF4GAQgASgCEhIKCmNvbmZpZGVuY2UYBSABKAISDQoFbGFiZWwYBiABKAkSMQoNcXVhZHJpbGF0ZXJhbBgHIAMoCzIaLnZpZ2lsLnBlcmNlcHRpb24udjEuUG9pbnQSLQoJbGFuZG1hcmtzGAggAygLMhoudmlnaWwucGVyY2VwdGlvbi52MS5Qb2ludCJZCgdRdWFsaXR5Ei4KBGtpbmQYASABKA4yIC52aWdpbC5wZXJjZXB0aW9uLnYxLlF1YWxpdHlLaW5kEg4KBnNvdXJjZRgCIAEoCRIOCgZhZ2VfbXMYAyABKAMiPAoNQXVkaXRQb3NpdGlvbhILCgNsb2cYASABKAkSDAoEYm9vdBgCIAEoCRIQCghzZXF1ZW5jZRgDIAEoBCLVAgoGT3V0cHV0EhEKCXNvdXJjZV9pZBgBIAEoCRIXCg9jYXB0dXJlX3RpbWVfdXMYAiABKAMSEgoKY29uZmlkZW5jZRgDIAEoAhInCgVib3hlcxgEIAMoCzIYLnZpZ2lsLnBlcmNlcHRpb24udjEuQm94EhMKC2ZyYW1lX3dpZHRoGAUgASgNEhQKDGZyYW1lX2hlaWdodBgGIAEoDRINCgVtb2RlbBgHIAEoCRIVCg1tb2RlbF92ZXJzaW9uGAggASgJEhQKDG1vZGVsX2RpZ2VzdBgJIAEoCRItCgdxdWFsaXR5GAogASgLMhwudmlnaWwucGVyY2VwdGlvbi52MS5RdWFsaXR5EhAKCHRyYWNlX2lkGAsgASgJEjoKDmF1ZGl0X3Bvc2l0aW9uGAwgASgLMiIudmlnaWwucGVyY2VwdGlvbi52MS5BdWRpdFBvc2l0aW9uKnMKC1F1YWxpdHlLaW5kEhwKGFFVQUxJVFlfS0lORF9VTlNQRUNJRklFRBAAEhcKE1FVQUxJVFlfS0lORF9OT1JNQUwQARIWChJRVUFMSVRZX0tJTkRfQ0FDSEUQAhIVChFRVUFMSVRZX0tJTkRfUlVMRRADMpoCChFQZXJjZXB0aW9uU2VydmljZRJRCgZEZXRlY3QSIi52aWdpbC5wZXJjZXB0aW9uLnYxLkRldGVjdFJlcXVlc3QaIy52aWdpbC5wZXJjZXB0aW9uLnYxLkRldGVjdFJlc3BvbnNlElAKBVdhdGNoEiEudmlnaWwucGVyY2VwdGlvbi52MS5XYXRjaFJlcXVlc3QaIi52aWdpbC5wZXJjZXB0aW9uLnYxLldhdGNoUmVzcG9uc2UwARJgCgtMaXN0U291cmNlcxInLnZpZ2lsLnBlcmNlcHRpb24udjEuTGlzdFNvdXJjZXNSZXF1ZXN0GigudmlnaWwucGVyY2VwdGlvbi52MS5MaXN0U291cmNlc1Jlc3BvbnNlQjRaMnZpZ2lsL2dhdGV3YXkvZ2VuL3ZpZ2lsL3BlcmNlcHRpb24vdjE7cGVyY2VwdGlvbnYxYgZwcm90bzM", [file_validate_validate]);
+
+/**
+ * @generated from message vigil.perception.v1.ListSourcesRequest
+ */
+export type ListSourcesRequest = Message<"vigil.perception.v1.ListSourcesRequest"> & {
+};
+
+/**
+ * Describes the message vigil.perception.v1.ListSourcesRequest.
+ * Use `create(ListSourcesRequestSchema)` to create a new message.
+ */
+export const ListSourcesRequestSchema: GenMessage<ListSourcesRequest> = /*@__PURE__*/
+  messageDesc(file_vigil_perception_v1_perception, 0);
+
+/**
+ * @generated from message vigil.perception.v1.ListSourcesResponse
+ */
+export type ListSourcesResponse = Message<"vigil.perception.v1.ListSourcesResponse"> & {
+  /**
+   * At most 256.
+   *
+   * @generated from field: repeated vigil.perception.v1.Source sources = 1;
+   */
+  sources: Source[];
+};
+
+/**
+ * Describes the message vigil.perception.v1.ListSourcesResponse.
+ * Use `create(ListSourcesResponseSchema)` to create a new message.
+ */
+export const ListSourcesResponseSchema: GenMessage<ListSourcesResponse> = /*@__PURE__*/
+  messageDesc(file_vigil_perception_v1_perception, 1);
+
+/**
+ * Source is a camera or stream that frames came from.
+ *
+ * @generated from message vigil.perception.v1.Source
+ */
+export type Source = Message<"vigil.perception.v1.Source"> & {
+  /**
+   * @generated from field: string source_id = 1;
+   */
+  sourceId: string;
+
+  /**
+   * Capture time of its latest frame, microseconds since 1970-01-01 UTC.
+   *
+   * @generated from field: int64 capture_time_us = 2;
+   */
+  captureTimeUs: bigint;
+
+  /**
+   * How long ago a frame came, milliseconds.
+   *
+   * @generated from field: uint64 idle_ms = 3;
+   */
+  idleMs: bigint;
+};
+
+/**
+ * Describes the message vigil.perception.v1.Source.
+ * Use `create(SourceSchema)` to create a new message.
+ */
+export const SourceSchema: GenMessage<Source> = /*@__PURE__*/
+  messageDesc(file_vigil_perception_v1_perception, 2);
 
 /**
  * DetectRequest is one frame of one source.
@@ -72,7 +137,7 @@ export type DetectRequest = Message<"vigil.perception.v1.DetectRequest"> & {
  * Use `create(DetectRequestSchema)` to create a new message.
  */
 export const DetectRequestSchema: GenMessage<DetectRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 0);
+  messageDesc(file_vigil_perception_v1_perception, 3);
 
 /**
  * Frame is a picture: an encoded file or raw pixels.
@@ -105,7 +170,7 @@ export type Frame = Message<"vigil.perception.v1.Frame"> & {
  * Use `create(FrameSchema)` to create a new message.
  */
 export const FrameSchema: GenMessage<Frame> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 1);
+  messageDesc(file_vigil_perception_v1_perception, 4);
 
 /**
  * RawFrame is 8-bit RGB, row by row, without padding: 3 * width * height bytes.
@@ -134,7 +199,7 @@ export type RawFrame = Message<"vigil.perception.v1.RawFrame"> & {
  * Use `create(RawFrameSchema)` to create a new message.
  */
 export const RawFrameSchema: GenMessage<RawFrame> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 2);
+  messageDesc(file_vigil_perception_v1_perception, 5);
 
 /**
  * DetectResponse carries the output of one frame.
@@ -153,7 +218,7 @@ export type DetectResponse = Message<"vigil.perception.v1.DetectResponse"> & {
  * Use `create(DetectResponseSchema)` to create a new message.
  */
 export const DetectResponseSchema: GenMessage<DetectResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 3);
+  messageDesc(file_vigil_perception_v1_perception, 6);
 
 /**
  * WatchRequest selects a source.
@@ -165,6 +230,15 @@ export type WatchRequest = Message<"vigil.perception.v1.WatchRequest"> & {
    * @generated from field: string source_id = 1;
    */
   sourceId: string;
+
+  /**
+   * The pictures too, as they came. They are kept nowhere: a watcher gets those that come
+   * while it watches, the latest ones when it is slow. Answered on loopback listeners only,
+   * unless perception.frames_remote is set.
+   *
+   * @generated from field: bool frames = 2;
+   */
+  frames: boolean;
 };
 
 /**
@@ -172,7 +246,7 @@ export type WatchRequest = Message<"vigil.perception.v1.WatchRequest"> & {
  * Use `create(WatchRequestSchema)` to create a new message.
  */
 export const WatchRequestSchema: GenMessage<WatchRequest> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 4);
+  messageDesc(file_vigil_perception_v1_perception, 7);
 
 /**
  * WatchResponse is one output, or news about the stream itself.
@@ -191,6 +265,13 @@ export type WatchResponse = Message<"vigil.perception.v1.WatchResponse"> & {
    * @generated from field: uint64 dropped = 2;
    */
   dropped: bigint;
+
+  /**
+   * The picture, where it was asked for; absent when it is larger than limits.watch_frame_bytes_max.
+   *
+   * @generated from field: vigil.perception.v1.Frame frame = 3;
+   */
+  frame?: Frame | undefined;
 };
 
 /**
@@ -198,7 +279,7 @@ export type WatchResponse = Message<"vigil.perception.v1.WatchResponse"> & {
  * Use `create(WatchResponseSchema)` to create a new message.
  */
 export const WatchResponseSchema: GenMessage<WatchResponse> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 5);
+  messageDesc(file_vigil_perception_v1_perception, 8);
 
 /**
  * Point in pixels of the frame, origin at the upper left corner.
@@ -222,7 +303,7 @@ export type Point = Message<"vigil.perception.v1.Point"> & {
  * Use `create(PointSchema)` to create a new message.
  */
 export const PointSchema: GenMessage<Point> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 6);
+  messageDesc(file_vigil_perception_v1_perception, 9);
 
 /**
  * Box lies inside the frame: 0 <= x_min <= x_max <= frame_width, likewise y.
@@ -280,7 +361,7 @@ export type Box = Message<"vigil.perception.v1.Box"> & {
  * Use `create(BoxSchema)` to create a new message.
  */
 export const BoxSchema: GenMessage<Box> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 7);
+  messageDesc(file_vigil_perception_v1_perception, 10);
 
 /**
  * Quality is normal, or degraded with its source and age.
@@ -313,7 +394,7 @@ export type Quality = Message<"vigil.perception.v1.Quality"> & {
  * Use `create(QualitySchema)` to create a new message.
  */
 export const QualitySchema: GenMessage<Quality> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 8);
+  messageDesc(file_vigil_perception_v1_perception, 11);
 
 /**
  * AuditPosition names one record for ever.
@@ -342,7 +423,7 @@ export type AuditPosition = Message<"vigil.perception.v1.AuditPosition"> & {
  * Use `create(AuditPositionSchema)` to create a new message.
  */
 export const AuditPositionSchema: GenMessage<AuditPosition> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 9);
+  messageDesc(file_vigil_perception_v1_perception, 12);
 
 /**
  * Output is what a model said about one frame.
@@ -424,7 +505,7 @@ export type Output = Message<"vigil.perception.v1.Output"> & {
  * Use `create(OutputSchema)` to create a new message.
  */
 export const OutputSchema: GenMessage<Output> = /*@__PURE__*/
-  messageDesc(file_vigil_perception_v1_perception, 10);
+  messageDesc(file_vigil_perception_v1_perception, 13);
 
 /**
  * QualityKind says how an answer came about.
@@ -487,6 +568,16 @@ export const PerceptionService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchRequestSchema;
     output: typeof WatchResponseSchema;
+  },
+  /**
+   * ListSources gives the sources of the caller's tenant that are known, the latest first.
+   *
+   * @generated from rpc vigil.perception.v1.PerceptionService.ListSources
+   */
+  listSources: {
+    methodKind: "unary";
+    input: typeof ListSourcesRequestSchema;
+    output: typeof ListSourcesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_vigil_perception_v1_perception, 0);
