@@ -14,6 +14,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -name 'go.mod' -o -name 'go.sum' 2>/dev/null)
 
+WEB_SOURCES := $(shell find gateway-go/web -path '*/node_modules' -prune -o -path '*/dist' -prune -o -type f -print 2>/dev/null)
+
 .PHONY: help setup demo run test test-full bench bench-peers campaign coverage evidence generate check-generated lint clean models
 
 help: ## this text
@@ -21,26 +23,32 @@ help: ## this text
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 $(VENV)/.tools: requirements/tools.lock
-	@echo "[1/4] Python environment"
+	@echo "[1/5] Python environment"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tools.lock
 	@touch $@
 
 $(VENV)/.packages: $(VENV)/.tools requirements/dev.lock sidecar/pyproject.toml safety/pyproject.toml gen/python/pyproject.toml
-	@echo "[2/4] tools and libraries (Go, buf, Node, ONNX Runtime, ...), pinned by hash"
+	@echo "[2/5] tools and libraries (Go, buf, Node, ONNX Runtime, ...), pinned by hash"
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e sidecar -e safety -e gen/python
 	@touch $@
 
-bin/.built: $(VENV)/.packages $(GO_SOURCES)
-	@echo "[3/4] gateway and verifier (Go)"
+build/.page: $(VENV)/.packages $(WEB_SOURCES)
+	@echo "[3/5] operator's page (TypeScript)"
+	@cd gateway-go/web && { cmp -s package-lock.json node_modules/.lock || { npm ci --silent --no-audit --no-fund && cp package-lock.json node_modules/.lock; }; }
+	@cd gateway-go/web && npm run --silent build
+	@mkdir -p build && touch $@
+
+bin/.built: $(VENV)/.packages build/.page $(GO_SOURCES)
+	@echo "[4/5] gateway and verifier (Go)"
 	@mkdir -p bin
 	@cd gateway-go && CGO_ENABLED=0 go build -trimpath -o ../bin/ ./cmd/...
 	@touch $@
 
 build/.models: $(VENV)/.packages tools/models.json requirements/models.lock tools/fetch_models.py
-	@echo "[4/4] demonstration models and pictures"
+	@echo "[5/5] demonstration models and pictures"
 	@$(BIN)/python tools/fetch_models.py
 	@mkdir -p build && touch $@
 
@@ -90,3 +98,4 @@ lint: setup ## every linter
 
 clean: ## remove what was built (keeps models/ and var/)
 	rm -rf build bin $(VENV) gateway-go/web/node_modules
+	find gateway-go/web/dist -type f ! -name README.md -delete

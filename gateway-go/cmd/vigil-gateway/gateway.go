@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"net"
@@ -33,6 +34,7 @@ import (
 	"vigil/gateway/internal/settings"
 	"vigil/gateway/internal/sharedmemory"
 	"vigil/gateway/internal/telemetry"
+	"vigil/gateway/web"
 )
 
 func describe(text string, fields map[string]string) []byte {
@@ -235,7 +237,11 @@ func (g *gateway) listenWith(metrics *telemetry.Metrics) {
 	config := edge.WebConfig{
 		Limits: limits, AllowedOrigins: s.WebAllowedOrigins, AllowedHosts: s.WebAllowedHosts, Host: s.ListenHost,
 	}
-	g.web = edge.NewWebServer(edge.NewWeb(g.service, g.tracer, config, edge.Pages()), limits)
+	var pages fs.FS
+	if s.WebPage {
+		pages = web.Page()
+	}
+	g.web = edge.NewWebServer(edge.NewWeb(g.service, g.tracer, config, edge.Pages(pages)), limits)
 	admin := http.NewServeMux()
 	admin.Handle("/metrics", metrics.Handler())
 	admin.Handle("/debug/pprof/", http.DefaultServeMux)

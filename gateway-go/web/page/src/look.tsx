@@ -1,0 +1,349 @@
+import { signal } from "@preact/signals";
+import { type JSX } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { describe } from "@vigil/client";
+import { type Frame, type Output, QualityKind, type Source } from "@vigil/client/gen/vigil/perception/v1/perception_pb.js";
+
+import { latency, span, usToMs } from "./format.js";
+import { fresh, gatewayNow, known, models, tick, vigil, watched } from "./store.js";
+import { Card, Digest, Empty, Problem, When } from "./ui.js";
+
+/** A picture with what was found on it, wherever both came from. */
+interface Looked {
+  output: Output;
+  frame: Frame | undefined;
+  dropped: number;
+  /** How long the call took from here, ms; undefined for a watched source. */
+  tookMs?: number;
+}
+
+/** Largest picture that is sent from here. */
+const UPLOAD_BYTES_MAX = 16 << 20;
+const CAMERA_GAP_MS = 250;
+
+const own = signal<Looked | undefined>(undefined);
+const ownSource = `page-${Math.random().toString(36).slice(2, 8)}`;
+
+function qualityOf(output: Output): { normal: boolean; words: string } {
+  const q = output.quality;
+  switch (q?.kind) {
+    case QualityKind.NORMAL:
+      return { normal: true, words: "Normal: the model's own answer" };
+    case QualityKind.CACHE:
+      return { normal: false, words: `DEGRADED: last good answer, ${span(Number(q.ageMs))} old (${q.ageMs} ms)` };
+    case QualityKind.RULE:
+      return { normal: false, words: `DEGRADED: ${q.source} answered in place of the model${q.ageMs ? `, ${q.ageMs} ms old` : ""}` };
+    default:
+      return { normal: false, words: "DEGRADED: the answer does not say how it came about" };
+  }
+}
+
+/** Draws a picture onto a canvas; says why it cannot. */
+async function draw(canvas: HTMLCanvasElement, frame: Frame): Promise<string> {
+  const context = canvas.getContext("2d");
+  if (!context) {
+    return "this browser draws no pictures";
+  }
+  if (frame.content.case === "raw") {
+    const { width, height, rgb } = frame.content.value;
+    if (rgb.length !== 3 * width * height) {
+      return "the picture's bytes do not fit its size";
+    }
+    const rgba = new Uint8ClampedArray(4 * width * height);
+    for (let i = 0, j = 0; i < rgb.length; i += 3, j += 4) {
+      rgba[j] = rgb[i] as number;
+      rgba[j + 1] = rgb[i + 1] as number;
+      rgba[j + 2] = rgb[i + 2] as number;
+      rgba[j + 3] = 255;
+    }
+    canvas.width = width;
+    canvas.height = height;
+    context.putImageData(new ImageData(rgba, width, height), 0, 0);
+    return "";
+  }
+  if (frame.content.case === "encoded") {
+    try {
+      const picture = await createImageBitmap(new Blob([frame.content.value as BlobPart]), { imageOrientation: "none" });
+      canvas.width = picture.width;
+      canvas.height = picture.height;
+      context.drawImage(picture, 0, 0);
+      picture.close();
+      return "";
+    } catch {
+      return "the browser cannot draw this picture";
+    }
+  }
+  return "no picture";
+}
+
+function Picture({ looked }: { looked: Looked }): JSX.Element {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [problem, setProblem] = useState("");
+  const { output, frame } = looked;
+  useEffect(() => {
+    if (!frame || !canvas.current) {
+      setProblem("");
+      return;
+    }
+    let current = true;
+    void draw(canvas.current, frame).then((p) => current && setProblem(p));
+    return () => {
+      current = false;
+    };
+  }, [frame]);
+  const [w, h] = [output.frameWidth || 1, output.frameHeight || 1];
+  const { normal } = qualityOf(output);
+  const line = Math.max(w, h) / 220;
+  return (
+    <div class={`picture${normal ? "" : " degraded"}`}>
+      {frame ? <canvas ref={canvas} role="img" aria-label={`Frame of ${output.sourceId}`} /> : <div class="nopicture">no picture with this answer</div>}
+      <svg viewBox={`0 0 ${w} ${h}`} role="img" aria-label={`${output.boxes.length} boxes`}>
+        {output.boxes.map((b, i) => (
+          <g key={i} class="box">
+            {b.quadrilateral.length === 4 ? (
+              <polygon points={b.quadrilateral.map((p) => `${p.x},${p.y}`).join(" ")} stroke-width={line} />
+            ) : (
+              <rect x={b.xMin} y={b.yMin} width={Math.max(0, b.xMax - b.xMin)} height={Math.max(0, b.yMax - b.yMin)} stroke-width={line} />
+            )}
+            {b.landmarks.map((p, j) => <circle key={j} cx={p.x} cy={p.y} r={line * 1.6} />)}
+            <text x={b.xMin} y={Math.max(line * 8, b.yMin - line * 2)} font-size={line * 8} stroke-width={line * 1.5}>
+              {b.label} {(b.confidence * 100).toFixed(0)} %
+            </text>
+          </g>
+        ))}
+      </svg>
+      {normal ? null : <div class="mark" role="status">▲ {qualityOf(output).words}</div>}
+      {problem ? <div class="mark">{problem}</div> : null}
+    </div>
+  );
+}
+
+function Facts({ looked }: { looked: Looked }): JSX.Element {
+  tick.value;
+  const { output } = looked;
+  const quality = qualityOf(output);
+  const p = output.auditPosition;
+  const position = p ? `${p.log}/${p.boot}/${p.sequence}` : "";
+  const captured = usToMs(output.captureTimeUs);
+  return (
+    <dl class="facts-list">
+      <dt>Quality</dt>
+      <dd class={quality.normal ? "good" : "bad"} data-quality={quality.normal ? "normal" : "degraded"}>{quality.normal ? "✓ " : "▲ "}{quality.words}</dd>
+      <dt>Captured</dt>
+      <dd><When ms={captured} /> ({span(gatewayNow() - captured)} ago)</dd>
+      <dt>Found</dt>
+      <dd>{output.boxes.length} {output.boxes.length === 1 ? "box" : "boxes"}, best {(output.confidence * 100).toFixed(0)} %</dd>
+      <dt>Model</dt>
+      <dd>{output.model} version {output.modelVersion} <Digest hex={output.modelDigest} /></dd>
+      <dt>Latency</dt>
+      <dd>{looked.tookMs === undefined ? `${figureOf(output.model)} (median of the model)` : `${latency(Math.round(looked.tookMs * 1000))} from this page and back`}</dd>
+      <dt>Trace</dt>
+      <dd><code>{output.traceId}</code></dd>
+      <dt>Record</dt>
+      <dd>{position ? <a href={`#/audit?position=${encodeURIComponent(position)}`}>{position}</a> : "none: the audit log is off"}</dd>
+      {looked.dropped ? <><dt>Missed</dt><dd>{looked.dropped} outputs before this one</dd></> : null}
+    </dl>
+  );
+}
+
+function figureOf(model: string): string {
+  const m = known.value.figures.at(-1)?.models.find((x) => x.model === model);
+  return m ? latency(Number(m.p50Us)) : "–";
+}
+
+/** Sends one picture; throws what the gateway says. */
+async function detect(encoded: Uint8Array, model: string, confidence: number): Promise<void> {
+  const begin = performance.now();
+  const frame = { content: { case: "encoded" as const, value: encoded } };
+  const reply = await vigil.perception.detect({
+    sourceId: ownSource, captureTimeUs: BigInt(Math.round(gatewayNow() * 1000)), frame, model, minConfidence: confidence,
+  });
+  if (reply.output) {
+    own.value = { output: reply.output, frame: frame as unknown as Frame, dropped: 0, tookMs: performance.now() - begin };
+  }
+}
+
+function Send({ model, confidence, shown }: { model: string; confidence: number; shown: () => void }): JSX.Element {
+  const [error, setError] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [over, setOver] = useState(false);
+  const camera = useRef<{ stop: () => void } | undefined>(undefined);
+  const [filming, setFilming] = useState(false);
+  useEffect(() => () => camera.current?.stop(), []);
+
+  const send = async (file: Blob): Promise<boolean> => {
+    setError("");
+    if (!model) {
+      setError("no model here takes pictures; give one a pipeline in its vigil.toml");
+      return false;
+    }
+    if (file.size > UPLOAD_BYTES_MAX) {
+      setError(`the picture has ${file.size} bytes, the limit of this page is ${UPLOAD_BYTES_MAX}`);
+      return false;
+    }
+    setBusy(true);
+    try {
+      await detect(new Uint8Array(await file.arrayBuffer()), model, confidence);
+      shown();
+      return true;
+    } catch (failed) {
+      const { code, text, traceId } = describe(failed);
+      setError(`${code}: ${text}${traceId ? ` (trace ${traceId})` : ""}`);
+      return false;
+    } finally {
+      setBusy(false);
+    }
+  };
+
+  const film = async (): Promise<void> => {
+    if (camera.current) {
+      camera.current.stop();
+      return;
+    }
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ video: true });
+      const video = document.createElement("video");
+      video.srcObject = stream;
+      video.muted = true;
+      await video.play();
+      let on = true;
+      const end = (): void => {
+        on = false;
+        stream.getTracks().forEach((t) => t.stop());
+        camera.current = undefined;
+        setFilming(false);
+      };
+      camera.current = { stop: end };
+      setFilming(true);
+      const canvas = new OffscreenCanvas(video.videoWidth || 640, video.videoHeight || 480);
+      while (on) {
+        canvas.getContext("2d")?.drawImage(video, 0, 0);
+        if (!(await send(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 })))) {
+          end();
+        }
+        await new Promise((done) => setTimeout(done, CAMERA_GAP_MS));
+      }
+    } catch (failed) {
+      setError(`the camera cannot be used: ${(failed as Error).message}`);
+    }
+  };
+
+  return (
+    <div
+      class={`drop${over ? " over" : ""}`}
+      onDragOver={(e) => { e.preventDefault(); setOver(true); }}
+      onDragLeave={() => setOver(false)}
+      onDrop={(e) => {
+        e.preventDefault();
+        setOver(false);
+        const file = e.dataTransfer?.files[0];
+        if (file) {
+          void send(file);
+        }
+      }}
+    >
+      <label>
+        {busy ? "Working… " : "Drop a JPEG or PNG here, or choose one "}
+        <input type="file" accept="image/jpeg,image/png" aria-label="Picture to look at" onChange={(e) => {
+          const file = e.currentTarget.files?.[0];
+          e.currentTarget.value = "";
+          if (file) {
+            void send(file);
+          }
+        }} />
+      </label>
+      {typeof navigator.mediaDevices?.getUserMedia === "function" ? (
+        <button onClick={() => void film()}>{filming ? "Stop the camera" : "Use the camera"}</button>
+      ) : (
+        <span class="dim">A camera needs https or localhost.</span>
+      )}
+      <Problem text={error} />
+    </div>
+  );
+}
+
+/** What a source shows, and what a model finds on it. */
+export function Look({ source, choose }: { source: string; choose: (source: string) => void }): JSX.Element {
+  const [sources, setSources] = useState<readonly Source[]>([]);
+  const [error, setError] = useState("");
+  const [confidence, setConfidence] = useState(0.5);
+  const [picked, setPicked] = useState("");
+  const frames = known.value.hello?.frames === true;
+  const able = (models.value.value ?? []).filter((m) => m.pipeline !== "tensor" && m.servingVersion > 0n).map((m) => m.name);
+  const model = able.includes(picked) ? picked : (able[0] ?? "");
+
+  useEffect(() => {
+    let on = true;
+    const ask = async (): Promise<void> => {
+      try {
+        const reply = await vigil.perception.listSources({});
+        if (on) {
+          setSources(reply.sources.filter((s) => s.sourceId !== ownSource));
+          setError("");
+        }
+      } catch (failed) {
+        if (on) {
+          setError(describe(failed).text);
+        }
+      }
+    };
+    void ask();
+    const timer = setInterval(() => void ask(), 3000);
+    return () => {
+      on = false;
+      clearInterval(timer);
+    };
+  }, []);
+  useEffect(() => {
+    watched.value = source ? [{ sourceId: source, frames }] : [];
+    return () => {
+      watched.value = [];
+    };
+  }, [source, frames]);
+
+  const told = source ? known.value.outputs.get(source) : undefined;
+  const output = told?.watched?.output;
+  const looked: Looked | undefined = source
+    ? output && { output, frame: told.watched?.frame, dropped: Number(told.watched?.dropped ?? 0n) }
+    : own.value;
+  const old = source && output ? gatewayNow() - usToMs(output.captureTimeUs) > 5000 : false;
+  return (
+    <div class={fresh.value ? "view" : "view old"}>
+      <Card title="Look at" wide>
+        <div class="row">
+          <label class="pick">
+            Source{" "}
+            <select value={source} onChange={(e) => choose(e.currentTarget.value)}>
+              <option value="">this page's pictures</option>
+              {[...new Set([...(source ? [source] : []), ...sources.map((s) => s.sourceId)])].map((s) => <option key={s} value={s}>{s}</option>)}
+            </select>
+          </label>
+          <label class="pick">
+            Model for pictures{" "}
+            <select value={model} onChange={(e) => setPicked(e.currentTarget.value)} disabled={able.length === 0}>
+              {able.map((n) => <option key={n}>{n}</option>)}
+            </select>
+          </label>
+          <label class="pick">
+            Least confidence {Math.round(confidence * 100)} %{" "}
+            <input type="range" min="0" max="1" step="0.05" value={confidence} onInput={(e) => setConfidence(Number(e.currentTarget.value))} />
+          </label>
+        </div>
+        <Send model={model} confidence={confidence} shown={() => choose("")} />
+        <Problem text={error || (told?.ended ?? "")} />
+      </Card>
+      {looked ? (
+        <Card title={source ? `Source ${source}` : "This page's picture"} wide>
+          {old ? <p class="notice" role="status">No frame for {span(gatewayNow() - usToMs(looked.output.captureTimeUs))}: this is an old picture.</p> : null}
+          <div class="looked">
+            <Picture looked={looked} />
+            <Facts looked={looked} />
+          </div>
+        </Card>
+      ) : (
+        <Empty>{source ? `Waiting for a frame of ${source}.` : "Nothing was looked at yet."} {source && !frames ? "Pictures are shown on loopback addresses only (setting perception.frames_remote)." : ""}</Empty>
+      )}
+    </div>
+  );
+}
