@@ -118,6 +118,15 @@ def _calls(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     detect.add_argument("--min-confidence", metavar="C", type=float, default=0.5)
     _common(detect, target=True)
     detect.set_defaults(run=_lazy("verbs", "detect"))
+    play = verbs.add_parser("play", help="send a folder's pictures as the frames of a source, over and over")
+    play.add_argument("folder", metavar="FOLDER", type=Path)
+    play.add_argument("--source", metavar="NAME", required=True, help="source of the frames, as a page or a watcher names it")
+    play.add_argument("--fps", metavar="F", type=float, default=10.0, help="frames a second (default: 10)")
+    play.add_argument("--model", metavar="NAME", help="which finds the boxes (default: the only one that takes pictures)")
+    play.add_argument("--count", metavar="N", type=int, help="end after so many frames (default: when interrupted)")
+    play.add_argument("--min-confidence", metavar="C", type=float, default=0.5)
+    _common(play, target=True)
+    play.set_defaults(run=_lazy("playing", "play"))
 
 
 def _sequence(text: str) -> int:

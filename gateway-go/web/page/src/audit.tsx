@@ -262,6 +262,11 @@ export function Audit({ position, open }: { position: string; open: (position: s
     }
     setBusy(false);
   };
+  useEffect(() => {
+    if (!page.value) {
+      void run([""]);
+    }
+  }, []);
   const found = page.value;
   return (
     <div class="view">
@@ -294,7 +299,7 @@ export function Audit({ position, open }: { position: string; open: (position: s
               <button disabled={busy || !found.next} onClick={() => void run([...tokens.value, found.next])}>Next page</button>
             </p>
           </>
-        ) : <Empty>Search by time, trace, model, event or tenant; an empty search gives the latest records.</Empty>}
+        ) : <Empty>{busy ? "Searching…" : "Search by time, trace, model, event or tenant; an empty search gives the latest records."}</Empty>}
       </Card>
       <Card title="Export what was searched for" wide>
         <Exporter query={query.value} />

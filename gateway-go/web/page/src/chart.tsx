@@ -2,6 +2,8 @@ import { type JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 
+import { timeOf } from "./format.js";
+
 /** One line of a chart. */
 export interface Line {
   label: string;
@@ -30,6 +32,8 @@ export function Chart(props: {
   times: readonly number[];
   lines: readonly Line[];
   marks?: readonly Mark[];
+  /** The scale reaches at least this far. */
+  least: number;
   format: (value: number) => string;
 }): JSX.Element {
   const holder = useRef<HTMLDivElement>(null);
@@ -51,9 +55,9 @@ export function Chart(props: {
           height: HEIGHT,
           cursor: { y: false, points: { show: false } },
           legend: { show: false },
-          scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max(max * 1.15, 1e-9)] } },
+          scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.15, props.least)] } },
           axes: [
-            { ...axis, values: (_, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString(undefined, { hour12: false })), space: 90 },
+            { ...axis, values: (_, ticks) => ticks.map((t) => timeOf(t * 1000)), space: 90, size: 28 },
             { ...axis, values: (_, ticks) => ticks.map((t) => props.format(t)), size: 62, space: 28 },
           ],
           series: [

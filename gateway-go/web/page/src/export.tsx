@@ -4,7 +4,7 @@ import { useRef, useState } from "preact/hooks";
 import { describe } from "@vigil/client";
 
 import type { Query } from "./audit.js";
-import { bytes } from "./format.js";
+import { bytes, count } from "./format.js";
 import { vigil } from "./store.js";
 import { Problem } from "./ui.js";
 
@@ -56,7 +56,7 @@ export function Exporter({ query }: { query: Query }): JSX.Element {
       {state.running ? <button onClick={() => (stop.current = true)}>End here</button> : null}
       {state.running ? <progress aria-label="Exporting" /> : null}
       <span role="status" data-exported={state.records}>
-        {state.records ? `${state.records.toLocaleString()} records, ${bytes(state.bytes)}${state.running ? " so far" : ""}` : ""} {state.words}
+        {state.records ? `${count(state.records)} records, ${bytes(state.bytes)}${state.running ? " so far" : ""}` : ""} {state.words}
       </span>
       <span class="dim">For an assessor: vigil audit export writes records with proofs that can be checked offline.</span>
       <Problem text={error} />

@@ -25,12 +25,12 @@ export function stateName(state: State | undefined): string {
   return state === undefined ? "" : (State[state] ?? "");
 }
 
-const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
-const full = new Intl.DateTimeFormat(undefined, {
-  year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false,
-  timeZoneName: "short",
-});
+/** The page is in English; what the browser is set to may even be no language at all. */
+const LOCALE = "en-GB";
+const zone = Intl.DateTimeFormat(LOCALE).resolvedOptions().timeZone;
+const clock = new Intl.DateTimeFormat(LOCALE, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+const date = new Intl.DateTimeFormat("sv-SE", { year: "numeric", month: "2-digit", day: "2-digit" }); // as ISO 8601 writes it
+const zoneName = new Intl.DateTimeFormat(LOCALE, { timeZoneName: "short" });
 
 /** The zone in which times are shown. */
 export const timeZone = zone;
@@ -42,7 +42,8 @@ export function timeOf(ms: number): string {
 
 /** Date and time with zone. */
 export function fullTime(ms: number): string {
-  return full.format(ms);
+  const name = zoneName.formatToParts(ms).find((p) => p.type === "timeZoneName")?.value ?? zone;
+  return `${date.format(ms)} ${clock.format(ms)} ${name}`;
 }
 
 /** A time in µs since 1970, as ms. */
@@ -62,6 +63,11 @@ export function span(ms: number): string {
   const next = units[at + 1];
   const rest = next ? Math.floor((s % size) / next[0]) : 0;
   return `${Math.floor(s / size)} ${unit}${next && rest ? ` ${rest} ${next[1]}` : ""}`;
+}
+
+/** A whole number with its thousands apart. */
+export function count(n: number): string {
+  return n.toLocaleString(LOCALE);
 }
 
 /** Microseconds with a fitting unit. */
@@ -84,7 +90,7 @@ export function bytes(n: number): string {
 
 /** A number of so many a second. */
 export function rate(n: number): string {
-  return n >= 100 ? Math.round(n).toLocaleString() : n.toFixed(n > 0 && n < 10 ? 1 : 0);
+  return n >= 100 ? Math.round(n).toLocaleString(LOCALE) : n.toFixed(n > 0 && n < 10 ? 1 : 0);
 }
 
 /** The beginning of a digest. */

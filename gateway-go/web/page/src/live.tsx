@@ -128,8 +128,8 @@ export function Traffic({ model }: { model?: string }): JSX.Element {
   }, [figures, events, model]);
   return (
     <>
-      <Chart title="Calls" unit="per second" times={times} lines={rates} marks={marks} format={rate} />
-      <Chart title="Latency at the gateway" unit="" times={times} lines={latencies} marks={marks} format={(v) => latency(Math.round(v))} />
+      <Chart title="Calls" unit="per second" times={times} lines={rates} marks={marks} least={1} format={rate} />
+      <Chart title="Latency at the gateway" unit="" times={times} lines={latencies} marks={marks} least={1000} format={(v) => (v === 0 ? "0" : latency(Math.round(v)))} />
     </>
   );
 }
@@ -148,8 +148,8 @@ function Load(): JSX.Element {
   }, [figures]);
   return (
     <>
-      <Chart title="Batch size" unit="mean rows" times={times} lines={batch} format={(v) => v.toFixed(1)} />
-      <Chart title="Queue" unit="calls" times={times} lines={queue} format={(v) => v.toFixed(0)} />
+      <Chart title="Batch size" unit="mean rows" times={times} lines={batch} least={1} format={(v) => v.toFixed(1)} />
+      <Chart title="Queue" unit="calls" times={times} lines={queue} least={4} format={(v) => v.toFixed(0)} />
     </>
   );
 }

@@ -1,3 +1,5 @@
+import "./language.js";
+
 import { signal } from "@preact/signals";
 import { type ComponentChildren, type JSX, render } from "preact";
 import { useEffect } from "preact/hooks";
@@ -130,4 +132,6 @@ function Page(): JSX.Element {
 }
 
 start();
-render(<Page />, document.getElementById("page") as HTMLElement);
+const root = document.getElementById("page") as HTMLElement;
+root.replaceChildren();
+render(<Page />, root);
