@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	perceptionv1 "vigil/gateway/gen/vigil/perception/v1"
 	safetyv1 "vigil/gateway/gen/vigil/safety/v1"
 
 	auditv1 "vigil/gateway/gen/vigil/audit/v1"
@@ -292,6 +293,9 @@ func (s *Service) standIn(c *call, request proto.Message, a *ladder.Answer, caus
 	}
 	c.version = a.ModelVersion
 	answer.Message, err = a.Encode(answer.AuditPosition, c.caller.Trace.ID())
+	if r, ok := request.(*perceptionv1.DetectRequest); ok && err == nil {
+		s.live.outputs.stoodIn(c.caller.Tenant, r, answer.Message, s.limits.WatchFrameBytesMax)
+	}
 	return answer, err
 }
 

@@ -227,6 +227,30 @@ func (w *shown) put(key sourceKey, x waitingOutput) {
 	w.wake()
 }
 
+// stoodIn shows what answered in place of a model to those who follow the source: the sidecar, which
+// tells them of its own answers, knows nothing of it. message is a DetectResponse, whose output has the
+// number that a WatchResponse's has.
+func (o *outputs) stoodIn(tenant string, r *perceptionv1.DetectRequest, message []byte, frameMax int64) {
+	for _, frames := range []bool{false, true} {
+		key := sourceKey{tenant, r.SourceId, frames}
+		o.mu.Lock()
+		stream := o.streams[key]
+		o.mu.Unlock()
+		if stream == nil {
+			continue
+		}
+		watched := message
+		if frames && int64(proto.Size(r.Frame)) <= frameMax {
+			picture, err := proto.Marshal(&perceptionv1.WatchResponse{Frame: r.Frame})
+			if err != nil {
+				continue
+			}
+			watched = append(slices.Clip(message), picture...)
+		}
+		o.give(key, stream, waitingOutput{watched: watched})
+	}
+}
+
 // run asks the sidecar for a source until nobody wants it; a sidecar that is gone is waited for.
 func (o *outputs) run(ctx context.Context, s *Service, key sourceKey, stream *sourceStream) {
 	message, err := proto.Marshal(&perceptionv1.WatchRequest{SourceId: key.source, Frames: key.frames})

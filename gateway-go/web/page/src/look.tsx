@@ -6,7 +6,7 @@ import { describe } from "@vigil/client";
 import { type Frame, type Output, QualityKind, type Source } from "@vigil/client/gen/vigil/perception/v1/perception_pb.js";
 
 import { latency, span, usToMs } from "./format.js";
-import { fresh, gatewayNow, known, models, tick, vigil, watched } from "./store.js";
+import { fresh, gatewayNow, known, loadModels, models, tick, vigil, watched } from "./store.js";
 import { Card, Digest, Empty, Problem, When } from "./ui.js";
 
 /** A picture with what was found on it, wherever both came from. */
@@ -164,7 +164,12 @@ async function detect(encoded: Uint8Array, model: string, confidence: number): P
   }
 }
 
-function Send({ model, confidence, shown }: { model: string; confidence: number; shown: () => void }): JSX.Element {
+/** Models that take pictures. */
+function able(): string[] {
+  return (models.value.value ?? []).filter((m) => m.pipeline !== "tensor" && m.servingVersion > 0n).map((m) => m.name);
+}
+
+function Send({ picked, confidence, shown }: { picked: string; confidence: number; shown: () => void }): JSX.Element {
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const [over, setOver] = useState(false);
@@ -174,6 +179,10 @@ function Send({ model, confidence, shown }: { model: string; confidence: number;
 
   const send = async (file: Blob): Promise<boolean> => {
     setError("");
+    if (!models.value.value) {
+      await loadModels();
+    }
+    const model = able().includes(picked) ? picked : able()[0];
     if (!model) {
       setError("no model here takes pictures; give one a pipeline in its vigil.toml");
       return false;
@@ -270,8 +279,8 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
   const [confidence, setConfidence] = useState(0.5);
   const [picked, setPicked] = useState("");
   const frames = known.value.hello?.frames === true;
-  const able = (models.value.value ?? []).filter((m) => m.pipeline !== "tensor" && m.servingVersion > 0n).map((m) => m.name);
-  const model = able.includes(picked) ? picked : (able[0] ?? "");
+  const names = able();
+  const model = names.includes(picked) ? picked : (names[0] ?? "");
 
   useEffect(() => {
     let on = true;
@@ -321,8 +330,8 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
           </label>
           <label class="pick">
             Model for pictures{" "}
-            <select value={model} onChange={(e) => setPicked(e.currentTarget.value)} disabled={able.length === 0}>
-              {able.map((n) => <option key={n}>{n}</option>)}
+            <select value={model} onChange={(e) => setPicked(e.currentTarget.value)} disabled={names.length === 0}>
+              {names.map((n) => <option key={n}>{n}</option>)}
             </select>
           </label>
           <label class="pick">
@@ -330,7 +339,7 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
             <input type="range" min="0" max="1" step="0.05" value={confidence} onInput={(e) => setConfidence(Number(e.currentTarget.value))} />
           </label>
         </div>
-        <Send model={model} confidence={confidence} shown={() => choose("")} />
+        <Send picked={picked} confidence={confidence} shown={() => choose("")} />
         <Problem text={error || (told?.ended ?? "")} />
       </Card>
       {looked ? (

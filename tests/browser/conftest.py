@@ -1,0 +1,92 @@
+"""A real browser, brought by npm, and pages in it that must not complain."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.harness.product import ROOT, Product
+
+HERE = Path(__file__).parent
+SCREENS = ROOT / "build" / "screens"
+PANEL = {"width": 1024, "height": 600}
+"""A seven-inch panel."""
+
+
+def unpacked() -> dict[str, Any]:
+    """Where the browser is, and its environment; it is fetched and unpacked once."""
+    lock = HERE / "package-lock.json"
+    kept = HERE / "node_modules" / ".lock"
+    if not kept.exists() or kept.read_bytes() != lock.read_bytes():
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=HERE, check=True, timeout=280)
+        shutil.copyfile(lock, kept)
+    done = subprocess.run(["node", "unpack.mjs", str(ROOT / "build" / "browser")], cwd=HERE, check=True, timeout=120, capture_output=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, headless, with its web security on."""
+    where = unpacked()
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    as_root = ["--no-sandbox"] if os.getuid() == 0 else []
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(
+            executable_path=where["executable"], env=dict(os.environ) | where["env"],
+            args=[*as_root, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+        )  # fmt: skip
+        yield running
+        running.close()
+
+
+class Watched:
+    """A page whose console is kept: whatever it complains of fails the test, but for what the test expects."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.complaints = page, list[str]()
+        self.foreign: list[str] = []
+        page.on("console", lambda m: self.complaints.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: self.complaints.append(f"uncaught: {e}"))
+        page.on("request", lambda r: self.foreign.append(r.url))
+
+    def quiet(self, *expected: str) -> None:
+        """Nothing was complained of that does not contain one of these."""
+        left = [c for c in self.complaints if not any(e in c for e in expected)]
+        assert left == [], left
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A profile of its own for each test."""
+    made = browser.new_context(viewport={"width": 1280, "height": 800})
+    made.set_default_timeout(20_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def watched(context: BrowserContext) -> Watched:
+    """A page with its complaints kept."""
+    return Watched(context.new_page())
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The product with real models, where faults may be injected."""
+    running = Product(tmp_path_factory.mktemp("page"), {"safety.injection": "true", "audit.checkpoint_interval_s": "0.2"})
+    shutil.copytree(ROOT / "models" / "face-detection", running.models / "face-detection")
+    with running:
+        yield running
+
+
+def url_of(product: Product, view: str = "live") -> str:
+    """A view's address."""
+    return f"http://127.0.0.1:{product.ports['http']}/#/{view}"
