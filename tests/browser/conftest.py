@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.browser.doorway import certificate, fingerprint
 from tests.harness.product import ROOT, Product
 
 HERE = Path(__file__).parent
@@ -33,15 +34,21 @@ def unpacked() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that the browser trusts, and no other of its kind."""
+    return certificate(tmp_path_factory.mktemp("door"))
+
+
+@pytest.fixture(scope="session")
+def browser(own_certificate: Path) -> Iterator[Browser]:
     """Chromium, headless, with its web security on."""
     where = unpacked()
     SCREENS.mkdir(parents=True, exist_ok=True)
-    as_root = ["--no-sandbox"] if os.getuid() == 0 else []
+    flags = [f"--ignore-certificate-errors-spki-list={fingerprint(own_certificate)}", "--use-fake-device-for-media-stream"]
+    flags += ["--use-fake-ui-for-media-stream", *(["--no-sandbox"] if os.getuid() == 0 else [])]
     with sync_playwright() as driver:
         running = driver.chromium.launch(
-            executable_path=where["executable"], env=dict(os.environ) | where["env"],
-            args=[*as_root, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+            executable_path=where["executable"], env=dict(os.environ) | where["env"], args=flags,
         )  # fmt: skip
         yield running
         running.close()

@@ -48,7 +48,7 @@ function SearchForm({ search, busy }: { search: () => void; busy: boolean }): JS
   };
   return (
     <form class="row" onSubmit={submit} role="search">
-      <label class="pick">Log <select name="log" defaultValue={String(query.value.log)}>
+      <label class="pick">Log <select name="log">
         <option value={Log.SIDECAR}>sidecar (answers, models)</option>
         <option value={Log.GATEWAY}>gateway (refusals, stand-ins)</option>
       </select></label>
@@ -56,7 +56,7 @@ function SearchForm({ search, busy }: { search: () => void; busy: boolean }): JS
       <label class="pick">To <input name="to" type="datetime-local" step="1" /></label>
       <label class="pick">Trace <input name="trace" size={34} maxLength={32} pattern="[0-9a-fA-F]{32}" title="32 hex digits" defaultValue={query.value.traceId} /></label>
       <label class="pick">Model <input name="model" maxLength={128} defaultValue={query.value.model} /></label>
-      <label class="pick">Event <select name="event" defaultValue="">
+      <label class="pick">Event <select name="event">
         <option value="">any</option>
         {Object.entries(EVENTS).map(([id, e]) => <option key={id} value={id}>{id} {e.name}</option>)}
       </select></label>
@@ -147,9 +147,11 @@ function Verify({ position, raw }: { position: string; raw: Uint8Array | undefin
     setVerdict(undefined);
     setError("");
   }, [position, pinned.value]);
+  const [checks, setChecks] = useState(0);
   const check = async (): Promise<void> => {
     setBusy(true);
     setError("");
+    setVerdict(undefined); // while it is checked anew nothing is known
     try {
       const { keys } = await keysOf(pinned.value);
       const { proof } = await vigil.audit.prove({ position });
@@ -158,10 +160,11 @@ function Verify({ position, raw }: { position: string; raw: Uint8Array | undefin
       setError(describe(failed).text);
     }
     setBusy(false);
+    setChecks((n) => n + 1);
   };
   const [sign, title, look] = verdict ? VERDICTS[verdict.verdict] : ["", "", ""];
   return (
-    <div class="verify">
+    <div class="verify" data-checks={checks}>
       <Keys />
       <button class="primary" onClick={() => void check()} disabled={busy}>{busy ? "Verifying…" : "Verify in this browser"}</button>
       <Problem text={error} />
