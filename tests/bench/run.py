@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.bench.fairness import fairness
 from tests.bench.logs import audit_log, reading_while_serving, search_among_many
+from tests.bench.pages import pages
 from tests.bench.times import detection_times
 from tests.bench.wear import wear
 from tests.harness import graphs
@@ -234,6 +235,7 @@ def main() -> int:
     audit_log(table, OUT, ROUNDS)
     search_among_many(table, OUT)
     wear(table, OUT)
+    pages(table, OUT, load, rounds, ratio)
     fairness(table, OUT, TOOL, SECONDS)
     detection_times(table, OUT)
     table.save()

@@ -31,9 +31,10 @@ def becomes(page: Page, state: str, timeout_s: float = 30) -> None:
 
 def shoot(page: Page, name: str) -> None:
     """A picture of the whole page, in light and dark, for whoever wants to see."""
+    page.evaluate("scrollTo(0, 0)")
     for theme in ("light", "dark"):
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(250)
         page.screenshot(path=SCREENS / f"{name}-{theme}.png", full_page=True)
     page.evaluate("document.documentElement.dataset.theme = 'light'")
 

@@ -47,6 +47,6 @@ def test_curl(product: Product) -> None:
 
 
 def test_each_is_short() -> None:
-    found = [f for f in EXAMPLES.rglob("*") if f.suffix in (".py", ".go", ".sh")]
-    assert len(found) >= 3 and os.sep
+    found = [f for f in EXAMPLES.rglob("*") if f.suffix in (".py", ".go", ".sh", ".ts")]
+    assert len(found) >= 4 and os.sep
     assert [str(f) for f in found if len(f.read_text().splitlines()) >= 60] == []

@@ -64,7 +64,18 @@ def test_text_lines_are_found() -> None:
     check_boxes(boxes, image.shape[1], image.shape[0])
 
 
-@pytest.mark.parametrize("bad", [np.nan, 1.5, -0.5])
+def test_what_rounding_does_to_a_sigmoid_is_no_violation() -> None:
+    """1.0000001 is one, as on a sign with large letters; confidences stay within 0..1."""
+    for value in (np.float32(1.0000001), np.float32(1.000009)):
+        boxes = TextDetection({}).boxes([np.full((1, 1, 32, 32), value, np.float32)], 32, 32, 0.5)
+        assert boxes and all(b.confidence == 1.0 for b in boxes)
+        maps = [np.full((1, c, 8, 8), value if c == 1 else 0.0, np.float32) for c in (1, 2, 2, 10)]
+        found = FaceDetection({}).boxes(maps, 32, 32, 0.5)
+        assert found and all(b.confidence == 1.0 for b in found)
+        check_boxes([*boxes, *found], 32, 32)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1.5, -0.5, 1.0001])
 def test_implausible_maps_are_violations(bad: float) -> None:
     """A map that is not finite or not within 0..1 never becomes boxes."""
     with pytest.raises(OutputViolation):

@@ -12,7 +12,7 @@ import numpy as np
 from vigil_sidecar.engine.contract import Contract
 from vigil_sidecar.errors import CandidateRefused, OutputViolation
 
-__all__ = ["Array", "DetectedBox", "DetectionPipeline", "check_boxes", "fit_to_multiple"]
+__all__ = ["Array", "DetectedBox", "DetectionPipeline", "check_boxes", "fit_to_multiple", "probability_map"]
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +42,20 @@ class DetectionPipeline(Protocol):
 
     def boxes(self, outputs: Sequence[Array], width: int, height: int, min_confidence: float) -> list[DetectedBox]:
         """Boxes from the graph's outputs of this row (first axis 1), clipped to the frame."""
+
+
+_ROUNDING = 1e-5
+"""A graph's sigmoid may be so far outside 0..1: single precision sums in another order on each processor."""
+
+
+def probability_map(values: Array, what: str) -> Array:
+    """The map within 0..1; raises ``OutputViolation`` when it is further outside than rounding takes it."""
+    if not np.isfinite(values).all():
+        raise OutputViolation(f"the {what} is not finite")
+    low, high = float(values.min()), float(values.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise OutputViolation(f"the {what} is not within 0..1, but {low:.7g}..{high:.7g}")
+    return values if low >= 0 and high <= 1 else np.clip(values, 0, 1)
 
 
 def fit_to_multiple(width: int, height: int, side_min: int, side_max: int, multiple: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vigil_sidecar.engine.contract import Contract
 from vigil_sidecar.errors import OutputViolation
-from vigil_sidecar.pipelines.detection import Array, DetectedBox, fit_to_multiple, require_image_input
+from vigil_sidecar.pipelines.detection import Array, DetectedBox, fit_to_multiple, probability_map, require_image_input
 
 __all__ = ["FaceDetection"]
 
@@ -52,8 +52,7 @@ class FaceDetection:
         if not all(np.isfinite(o).all() for o in outputs):
             raise OutputViolation("an output map is not finite")
         heat, size, offset, marks = (o[0] for o in outputs)
-        if heat.min() < 0 or heat.max() > 1:
-            raise OutputViolation("the heat map is not within 0..1")
+        heat = probability_map(heat, "heat map")
         rows, columns = heat.shape[1:]
         to_x, to_y = width / (columns * _STRIDE), height / (rows * _STRIDE)
         ys, xs = np.nonzero(heat[0] > max(self._threshold, min_confidence))

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 
 from vigil_sidecar.engine.contract import Contract
-from vigil_sidecar.errors import OutputViolation
-from vigil_sidecar.pipelines.detection import Array, DetectedBox, fit_to_multiple, require_image_input
+from vigil_sidecar.pipelines.detection import Array, DetectedBox, fit_to_multiple, probability_map, require_image_input
 
 __all__ = ["TextDetection"]
 
@@ -47,11 +46,7 @@ class TextDetection:
 
     def boxes(self, outputs: Sequence[Array], width: int, height: int, min_confidence: float) -> list[DetectedBox]:
         """Widened rotated rectangles, most confident first."""
-        probabilities = outputs[0][0, 0]
-        if not np.isfinite(probabilities).all():
-            raise OutputViolation("the probability map is not finite")
-        if probabilities.min() < 0 or probabilities.max() > 1:
-            raise OutputViolation("the probability map is not within 0..1")
+        probabilities = probability_map(outputs[0][0, 0], "probability map")
         rows, columns = probabilities.shape
         mask = cv2.dilate((probabilities > self._threshold).astype(np.uint8), np.ones((2, 2), np.uint8))
         contours = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]

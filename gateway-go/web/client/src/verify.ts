@@ -41,11 +41,16 @@ const ED25519 = 1;
 
 class Bad extends Error {}
 
-function base64(text: string, what: string): Uint8Array {
+/** Standard base64 with exactly its padding; `strict`: unused bits are zero, so that bytes have one form only. */
+function base64(text: string, what: string, strict = true): Uint8Array {
   if (text === "" || !/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/.test(text)) {
     throw new Bad(`${what} is not base64`);
   }
-  return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const binary = atob(text);
+  if (strict && btoa(binary) !== text) {
+    throw new Bad(`${what} is not base64 in its one form`);
+  }
+  return Uint8Array.from(binary, (c) => c.charCodeAt(0));
 }
 
 function same(a: Uint8Array, b: Uint8Array): boolean {
@@ -77,7 +82,7 @@ export async function parseKey(text: string, by?: Primitives): Promise<VerifierK
   const id = trimmed.slice(first + 1, second).toLowerCase();
   let key: Uint8Array;
   try {
-    key = base64(trimmed.slice(second + 1), "the key");
+    key = base64(trimmed.slice(second + 1), "the key", false);
   } catch {
     throw new Error("not a note verifier key: broken encoding");
   }
@@ -91,14 +96,14 @@ export async function parseKey(text: string, by?: Primitives): Promise<VerifierK
   return { text: trimmed, name, id, key: key.slice(1) };
 }
 
-interface Note {
+export interface Note {
   text: string;
   signatures: readonly { name: string; id: string; signature: Uint8Array }[];
 }
 
-function openNote(note: string): Note {
-  // eslint-disable-next-line no-control-regex
-  if (note.length > 8192 || /[\u0000-\u0009\u000b-\u001f]/.test(note) || !note.endsWith("\n")) {
+/** The text and signature lines of a signed note, as docs/audit-format.md bounds them; throws. */
+export function openNote(note: string): Note {
+  if (utf8.encode(note).length > 8192 || /[\u0000-\u0009\u000b-\u001f]/.test(note) || !note.endsWith("\n")) {
     throw new Bad("the checkpoint is not a signed note");
   }
   const at = note.lastIndexOf("\n\n");
@@ -112,8 +117,8 @@ function openNote(note: string): Note {
     throw new Bad("the checkpoint has more than 100 signatures");
   }
   for (const line of lines) {
-    const found = /^\u2014 ([^\s+]+) (\S+)$/.exec(line);
-    const data = found ? base64(found[2] as string, "a signature") : new Uint8Array();
+    const found = /^\u2014 ([^\s\u0085+]+) ([^\s\u0085]+)$/.exec(line);
+    const data = found ? base64(found[2] as string, "a signature", false) : new Uint8Array();
     if (!found || data.length < 5) {
       throw new Bad("a signature line is malformed");
     }
@@ -214,21 +219,25 @@ function open(proof: Uint8Array): Parts {
   };
 }
 
-async function signedBy(parts: Parts, keys: readonly VerifierKey[], use: Primitives): Promise<Step & { forged: boolean }> {
-  const wrong: string[] = [];
-  let good = "";
-  for (const s of parts.note.signatures) {
+/** Those of the keys that signed a note, and those whose signature is there and wrong. */
+export async function signers(note: Note, keys: readonly VerifierKey[], use: Primitives): Promise<{ right: VerifierKey[]; wrong: VerifierKey[] }> {
+  const right: VerifierKey[] = [];
+  const wrong: VerifierKey[] = [];
+  for (const s of note.signatures) {
     for (const key of keys) {
       if (key.name === s.name && key.id === s.id) {
-        if (await use.verifyEd25519(key.key, s.signature, utf8.encode(parts.note.text))) {
-          good = key.name === parts.head.origin ? key.id : good;
-        } else {
-          wrong.push(key.id);
-        }
+        ((await use.verifyEd25519(key.key, s.signature, utf8.encode(note.text))) ? right : wrong).push(key);
       }
     }
   }
-  const signers = parts.note.signatures.map((s) => `${s.name} (${s.id})`).join(", ");
+  return { right, wrong };
+}
+
+async function signedBy(parts: Parts, keys: readonly VerifierKey[], use: Primitives): Promise<Step & { forged: boolean }> {
+  const found = await signers(parts.note, keys, use);
+  const wrong = found.wrong.map((k) => k.id);
+  const good = found.right.find((k) => k.name === parts.head.origin)?.id ?? "";
+  const others = parts.note.signatures.map((s) => `${s.name} (${s.id})`).join(", ");
   if (wrong.length > 0) {
     return { name: "signature", ok: false, forged: true, found: `the signature by your key ${wrong.join(", ")} is not over this checkpoint` };
   }
@@ -236,7 +245,7 @@ async function signedBy(parts: Parts, keys: readonly VerifierKey[], use: Primiti
     return { name: "signature", ok: true, forged: false, found: `signed by your key ${good}` };
   }
   const why = keys.length === 0 ? "no key is pinned" : "none of your keys signed it; after a rotation the new key has to be pinned";
-  return { name: "signature", ok: false, forged: false, found: `${why}. Signers: ${signers}` };
+  return { name: "signature", ok: false, forged: false, found: `${why}. Signers: ${others}` };
 }
 
 /**

@@ -189,8 +189,11 @@ function PayloadTable({ record }: { record: AuditRecord }): JSX.Element {
   if (p.case === "unreadable") {
     return <Empty>{p.value.length} bytes that this page cannot read</Empty>;
   }
-  const plain = JSON.stringify(p.value, (key, v: unknown) => (key.startsWith("$") ? undefined : typeof v === "bigint" ? v.toString() : v), 1);
-  return <pre>{plain}</pre>;
+  const said = JSON.stringify(p.value, (key, v: unknown) => {
+    const empty = v === "" || v === 0 || v === 0n || v === false || (Array.isArray(v) && v.length === 0);
+    return key.startsWith("$") || empty ? undefined : typeof v === "bigint" ? v.toString() : v;
+  }, 1);
+  return <pre>{said}</pre>;
 }
 
 function Record({ position, close }: { position: string; close: () => void }): JSX.Element {

@@ -40,6 +40,8 @@ export function Chart(props: {
   const plot = useRef<uPlot | undefined>(undefined);
   const marks = useRef<readonly Mark[]>([]);
   marks.current = props.marks ?? [];
+  const data = useRef<uPlot.AlignedData>([[]]);
+  data.current = [props.times.map((t) => t / 1000), ...props.lines.map((l) => l.values)] as uPlot.AlignedData;
   const names = props.lines.map((l) => l.label).join();
 
   useEffect(() => {
@@ -66,10 +68,9 @@ export function Chart(props: {
           ],
           hooks: { draw: [drawMarks] },
         },
-        [[], ...props.lines.map(() => [])] as uPlot.AlignedData,
+        data.current,
         element,
       );
-      fill();
     };
     const drawMarks = (u: uPlot): void => {
       const { ctx } = u;
@@ -103,10 +104,7 @@ export function Chart(props: {
     };
   }, [names]);
 
-  const fill = (): void => {
-    plot.current?.setData([props.times.map((t) => t / 1000), ...props.lines.map((l) => l.values)] as uPlot.AlignedData);
-  };
-  useEffect(fill, [props.times, props.lines, props.marks]);
+  useEffect(() => plot.current?.setData(data.current), [props.times, props.lines, props.marks]);
 
   return (
     <figure class="chart">

@@ -6,7 +6,7 @@ import type { Event, Figures } from "@vigil/client/gen/vigil/live/v1/live_pb.js"
 import { Stage } from "@vigil/client/gen/vigil/models/v1/models_pb.js";
 
 import { Chart, type Line, type Mark } from "./chart.js";
-import { latency, rate, span, stateName, usToMs } from "./format.js";
+import { latency, rate, stateName, usToMs } from "./format.js";
 import { Machine } from "./machine.js";
 import { fresh, known } from "./store.js";
 import { Card, Empty, StateBadge, Table, When } from "./ui.js";
@@ -206,7 +206,7 @@ export function Live(): JSX.Element {
             {events.slice(-12).reverse().map((e) => <EventRow key={e.resume} event={e} />)}
           </Table>
         ) : (
-          <Empty>Nothing since this page was opened{figures.length ? `, ${span(figures.length * 1000)} ago` : ""}. Earlier changes are under Safety.</Empty>
+          <Empty>Nothing since this page was opened. Earlier changes are under Safety.</Empty>
         )}
       </Card>
     </div>

@@ -166,7 +166,7 @@ export function Models(): JSX.Element {
       {(list.value ?? []).map((m) => (
         <Card key={m.name} title={m.name} wide>
           <p class="facts">
-            <StateBadge name={m.safetyState} /> {m.safetyReason}
+            <StateBadge name={m.safetyState} /> {m.safetyState === "NORMAL" ? null : m.safetyReason}
             <span>{m.servingVersion ? <>serves version <b>{String(m.servingVersion)}</b> <Digest hex={m.servingDigest} /></> : <b>serves nothing</b>}</span>
             <span>{m.pipeline === "tensor" ? "tensors" : m.pipeline}</span>
             <span>{m.maxBatchSize ? `batches up to ${m.maxBatchSize}` : "not batched"}</span>
