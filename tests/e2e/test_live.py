@@ -290,3 +290,28 @@ def test_pictures_stay_on_this_machine(tmp_path: Any) -> None:
                 assert full.error == grpc.StatusCode.PERMISSION_DENIED
             plain.close(), full.close()
             channel.close()
+
+
+def test_whoever_watches_a_source_sees_its_stand_ins(tmp_path: Any) -> None:
+    """While the sidecar is away, watchers with pictures get the last good answer, marked, with the present picture."""
+    product = Product(tmp_path, {"supervisor.backoff_ms": 60_000})
+    shutil.copytree(ROOT / "models" / "face-detection", product.models / "face-detection")
+    config = product.models / "face-detection" / "vigil.toml"
+    config.write_text(config.read_text() + "\n[ladder]\nlast_good_ms = 60000\n")
+    with product:
+        stub = Stub(product.channel())
+        call = stub.channel.unary_stream(
+            "/vigil.perception.v1.PerceptionService/Watch",
+            request_serializer=perception.WatchRequest.SerializeToString,
+            response_deserializer=perception.WatchResponse.FromString,
+        )(perception.WatchRequest(source_id="cam", frames=True), timeout=120)
+        time.sleep(0.5)
+        good = stub.detect("cam", "face-detection", perception.Frame(encoded=FACE))
+        first = next(call)
+        assert first.output.capture_time_us == good.capture_time_us and first.output.quality.kind == perception.QUALITY_KIND_NORMAL
+        os.kill(product.pids()["sidecar_pid"], signal.SIGKILL)
+        given = stub.detect("cam", "face-detection", perception.Frame(encoded=FACE))
+        assert given.quality.kind == perception.QUALITY_KIND_CACHE
+        second = next(call)
+        assert second.output == given and second.frame.encoded == FACE and second.dropped == 0
+        call.cancel()

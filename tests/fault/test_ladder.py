@@ -378,29 +378,3 @@ def test_boxes(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as error:
             stub.detect("cam-1", "face-detection", perception.Frame(encoded=b"no picture"))
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_whoever_watches_a_source_sees_its_stand_ins(tmp_path: Path) -> None:
-    """While the sidecar is away, watchers with pictures get the last good answer, marked, with the present picture."""
-    product = Product(tmp_path, GONE)
-    shutil.copytree(ROOT / "models" / "face-detection", product.models / "face-detection")
-    config = product.models / "face-detection" / "vigil.toml"
-    config.write_text(config.read_text() + "\n[ladder]\nlast_good_ms = 60000\n")
-    face = (ROOT / "build" / "pictures" / "astronaut.png").read_bytes()
-    with product:
-        stub = Stub(product.channel())
-        call = stub.channel.unary_stream(
-            "/vigil.perception.v1.PerceptionService/Watch",
-            request_serializer=perception.WatchRequest.SerializeToString,
-            response_deserializer=perception.WatchResponse.FromString,
-        )(perception.WatchRequest(source_id="cam", frames=True), timeout=120)
-        time.sleep(0.5)
-        good = stub.detect("cam", "face-detection", perception.Frame(encoded=face))
-        first = next(call)
-        assert first.output.capture_time_us == good.capture_time_us and first.output.quality.kind == perception.QUALITY_KIND_NORMAL
-        os.kill(product.pids()["sidecar_pid"], signal.SIGKILL)
-        given = stub.detect("cam", "face-detection", perception.Frame(encoded=face))
-        assert given.quality.kind == perception.QUALITY_KIND_CACHE
-        second = next(call)
-        assert second.output == given and second.frame.encoded == face and second.dropped == 0
-        call.cancel()

@@ -78,6 +78,7 @@ export function Chart(props: {
       ctx.strokeStyle = css("--accent");
       ctx.fillStyle = css("--text");
       ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+      ctx.textAlign = "left";
       ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
       for (const mark of marks.current) {
         const x = u.valToPos(mark.ms / 1000, "x", true);
