@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -315,3 +318,69 @@ def test_whoever_watches_a_source_sees_its_stand_ins(tmp_path: Any) -> None:
         second = next(call)
         assert second.output == given and second.frame.encoded == FACE and second.dropped == 0
         call.cancel()
+
+
+def test_a_recovering_subject_tells_its_probes(tmp_path: Any) -> None:
+    """While golden runs prove a model: how many were good, how many are needed, and when their lease ends."""
+    product = Product(
+        tmp_path, {"safety.backoff_ms": 0, "safety.probe_interval_s": 0, "safety.good_probes_min": 500, "safety.lease_ms": 60_000}
+    )
+    graphs.with_nan(product.models / "log" / "1" / "model.onnx")
+    with product:
+        stub = Stub(product.channel())
+        with pytest.raises(grpc.RpcError):
+            stub.infer(infer_request("log", {"x": -X}))
+
+        def probes() -> Any:
+            return next((s.probes for s in stub.state().subjects if s.subject == "model/log" and s.HasField("probes")), None)
+
+        seen = wait_for(probes, 20, "probes under way", every_s=0)
+        assert seen.needed == 500 and 0 <= seen.good <= 500
+        assert time.time() < seen.lease_ends_us / 1e6 < time.time() + 61
+        wait_for(lambda: all(s.state == 2 for s in stub.state().subjects), 60, "NORMAL again")
+        assert probes() is None
+
+
+def test_play_feeds_a_source_at_its_pace(product: Product, stub: Stub, tmp_path: Any) -> None:
+    """A folder's pictures, over and over; a broken one counts and does not end it; what it cannot do is told in a line."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(FACE)
+    (folder / "b.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not a picture")
+    screen = Screen(stub.channel, sources=[("played", True)])
+    screen.hello()
+    time.sleep(0.5)
+    begin = time.monotonic()
+    done = product.vigil("play", str(folder), "--source", "played", "--fps", "5", "--count", "8", "--json", *target(product))
+    took = time.monotonic() - begin
+    told = json.loads(done.stdout)
+    assert (told["answered"], told["failed"], told["degraded"], told["model"]) == (4, 4, 0, "face-detection")
+    assert "b.jpg" in done.stderr and done.stderr.count("b.jpg") == 1 and took > 1.3
+    wait_for(lambda: sum(1 + o.watched.dropped for o in screen.of("output")) == 4, 10, "outputs")
+    screen.close()
+    for arguments, text in (
+        (["play", str(tmp_path / "missing"), "--source", "x"], "No such file"),
+        (["play", str(tmp_path), "--source", "x"], "has no picture"),
+        (["play", str(folder), "--source", "x", "--fps", "0"], "--fps is 0"),
+        (["play", str(folder), "--source", "x", "--count", "0"], "--count is 0"),
+        (["play", str(folder), "--source", "x", "--model", "nope", "--count", "1"], "unknown model"),
+    ):
+        failed = product.vigil(*arguments, *target(product), check=False)
+        assert failed.returncode == 1 and text in failed.stderr and "Traceback" not in failed.stderr, failed
+
+
+def target(product: Product) -> list[str]:
+    return ["--target", f"127.0.0.1:{product.ports['grpc']}"]
+
+
+def test_the_page_can_be_taken_away(tmp_path: Any) -> None:
+    """With web.page off the web port has its front page only, and every call."""
+    product = Product(tmp_path, {"web.page": "false"})
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        address = f"http://127.0.0.1:{product.ports['http']}"
+        with urllib.request.urlopen(address + "/", timeout=10) as answer:
+            assert b"This port speaks gRPC-Web" in answer.read()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(address + "/page.js", timeout=10)

@@ -80,9 +80,9 @@ def play(args: argparse.Namespace) -> int:
                 degraded += reply.output.quality.kind != perception.QUALITY_KIND_NORMAL
             except (CommandFailed, OSError) as error:  # a camera goes on, whatever becomes of a frame
                 failed += 1
-                if str(error) != last:
-                    last = str(error)
-                    print(f"\nvigil: {picture}: {last}", file=sys.stderr)
+                if (why := str(error).partition(" [")[0]) != last:  # each has another trace behind it
+                    last = why
+                    print(f"{'' if quiet else chr(10)}vigil: {picture}: {error}", file=sys.stderr)
             now_s = time.monotonic()
             if not quiet and now_s - told_s >= _TOLD_S:
                 told_s = now_s
