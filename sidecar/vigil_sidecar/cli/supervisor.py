@@ -254,12 +254,18 @@ class Supervisor:
                 "listen.sidecar_metrics_port": str(sidecar["sidecar_metrics"]),
             }  # fmt: skip
             self._write_ready()
-            self._say(f"ready: grpc {gateway['grpc']}, http {gateway['http']}, metrics {gateway['metrics']}")
+            self._say(f"ready: grpc {gateway['grpc']}, http {gateway['http']}, metrics {gateway['metrics']}{self._page(gateway['http'])}")
             self._outer.ready()
         elif not ready and self._ready:
             self._say("not ready")
             self._outer.status("not ready")
         self._ready = ready
+
+    def _page(self, port: int) -> str:
+        """Where a person can look, as an address to click on."""
+        host = self._settings.listen_host
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        return f"; look at http://{shown}:{port}/" if self._settings.web_page else ""
 
     def _write_ready(self) -> None:
         if self._ready_file is None:

@@ -135,8 +135,17 @@ export function Traffic({ model }: { model?: string }): JSX.Element {
 }
 
 function Load(): JSX.Element {
-  const { figures } = known.value;
-  const { times, batch, queue } = useMemo(() => {
+  const { figures, events } = known.value;
+  const { times, batch, queue, happened } = useMemo(() => {
+    const times = figures.map((f) => usToMs(f.timeUs));
+    const swaps = swapMarks(events);
+    const happened: Line[] = [
+      { label: "limits hit", colour: "--chart-3", values: series(figures, (f) => f.limits.reduce((n, l) => n + Number(l.count), 0)), dash: [2, 2] },
+      {
+        label: "swaps", colour: "--chart-1",
+        values: figures.map((f, i) => swaps.filter((s) => s.ms <= (times[i] as number) && s.ms > (times[i] as number) - f.intervalMs).length),
+      },
+    ];
     const batch: Line[] = [
       { label: "rows", colour: "--chart-1", values: figures.map((f) => all(f)?.batchRows || null) },
     ];
@@ -144,12 +153,13 @@ function Load(): JSX.Element {
       { label: "in flight", colour: "--chart-1", values: series(figures, (f) => Number(f.callsInFlight)) },
       { label: "waiting", colour: "--chart-2", values: series(figures, (f) => Number(f.waiting)), dash: [6, 3] },
     ];
-    return { times: figures.map((f) => usToMs(f.timeUs)), batch, queue };
-  }, [figures]);
+    return { times, batch, queue, happened };
+  }, [figures, events]);
   return (
     <>
       <Chart title="Batch size" unit="mean rows" times={times} lines={batch} least={1} format={(v) => v.toFixed(1)} />
       <Chart title="Queue" unit="calls" times={times} lines={queue} least={4} format={(v) => v.toFixed(0)} />
+      <Chart title="Limits and swaps" unit="per second" times={times} lines={happened} least={4} format={(v) => v.toFixed(0)} />
     </>
   );
 }

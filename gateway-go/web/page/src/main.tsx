@@ -5,7 +5,7 @@ import { type ComponentChildren, type JSX, render } from "preact";
 import { useEffect } from "preact/hooks";
 
 import { Audit } from "./audit.js";
-import { fullTime, span, stateName, timeZone, usToMs } from "./format.js";
+import { fullTime, span, stateName, timeOf, timeZone, usToMs } from "./format.js";
 import { Live } from "./live.js";
 import { Look } from "./look.js";
 import { Models } from "./models.js";
@@ -77,7 +77,7 @@ function Whole(): JSX.Element {
   return (
     <span class="whole">
       <StateBadge name={name} big />
-      <span class="dim">for {span(gatewayNow() - since)}{name !== "NORMAL" && worst[0] ? `: ${worst.map((s) => s.subject).join(", ")}` : ""}</span>
+      <span class="dim" title={`since ${fullTime(since)}`}>since {timeOf(since)}, for {span(gatewayNow() - since)}{name !== "NORMAL" && worst[0] ? `: ${worst.map((s) => s.subject).join(", ")}` : ""}</span>
     </span>
   );
 }
