@@ -26,6 +26,15 @@ from tests.harness.calls import Stub
 from tests.harness.product import ROOT, Product, wait_for
 
 FACE = ROOT / "build" / "pictures" / "astronaut.png"
+STALE_AFTER = """() => {
+  window.staleAfter = 0;
+  const begin = performance.now();
+  const look = () => {
+    if (document.querySelector("[data-connection=stale]")) window.staleAfter = performance.now() - begin;
+    else setTimeout(look, 20);
+  };
+  look();
+}"""
 FETCH = """async url => {
   try {
     const answer = await fetch(url, {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
@@ -42,10 +51,7 @@ def test_a_dead_connection_is_shown_within_two_seconds(product: Product, watched
     page.goto(url_of(product))
     is_live(page)
     becomes(page, "NORMAL", 60)
-    page.evaluate(
-        "() => { window.staleAfter = 0; const t0 = performance.now(); const look = () => "
-        "document.querySelector('[data-connection=stale]') ? (window.staleAfter = performance.now() - t0) : setTimeout(look, 20); look(); }"
-    )
+    page.evaluate(STALE_AFTER)
     os.kill(product.pids()["gateway_pid"], signal.SIGSTOP)
     try:
         expect(page.locator("[data-connection=stale]")).to_be_visible(timeout=10_000)
@@ -59,6 +65,24 @@ def test_a_dead_connection_is_shown_within_two_seconds(product: Product, watched
     is_live(page, 30)
     rows = events_shown(page)
     assert len(set(rows)) == len(rows)
+
+
+def test_a_gateway_that_is_gone_is_shown_within_two_seconds(tmp_path: Path, watched: Watched) -> None:
+    """Killed, and not there again: whoever is refused at once is no fresher than who hears nothing."""
+    product = Product(tmp_path, {"supervisor.backoff_ms": 8_000})
+    graphs.scale(2.0, product.models / "m" / "1" / "model.onnx")
+    with product:
+        door = Doorway(lambda: product.pids()["http"])
+        page = watched.page
+        page.goto(f"http://127.0.0.1:{door.port}/#/live")
+        is_live(page)
+        page.evaluate(STALE_AFTER)
+        os.kill(product.pids()["gateway_pid"], signal.SIGKILL)
+        expect(page.locator("[data-connection=stale]")).to_be_visible(timeout=8_000)
+        assert 0 < page.evaluate("window.staleAfter") < 3300
+        assert whole(page) == "UNKNOWN"
+        is_live(page, 60)
+        door.close()
 
 
 def test_events_of_a_cut_are_neither_lost_nor_doubled(product: Product, watched: Watched, context: BrowserContext) -> None:

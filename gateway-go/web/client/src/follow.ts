@@ -77,7 +77,6 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
 
   const once = async (own: number): Promise<void> => {
     abort = new AbortController();
-    lastHeard = Math.max(lastHeard, Date.now() - STALE_MS / 2);
     const request = { resume, sources: sources.map((s) => ({ sourceId: s.sourceId, frames: s.frames })) };
     for await (const message of vigil.live.watch(request, { signal: abort.signal, timeoutMs: 0 })) {
       if (closed || own !== generation) {

@@ -1,6 +1,6 @@
 import { connectVigil, contractDifference, follow, type Following, type Watched } from "@vigil/client";
 
-import { apply, type Known, type News, nothing } from "./state.js";
+import { apply, type Known, type News, nothing, only } from "./state.js";
 
 /** Follows the gateway and tells each piece of news. Runs in the shared worker, or in the page where there is none. */
 export class Source {
@@ -29,6 +29,7 @@ export class Source {
   }
 
   watch(sources: readonly Watched[]): void {
+    this.known = only(this.known, new Set(sources.map((s) => s.sourceId)));
     this.following.watch(sources);
   }
 }
@@ -43,7 +44,7 @@ export class Shared {
   private readonly source: Source;
 
   constructor(baseUrl: string) {
-    this.source = new Source(baseUrl, (news) => this.toAll({ type: "news", news }));
+    this.source = new Source(baseUrl, (news) => this.tell(news));
     setInterval(() => this.forget(Date.now() - FORGET_MS), FORGET_MS / 3);
   }
 
@@ -84,9 +85,12 @@ export class Shared {
     this.source.watch([...wanted.values()].sort((a, b) => (a.sourceId < b.sourceId ? -1 : 1)).slice(0, 16));
   }
 
-  private toAll(message: FromSource): void {
-    for (const port of this.pages.keys()) {
-      port.postMessage(message);
+  /** News for all pages; outputs, which may have large pictures, for those that look at their source. */
+  private tell(news: News): void {
+    for (const [port, page] of this.pages) {
+      if (news.kind !== "output" || page.sources.some((s) => s.sourceId === news.output.sourceId)) {
+        port.postMessage({ type: "news", news } satisfies FromSource);
+      }
     }
   }
 }

@@ -44,6 +44,12 @@ export function nothing(nowMs: number): Known {
   };
 }
 
+/** The same without outputs of sources that nobody looks at any more: each may have a large picture. */
+export function only(known: Known, sources: ReadonlySet<string>): Known {
+  const kept = [...known.outputs].filter(([source]) => sources.has(source));
+  return kept.length === known.outputs.size ? known : { ...known, outputs: new Map(kept) };
+}
+
 /** What is known after the news. */
 export function apply(known: Known, news: News): Known {
   switch (news.kind) {

@@ -3,7 +3,7 @@ import { connectVigil, describe, type Watched } from "@vigil/client";
 import type { Model } from "@vigil/client/gen/vigil/models/v1/models_pb.js";
 
 import { type FromSource, HERE_MS, Source, type ToSource } from "./source.js";
-import { apply, type Known, nothing } from "./state.js";
+import { apply, type Known, nothing, only } from "./state.js";
 
 /** Where the gateway is: the folder of this page, which works under a path prefix too. */
 export const base = new URL(".", document.baseURI).href;
@@ -28,6 +28,11 @@ export function gatewayNow(): number {
 
 /** Whether what is shown is what is. */
 export const fresh = computed(() => known.value.connection === "live");
+
+effect(() => {
+  const sources = new Set(watched.value.map((s) => s.sourceId));
+  known.value = only(known.peek(), sources);
+});
 
 /** Starts following: through the shared worker, or, where there is none, by a stream of this page. */
 export function start(): void {
