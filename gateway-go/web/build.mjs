@@ -3,7 +3,8 @@
 import { copyFile, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer, request } from "node:http";
 import { gzipSync } from "node:zlib";
-import { readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import esbuild from "esbuild";
@@ -11,6 +12,14 @@ import esbuild from "esbuild";
 const here = fileURLToPath(new URL(".", import.meta.url));
 const dev = process.argv.includes("--dev");
 const out = join(here, dev ? "dev" : "built");
+const digest = createHash("sha256");
+for (const folder of ["client/src", "page/src"]) {
+  for (const name of readdirSync(join(here, folder), { recursive: true }).sort()) {
+    if (/\.(ts|tsx|css)$/.test(name)) {
+      digest.update(readFileSync(join(here, folder, name)));
+    }
+  }
+}
 const options = {
   absWorkingDir: here,
   entryPoints: ["page/src/main.tsx", "page/src/worker.ts", "page/src/page.css"].map((e) => ({ in: e, out: { "page/src/main.tsx": "page", "page/src/worker.ts": "worker", "page/src/page.css": "page" }[e] })),
@@ -23,6 +32,7 @@ const options = {
   jsxImportSource: "preact",
   legalComments: "linked",
   outdir: out,
+  define: { BUILD: JSON.stringify(dev ? String(Date.now()) : digest.digest("hex").slice(0, 12)) },
   logLevel: "warning",
 };
 const FIXED = [["page/index.html", "index.html"], ["page/icon.svg", "icon.svg"]];

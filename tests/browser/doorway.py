@@ -74,11 +74,15 @@ class Doorway:
 
         self._loop.run_until_complete(listen())
         self._loop.run_forever()
-        under_way = asyncio.all_tasks(self._loop)
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    @staticmethod
+    async def _end() -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
         for task in under_way:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*under_way, return_exceptions=True))
-        self._loop.close()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

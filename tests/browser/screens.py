@@ -53,8 +53,7 @@ def main() -> None:
 
         feeding = threading.Thread(target=feed)
         feeding.start()
-        flags = ["--no-sandbox"] if os.getuid() == 0 else []
-        browser = driver.chromium.launch(executable_path=where["executable"], env=dict(os.environ) | where["env"], args=flags)
+        browser = driver.chromium.launch(executable_path=where["executable"], env=dict(os.environ) | where["env"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(url_of(product))
         is_live(page)

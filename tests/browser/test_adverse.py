@@ -6,19 +6,24 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 from vigil.audit.v1 import audit_pb2
 from vigil.audit.v1 import service_pb2 as audit
+from vigil.contract_digest import CONTRACT_DIGEST
+from vigil.live.v1 import live_pb2 as live
 from vigil.perception.v1 import perception_pb2 as perception
 
 from tests.browser.conftest import Watched, url_of
-from tests.browser.views import becomes, is_live, serious, shoot, whole
+from tests.browser.views import becomes, is_live, serious, shoot, upload, whole
+from tests.browser.wire import ALONE, framed
 from tests.harness import graphs
 from tests.harness.calls import Stub, infer_request
-from tests.harness.product import ROOT, Product
+from tests.harness.product import ROOT, Product, wait_for
 from tests.harness.swaps import X
 from vigil_safety import events_gen as events
 from vigil_sidecar.audit import layout_gen as layout
@@ -153,3 +158,54 @@ def test_a_hundred_thousand_hits_are_paged(tmp_path: Path, watched: Watched) -> 
         expect(rows).to_have_count(100)
     finally:
         product.stop()
+
+
+def test_a_value_that_cannot_be_shown_is_no_good_news(product: Product, watched: Watched) -> None:
+    """A time beyond all dates, in a stop: the page shows the stop, or says that it cannot show it; never the state before."""
+    page = watched.page
+    page.add_init_script(ALONE)
+    hello = live.Hello(server_version="0.1.0", contract_digest=CONTRACT_DIGEST, time_us=time.time_ns() // 1000)
+    hello.state.state = 5
+    hello.state.subjects.add(subject="sidecar", state=5, reason="x", since_us=(1 << 63) - 1)
+    event = live.Event(resume="x/1", state=hello.state)
+    event.transition.subject, event.transition.time_us, event.transition.to = "sidecar", (1 << 63) - 1, 5
+    body = framed(live.WatchResponse(hello=hello)) + framed(live.WatchResponse(event=event))
+    page.route(
+        "**/vigil.live.v1.LiveService/Watch",
+        lambda route: route.fulfill(status=200, headers={"content-type": "application/grpc-web+proto"}, body=body),
+    )
+    page.goto(url_of(product))
+    expect(page.locator('.machine .on[data-state="SAFE_STOP"]')).to_be_visible()
+    expect(page.get_by_text("not a time").first).to_be_visible()
+    for view in ("Safety", "Models", "Look", "Audit"):
+        page.get_by_role("link", name=view).click()
+        page.wait_for_timeout(200)
+        assert whole(page) in ("SAFE_STOP", "UNKNOWN")
+
+
+def test_who_leaves_the_camera_is_not_called_back(product: Product, watched: Watched) -> None:
+    """Another view is chosen while the camera starts, and while a picture is looked at: the page stays there, and the camera is off."""
+    page = watched.page
+    page.add_init_script(
+        "const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async (c) => { await new Promise(r => setTimeout(r, 1500));"
+        "const s = await ask(c); window.tracks = s.getTracks(); return s }"
+    )
+    page.goto(url_of(product, "look"))
+    is_live(page)
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("link", name="Safety").click()
+    ended = "window.tracks && window.tracks.every(t => t.readyState === 'ended')"
+    wait_for(lambda: page.evaluate(ended) or page.wait_for_timeout(50), 20, "the camera is off")
+    page.wait_for_timeout(1000)
+    assert page.url.endswith("#/safety")
+    held: list[Any] = []
+    page.route("**/vigil.perception.v1.PerceptionService/Detect", lambda route: held.append(route))
+    page.get_by_role("link", name="Look").click()
+    upload(page, FACE)
+    wait_for(lambda: held or page.wait_for_timeout(50), 20, "Detect is asked")
+    page.get_by_role("link", name="Safety").click()
+    held[0].continue_()
+    page.wait_for_timeout(1500)
+    assert page.url.endswith("#/safety")
+    page.unroute("**/vigil.perception.v1.PerceptionService/Detect")

@@ -85,6 +85,24 @@ def test_a_gateway_that_is_gone_is_shown_within_two_seconds(tmp_path: Path, watc
         door.close()
 
 
+def test_a_worker_that_ended_is_no_good_news(product: Product, watched: Watched) -> None:
+    """The shared worker says nothing any more, not even that it is there: the page itself says so, and starts another."""
+    page = watched.page
+    page.add_init_script(
+        "const Real = SharedWorker; window.workers = [];"
+        "window.SharedWorker = function (...a) { const w = new Real(...a); window.workers.push(w); return w }"
+    )
+    page.goto(url_of(product))
+    is_live(page)
+    page.evaluate(STALE_AFTER)
+    page.evaluate("window.workers[0].port.close()")
+    expect(page.locator("[data-connection=stale]")).to_be_visible(timeout=8_000)
+    assert 0 < page.evaluate("window.staleAfter") < 3300
+    assert whole(page) == "UNKNOWN"
+    is_live(page, 30)
+    assert page.evaluate("window.workers.length") == 2
+
+
 def test_events_of_a_cut_are_neither_lost_nor_doubled(product: Product, watched: Watched, context: BrowserContext) -> None:
     """The stream is cut while a version is swapped in: afterwards the page has each step once."""
     page = watched.page

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from vigil.audit.v1 import audit_pb2
 from vigil.audit.v1 import service_pb2 as audit
 
@@ -156,3 +156,51 @@ def test_where_the_page_is_no_secure_context_a_library_verifies(tmp_path: Path, 
         page.goto(f"http://{host}:{product.ports['http']}/#/models")
         expect(page.locator(".notice", has_text="control.allow_remote")).to_be_visible()
         expect(page.get_by_role("button", name="Look again")).to_be_disabled()
+
+
+def _renamed(reply: Any) -> None:
+    """Another source in the payload, with a checksum that fits."""
+    import google_crc32c
+
+    raw = bytearray(reply.raw)
+    payload = audit_pb2.CallPayload.FromString(bytes(raw[layout.HEADER_BYTES :]))
+    payload.source_id = "?" * len(payload.source_id)
+    raw[layout.HEADER_BYTES :] = payload.SerializeToString()
+    fresh = google_crc32c.value(bytes(raw[: layout.CRC_OFFSET] + raw[layout.HEADER_BYTES :])).to_bytes(4, "little")
+    raw[layout.CRC_OFFSET : layout.HEADER_BYTES] = fresh
+    reply.raw = bytes(raw)
+
+
+def test_nothing_is_verified_before_it_is_shown(product: Product, watched: Watched) -> None:
+    """A server that holds the record back, and gives the proof at once, gets no verdict for what it shows later."""
+    page = watched.page
+    record_of(page, product)
+    position = page.url.split("position=")[1]
+    held: list[Route] = []
+    page.route("**/vigil.audit.v1.AuditService/Get", lambda route: held.append(route))
+    page.goto(url_of(product, "audit"))
+    page.goto(url_of(product, f"audit?position={position}"))
+    button = page.get_by_role("button", name="Verify in this browser")
+    expect(button).to_be_disabled()
+    wait_for(lambda: held or page.wait_for_timeout(50), 20, "Get is asked")
+    altering(audit.GetResponse, _renamed)(held[0])
+    expect(page.locator("pre", has_text="????").first).to_be_visible()
+    assert page.locator("[data-verdict]").count() == 0
+    assert verified(page) == "forged"
+    page.unroute("**/vigil.audit.v1.AuditService/Get")
+
+
+def test_a_verdict_stays_with_its_record(product: Product, watched: Watched) -> None:
+    """A proof that comes late, when another record is open, says nothing of that one."""
+    page = watched.page
+    record_of(page, product)
+    held: list[Route] = []
+    page.route("**/vigil.audit.v1.AuditService/Prove", lambda route: held.append(route))
+    page.get_by_role("button", name="Verify in this browser").click()
+    wait_for(lambda: held or page.wait_for_timeout(50), 20, "Prove is asked")
+    page.goto(url_of(product, "audit?position=sidecar%2F1"))
+    expect(page.locator('section[aria-label="Record sidecar/1"] tbody tr').first).to_be_visible()
+    held[0].continue_()
+    page.wait_for_timeout(1500)
+    assert page.locator("[data-verdict]").count() == 0
+    page.unroute("**/vigil.audit.v1.AuditService/Prove")

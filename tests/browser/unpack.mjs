@@ -1,5 +1,5 @@
 // Unpacks the browser, its libraries and fonts into the folder given, whole or not at all; prints where they are.
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -16,9 +16,13 @@ if (!existsSync(join(folder, "fonts.conf"))) {
   writeFileSync(
     join(partial, "fonts.conf"),
     `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig><dir prefix="relative">fonts</dir><dir>/usr/share/fonts</dir><cachedir prefix="relative">cache</cachedir></fontconfig>
+<fontconfig><dir>${join(folder, "fonts")}</dir><dir>/usr/share/fonts</dir><cachedir>${join(folder, "cache")}</cachedir></fontconfig>
 `,
   );
+  mkdirSync(join(partial, "locales")); // else the browser makes it beside itself, for its own user only
+  for (const name of ["chromium", "."]) {
+    chmodSync(join(partial, name), 0o755);
+  }
   try {
     renameSync(partial, folder);
   } catch (error) {

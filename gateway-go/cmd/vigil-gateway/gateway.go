@@ -104,7 +104,8 @@ func newGateway(ctx context.Context, s *settings.Settings) (*gateway, error) {
 	g.service, err = flow.New(flow.Limits{
 		Fairness:        fairly,
 		MessageBytesMax: s.LimitsMessageBytesMax, CallsInFlightMax: s.LimitsCallsInFlightMax,
-		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax, WatchFrameBytesMax: s.LimitsWatchFrameBytesMax,
+		BytesInFlightMax: s.LimitsBytesInFlightMax, WatchersMax: s.LimitsWatchersMax, WatchQueueMax: s.LimitsWatchQueueMax,
+		WatchFrames:        flow.FrameLimits{Bytes: s.LimitsWatchFrameBytesMax, Side: s.LimitsFrameSideMax, Pixels: s.LimitsFramePixelsMax},
 		SupervisionTimeout: time.Duration(s.LinkHeartbeatTimeoutMs) * time.Millisecond,
 		Regions: sharedmemory.Options{
 			Folder: sharedmemory.Folder, Most: int(s.LimitsSharedMemoryRegionsMax), AnyOwner: s.SharedMemoryAnyOwner, KeyPrefix: s.SharedMemoryKeyPrefix,

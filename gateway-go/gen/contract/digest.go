@@ -4,7 +4,7 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "73d947fd76bf01d7eac505cc7e774eea6b2acb98f59172885819a6ddf793e797"
+const Digest = "22797b4252a0f0749116a6c61bf129196e7599d99123e3f132f4ad03a2f2eb8a"
 
 // Version of the project.
 const Version = "0.1.0"

@@ -18,8 +18,9 @@ import (
 	"vigil/gateway/internal/rules"
 )
 
-// historyMax is how many events are kept for who asks for them, or resumes.
-const historyMax = 1000
+// How many events are kept for who resumes, and how many changes of states for who asks for history: a
+// model whose versions come and go must not push those out.
+const historyMax, eventsMax = 1000, 4000
 
 // hub gives events to watchers; one that falls behind is told to start anew.
 type hub struct {
@@ -28,24 +29,36 @@ type hub struct {
 	run      string
 	count    uint64
 	past     []*livev1.Event
+	changes  []*safetyv1.Transition
 	watchers map[chan *livev1.Event]bool
 }
 
 // subscribe gives what is published from now on, and before it what came after the
 // event that a token names.
-func (h *hub) subscribe(queueMax int64, token string) (chan *livev1.Event, []*livev1.Event, error) {
+func (h *hub) subscribe(queueMax int64, token string) (*follower, error) {
 	ch := make(chan *livev1.Event, queueMax)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	missed, err := h.after(token)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	h.begin()
+	if token == "" {
+		token = fmt.Sprintf("%s/%d", h.run, h.count)
 	}
 	if h.watchers == nil {
 		h.watchers = map[chan *livev1.Event]bool{}
 	}
 	h.watchers[ch] = true
-	return ch, missed, nil
+	return &follower{ch, missed, token}, nil
+}
+
+// follower is one who watches: what comes, what it missed, and where that begins.
+type follower struct {
+	came   chan *livev1.Event
+	missed []*livev1.Event
+	resume string
 }
 
 // after gives the events after the one that a token names.
@@ -59,7 +72,7 @@ func (h *hub) after(token string) ([]*livev1.Event, error) {
 	if err != nil || run != h.run || h.run == "" || n > h.count || n < oldest {
 		return nil, &CallError{
 			Code: codes.OutOfRange, Event: events.SemanticViolation, Reason: "RESUME_GONE",
-			Text:       fmt.Sprintf("resume %q is of another run of the gateway, or more than %d events ago; watch anew", token, historyMax),
+			Text:       fmt.Sprintf("resume %q is of another run of the gateway, or more than %d events ago; watch anew", token, eventsMax),
 			Violations: []rules.Violation{{Field: "resume", Description: "not known"}},
 		}
 	}
@@ -70,14 +83,6 @@ func (h *hub) unsubscribe(ch chan *livev1.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.watchers, ch)
-}
-
-// now is where the events that come from now on begin.
-func (h *hub) now() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.begin()
-	return fmt.Sprintf("%s/%d", h.run, h.count)
 }
 
 func (h *hub) begin() {
@@ -104,11 +109,9 @@ func (h *hub) publish(e *livev1.Event) {
 	e.Resume = fmt.Sprintf("%s/%d", h.run, h.count)
 	if t := e.GetTransition(); t != nil {
 		t.Resume = e.Resume
+		h.changes = append(h.changes[max(0, len(h.changes)+1-historyMax):], t)
 	}
-	if len(h.past) == historyMax {
-		h.past = h.past[1:]
-	}
-	h.past = append(h.past, e)
+	h.past = append(h.past[max(0, len(h.past)+1-eventsMax):], e)
 	for ch := range h.watchers {
 		select {
 		case ch <- e:
@@ -123,23 +126,17 @@ func (h *hub) publish(e *livev1.Event) {
 func (h *hub) transitions() []*safetyv1.Transition {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var out []*safetyv1.Transition
-	for _, e := range h.past {
-		if t := e.GetTransition(); t != nil {
-			out = append(out, t)
-		}
-	}
-	return out
+	return slices.Clone(h.changes)
 }
 
 // watchState sends the present state, then each change.
 func (s *Service) watchState(c *streamCall) error {
 	request := c.request.(*safetyv1.WatchRequest)
-	changes, missed, err := s.hub.subscribe(s.limits.WatchQueueMax, request.Resume)
+	f, err := s.hub.subscribe(s.limits.WatchQueueMax, request.Resume)
 	if err != nil {
 		return err
 	}
-	defer s.hub.unsubscribe(changes)
+	defer s.hub.unsubscribe(f.came)
 	emit := func(e *livev1.Event) error {
 		t := e.GetTransition()
 		if e != nil && (t == nil || len(request.Subjects) > 0 && !slices.Contains(request.Subjects, t.Subject)) {
@@ -151,7 +148,7 @@ func (s *Service) watchState(c *streamCall) error {
 		}
 		return c.send(data)
 	}
-	for _, e := range append([]*livev1.Event{nil}, missed...) {
+	for _, e := range append([]*livev1.Event{nil}, f.missed...) {
 		if err := emit(e); err != nil {
 			return err
 		}
@@ -162,7 +159,7 @@ func (s *Service) watchState(c *streamCall) error {
 			return c.ctx.Err()
 		case <-s.drained.Done():
 			return errDraining
-		case e, open := <-changes:
+		case e, open := <-f.came:
 			if !open {
 				return limitError("watch_queue", "the reader of the stream is too slow")
 			}

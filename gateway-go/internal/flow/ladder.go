@@ -294,7 +294,7 @@ func (s *Service) standIn(c *call, request proto.Message, a *ladder.Answer, caus
 	c.version = a.ModelVersion
 	answer.Message, err = a.Encode(answer.AuditPosition, c.caller.Trace.ID())
 	if r, ok := request.(*perceptionv1.DetectRequest); ok && err == nil {
-		s.live.outputs.stoodIn(c.caller.Tenant, r, answer.Message, s.limits.WatchFrameBytesMax)
+		s.live.outputs.stoodIn(c.caller.Tenant, r, answer.Message, s.limits.WatchFrames)
 	}
 	return answer, err
 }

@@ -148,7 +148,7 @@ func (s *Service) sample(ctx context.Context) {
 func (s *Service) figures(now time.Time, over time.Duration) *livev1.Figures {
 	out := &livev1.Figures{
 		TimeUs: now.UnixMicro(), IntervalMs: uint32(over.Milliseconds()), CallsInFlight: uint64(s.calls.Load()), BytesInFlight: uint64(s.bytes.Load()),
-		Waiting: uint64(s.link.Waiting()), Streams: uint64(s.watchers.Load()), Limits: s.live.limits.take(), HeartbeatAgeMs: -1, State: stateValue(s.Whole()),
+		Waiting: uint64(s.link.Waiting()), Streams: uint64(s.watchers.Load()), Limits: s.live.limits.take(), HeartbeatAgeMs: -1, State: s.system(),
 	}
 	for _, f := range s.live.table.Take() {
 		out.Models = append(out.Models, &livev1.ModelFigures{
@@ -197,27 +197,23 @@ func sidecarParts(last *report) []*livev1.Part {
 // watchAll is LiveService.Watch.
 func (s *Service) watchAll(c *streamCall) error {
 	request := c.request.(*livev1.WatchRequest)
-	changes, missed, err := s.hub.subscribe(s.limits.WatchQueueMax, request.Resume)
+	f, err := s.hub.subscribe(s.limits.WatchQueueMax, request.Resume)
 	if err != nil {
 		return err
 	}
-	defer s.hub.unsubscribe(changes)
+	defer s.hub.unsubscribe(f.came)
 	taken, end := s.followFigures()
 	defer end()
 	shown := s.live.outputs.follow(s, c.caller.Tenant, request.Sources)
 	defer shown.end()
-	resume := request.Resume
-	if resume == "" {
-		resume = s.hub.now()
-	}
 	hello := &livev1.Hello{
-		ServerVersion: contract.Version, ContractDigest: contract.Digest, State: s.system(), Resume: resume, TimeUs: time.Now().UnixMicro(),
+		ServerVersion: contract.Version, ContractDigest: contract.Digest, State: s.system(), Resume: f.resume, TimeUs: time.Now().UnixMicro(),
 		Control: c.caller.Control, Reads: c.caller.Reads, Frames: c.caller.Frames,
 	}
 	if err := c.tell(&livev1.WatchResponse{Of: &livev1.WatchResponse_Hello{Hello: hello}}); err != nil {
 		return err
 	}
-	for _, e := range missed {
+	for _, e := range f.missed {
 		if err := s.tellEvent(c, e); err != nil {
 			return err
 		}
@@ -228,7 +224,7 @@ func (s *Service) watchAll(c *streamCall) error {
 			return c.ctx.Err()
 		case <-s.drained.Done():
 			return errDraining
-		case e, open := <-changes:
+		case e, open := <-f.came:
 			if !open {
 				return limitError("watch_queue", "the reader of the stream is too slow")
 			}

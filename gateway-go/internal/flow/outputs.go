@@ -21,9 +21,9 @@ import (
 // is no longer there.
 const askAgain = 200 * time.Millisecond
 
-// sourcesMax is how many sources are asked for at once, for all screens together: each may hold
-// a few pictures.
-const sourcesMax = 64
+// How many sources are asked for at once, for all screens together and for those of one tenant: each may
+// hold a few pictures.
+const sourcesMax, tenantSourcesMax = 256, 48
 
 const (
 	outputField  = protowire.Number(4) // livev1.WatchResponse.output
@@ -79,8 +79,8 @@ func (o *outputs) follow(s *Service, tenant string, sources []*livev1.WatchedSou
 		}
 		w.keys = append(w.keys, key)
 		stream := o.streams[key]
-		if stream == nil && len(o.streams) >= sourcesMax {
-			w.put(key, waitingOutput{ended: fmt.Sprintf("%d sources are watched already, the limit is %d", len(o.streams), sourcesMax)})
+		if why := o.full(key); stream == nil && why != "" {
+			w.put(key, waitingOutput{ended: why})
 			continue
 		}
 		if stream == nil {
@@ -92,6 +92,23 @@ func (o *outputs) follow(s *Service, tenant string, sources []*livev1.WatchedSou
 		stream.watchers = append(stream.watchers, w)
 	}
 	return w
+}
+
+// full says why a source cannot be asked for now; the lock is held.
+func (o *outputs) full(key sourceKey) string {
+	if len(o.streams) >= sourcesMax {
+		return fmt.Sprintf("%d sources are watched already, the limit is %d", len(o.streams), sourcesMax)
+	}
+	own := 0
+	for other := range o.streams {
+		if other.tenant == key.tenant {
+			own++
+		}
+	}
+	if own >= tenantSourcesMax {
+		return fmt.Sprintf("%d sources of this tenant are watched already, the limit is %d", own, tenantSourcesMax)
+	}
+	return ""
 }
 
 // end takes the screen away, and ends the streams that nobody follows any more.
@@ -230,7 +247,7 @@ func (w *shown) put(key sourceKey, x waitingOutput) {
 // stoodIn shows what answered in place of a model to those who follow the source: the sidecar, which
 // tells them of its own answers, knows nothing of it. message is a DetectResponse, whose output has the
 // number that a WatchResponse's has.
-func (o *outputs) stoodIn(tenant string, r *perceptionv1.DetectRequest, message []byte, frameMax int64) {
+func (o *outputs) stoodIn(tenant string, r *perceptionv1.DetectRequest, message []byte, limits FrameLimits) {
 	for _, frames := range []bool{false, true} {
 		key := sourceKey{tenant, r.SourceId, frames}
 		o.mu.Lock()
@@ -240,7 +257,7 @@ func (o *outputs) stoodIn(tenant string, r *perceptionv1.DetectRequest, message 
 			continue
 		}
 		watched := message
-		if frames && int64(proto.Size(r.Frame)) <= frameMax {
+		if frames && limits.hold(r, message) {
 			picture, err := proto.Marshal(&perceptionv1.WatchResponse{Frame: r.Frame})
 			if err != nil {
 				continue
@@ -249,6 +266,19 @@ func (o *outputs) stoodIn(tenant string, r *perceptionv1.DetectRequest, message 
 		}
 		o.give(key, stream, waitingOutput{watched: watched})
 	}
+}
+
+// FrameLimits are those of pictures that watchers get: bytes, pixels a side, pixels.
+type FrameLimits struct{ Bytes, Side, Pixels int64 }
+
+// hold says whether a picture that no sidecar has looked at is within the limits; the answer to it has its size.
+func (l FrameLimits) hold(r *perceptionv1.DetectRequest, message []byte) bool {
+	answer := &perceptionv1.DetectResponse{}
+	if int64(proto.Size(r.Frame)) > l.Bytes || proto.Unmarshal(message, answer) != nil {
+		return false
+	}
+	w, h := int64(answer.Output.GetFrameWidth()), int64(answer.Output.GetFrameHeight())
+	return 0 < w && w <= l.Side && 0 < h && h <= l.Side && w*h <= l.Pixels
 }
 
 // run asks the sidecar for a source until nobody wants it; a sidecar that is gone is waited for.
@@ -269,11 +299,14 @@ func (o *outputs) run(ctx context.Context, s *Service, key sourceKey, stream *so
 		case <-time.After(askAgain):
 		}
 	}
-	o.give(key, stream, waitingOutput{ended: clip(err.Error(), 256)})
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.streams[key] == stream { // whoever asks next begins anew
+	watchers := slices.Clone(stream.watchers)
+	if o.streams[key] == stream { // whoever asks from now on begins anew
 		delete(o.streams, key)
+	}
+	o.mu.Unlock()
+	for _, w := range watchers {
+		w.put(key, waitingOutput{ended: clip(err.Error(), 256)})
 	}
 }
 

@@ -40,8 +40,8 @@ type Limits struct {
 	BytesInFlightMax int64
 	WatchersMax      int64
 	WatchQueueMax    int64
-	// WatchFrameBytesMax is the largest picture that watchers of a source get.
-	WatchFrameBytesMax int64
+	// WatchFrames bounds the pictures that watchers of a source get.
+	WatchFrames FrameLimits
 	// SupervisionTimeout is how long the sidecar's supervision may stand still,
 	// RestartAfter how much longer until the sidecar is replaced; 0: never.
 	SupervisionTimeout, RestartAfter time.Duration

@@ -127,6 +127,8 @@ class Loader:
             rows = f"batches up to {warmth.max_batch_size}" if warmth.max_batch_size else "not batched"
             passed.gate("warm-up", f"{rows}; the largest takes {warmth.run_s * 1000:.3g} ms")
             _check_gates(options, warmth)
+            if options.run_ms_max is not None or options.batch_difference_max is not None:
+                passed.gate("the model's own", "run_ms_max and batch_difference_max of its vigil.toml, those that are set")
             version = LoadedVersion(
                 model, number, staged.digest, staged.size, self._wrap(model, session), options,
                 warmth.max_batch_size, warmth.run_s, warmth.batch_difference, warmth.golden, self._closed,

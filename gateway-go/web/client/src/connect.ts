@@ -10,6 +10,8 @@ import { SafetyService } from "./gen/vigil/safety/v1/safety_pb.js";
 
 export { create };
 
+const LIVE_PATH = `/${LiveService.typeName}/${LiveService.method.watch.name}`;
+
 /** Clients of one gateway. All methods may be called at the same time. */
 export interface Vigil {
   readonly baseUrl: string;
@@ -18,6 +20,8 @@ export interface Vigil {
   readonly models: Client<typeof ModelsService>;
   readonly perception: Client<typeof PerceptionService>;
   readonly safety: Client<typeof SafetyService>;
+  /** Called whenever bytes of a live stream arrive, before their message is whole. */
+  readonly onLiveBytes: Set<() => void>;
 }
 
 /** How to connect. */
@@ -50,11 +54,26 @@ export function connectVigil(options: ConnectOptions): Vigil {
     }
     return next(request);
   };
+  const onLiveBytes = new Set<() => void>();
+  const ask = options.fetch ?? globalThis.fetch;
+  const counting: typeof globalThis.fetch = async (input, init) => {
+    const answer = await ask(input, init);
+    if (!String(input instanceof Request ? input.url : input).endsWith(LIVE_PATH) || !answer.ok || !answer.body) {
+      return answer;
+    }
+    const told = new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller): void {
+        onLiveBytes.forEach((f) => f());
+        controller.enqueue(chunk);
+      },
+    });
+    return new Response(answer.body.pipeThrough(told), { status: answer.status, headers: answer.headers });
+  };
   const transport = createGrpcWebTransport({
     baseUrl: options.baseUrl.replace(/\/+$/, ""),
     interceptors: [beside],
     ...(options.timeoutMs ? { defaultTimeoutMs: options.timeoutMs } : {}),
-    ...(options.fetch ? { fetch: options.fetch } : {}),
+    fetch: counting,
   });
   return {
     baseUrl: options.baseUrl,
@@ -63,6 +82,7 @@ export function connectVigil(options: ConnectOptions): Vigil {
     models: createClient(ModelsService, transport),
     perception: createClient(PerceptionService, transport),
     safety: createClient(SafetyService, transport),
+    onLiveBytes,
   };
 }
 

@@ -42,12 +42,15 @@ export interface Following {
   close(): void;
 }
 
-/** Figures come each second, so that silence means something. */
-export const STALE_MS = 1900;
-/** A stream that says nothing for so long is given up, and opened anew. */
+/** Figures come each second, so that silence means something: with its watchdog this is two seconds at most. */
+export const STALE_MS = 1750;
+/** A stream that brings nothing for so long, not a byte, is given up, and opened anew. */
 export const SILENT_MS = 6000;
+const WATCH_MS = 100;
 const WAIT_FIRST_MS = 200;
 const WAIT_LAST_MS = 3000;
+/** A source that was refused is asked for again after this. */
+const AGAIN_MS = 5000;
 
 /** Whether a gateway speaks another contract than this code was made for; in words, empty when not. */
 export function contractDifference(hello: Hello): string {
@@ -56,6 +59,9 @@ export function contractDifference(hello: Hello): string {
     : `This page was made for the contract ${CONTRACT_DIGEST.slice(0, 12)}; the gateway (version ${hello.serverVersion}) speaks ${hello.contractDigest.slice(0, 12)}. Reload the page.`;
 }
 
+/** Time that only goes on: a device's clock may be set while a page is open. */
+const now = (): number => performance.now();
+
 /** Follows a gateway's LiveService: reopens the stream when it ends or is silent, and goes on after the last event. */
 export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly Watched[]; resume?: string } = {}): Following {
   let sources = options.sources ?? [];
@@ -63,10 +69,13 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
   let closed = false;
   let generation = 0;
   let abort = new AbortController();
-  let lastHeard = Date.now();
+  /** When anything was heard last, and when the present attempt began or brought something. */
+  let heardMs = now();
+  let movedMs = now();
   let state: Connection = "connecting";
   let wait = WAIT_FIRST_MS;
   let wake: () => void = () => undefined;
+  let again: ReturnType<typeof setTimeout> | undefined;
 
   const turn = (next: Connection, why: string): void => {
     if (state !== next) {
@@ -74,17 +83,29 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
       heard.connection?.(next, why);
     }
   };
+  /** Bytes of a large picture are a sign of life too, long before it is whole. */
+  const moved = (): void => {
+    heardMs = movedMs = now();
+    turn("live", "");
+  };
+  vigil.onLiveBytes.add(moved);
+
+  const reopen = (): void => {
+    generation++;
+    abort.abort();
+    wake();
+  };
 
   const once = async (own: number): Promise<void> => {
     abort = new AbortController();
+    movedMs = now();
     const request = { resume, sources: sources.map((s) => ({ sourceId: s.sourceId, frames: s.frames })) };
     for await (const message of vigil.live.watch(request, { signal: abort.signal, timeoutMs: 0 })) {
       if (closed || own !== generation) {
         return;
       }
-      lastHeard = Date.now();
+      moved();
       wait = WAIT_FIRST_MS;
-      turn("live", "");
       switch (message.of.case) {
         case "hello":
           resume ||= message.of.value.resume;
@@ -99,6 +120,10 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
           break;
         case "output":
           heard.output?.(message.of.value);
+          if (message.of.value.ended) {
+            clearTimeout(again);
+            again = setTimeout(reopen, AGAIN_MS);
+          }
           break;
         default:
           break; // of a newer gateway
@@ -131,7 +156,6 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
     switch (ConnectError.from(error).code) {
       case Code.OutOfRange:
         resume = "";
-        wait = 0;
         heard.gap?.(text);
         return;
       case Code.PermissionDenied:
@@ -147,15 +171,14 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
   };
 
   const watchdog = setInterval(() => {
-    const silence = Date.now() - lastHeard;
-    if (silence > STALE_MS && state !== "refused") {
+    if (now() - heardMs > STALE_MS && state !== "refused") {
       turn("stale", "nothing was heard from the gateway for two seconds");
     }
-    if (silence > SILENT_MS) {
-      lastHeard = Date.now() - STALE_MS - 1;
+    if (now() - movedMs > SILENT_MS) {
+      movedMs = now();
       abort.abort();
     }
-  }, 100);
+  }, WATCH_MS);
 
   void run();
   return {
@@ -163,9 +186,7 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
       const same = next.length === sources.length && next.every((s, i) => s.sourceId === sources[i]?.sourceId && s.frames === sources[i]?.frames);
       if (!same) {
         sources = [...next];
-        generation++;
-        abort.abort();
-        wake();
+        reopen();
       }
     },
     get resume(): string {
@@ -174,6 +195,8 @@ export function follow(vigil: Vigil, heard: Heard, options: { sources?: readonly
     close(): void {
       closed = true;
       clearInterval(watchdog);
+      clearTimeout(again);
+      vigil.onLiveBytes.delete(moved);
       abort.abort();
       wake();
     },

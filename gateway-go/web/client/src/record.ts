@@ -83,7 +83,7 @@ function inWords(name: string, value: bigint | Uint8Array): string {
     case "clock_status":
       return chosen(CLOCK_STATUS);
     case "flags":
-      return value & 1n ? "keyed hashes" : "none";
+      return [value & 1n ? "keyed hashes" : "", value & ~1n ? `unknown (${value & ~1n})` : ""].filter(Boolean).join(", ") || "none";
     case "crc32c":
       return value.toString(16).padStart(8, "0");
     default:

@@ -323,6 +323,7 @@ function place(record: AuditRecord, parts: Parts, position: string | undefined, 
   }
   const own = `${log[1]}/${bytes("boot_id")}/${sequence}`;
   const [asked, ...rest] = [position ?? own].map((p) => p.split("/"))[0] as string[];
-  const held = asked === log[1] && rest.at(-1) === String(sequence) && (rest.length === 1 || rest[0] === bytes("boot_id"));
+  const held =
+    asked === log[1] && rest.length <= 2 && rest.at(-1) === String(sequence) && (rest.length === 1 || rest[0] === bytes("boot_id"));
   add("place", held, held ? `it is ${own}` : `it is ${own}, and ${position} was asked for`);
 }

@@ -139,25 +139,34 @@ const VERDICTS: Record<Verdict["verdict"], [string, string, string]> = {
   unreadable: ["✕", "Not a proof", "bad"],
 };
 
+/** Checks the record that is shown, and no other: it waits for that, and what it found is forgotten with it. */
 function Verify({ position, raw }: { position: string; raw: Uint8Array | undefined }): JSX.Element {
   const [verdict, setVerdict] = useState<Verdict | undefined>(undefined);
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
+  const round = useRef(0);
   useEffect(() => {
     setVerdict(undefined);
     setError("");
-  }, [position, pinned.value]);
+    round.current++;
+  }, [position, raw, pinned.value]);
   const [checks, setChecks] = useState(0);
-  const check = async (): Promise<void> => {
+  const check = async (shown: Uint8Array): Promise<void> => {
+    const own = ++round.current;
     setBusy(true);
     setError("");
     setVerdict(undefined); // while it is checked anew nothing is known
     try {
       const { keys } = await keysOf(pinned.value);
       const { proof } = await vigil.audit.prove({ position });
-      setVerdict(await verifyProof(proof, keys, { position, ...(raw ? { shown: raw } : {}) }));
+      const found = await verifyProof(proof, keys, { position, shown });
+      if (own === round.current) {
+        setVerdict(found);
+      }
     } catch (failed) {
-      setError(describe(failed).text);
+      if (own === round.current) {
+        setError(describe(failed).text);
+      }
     }
     setBusy(false);
     setChecks((n) => n + 1);
@@ -166,7 +175,7 @@ function Verify({ position, raw }: { position: string; raw: Uint8Array | undefin
   return (
     <div class="verify" data-checks={checks}>
       <Keys />
-      <button class="primary" onClick={() => void check()} disabled={busy}>{busy ? "Verifying…" : "Verify in this browser"}</button>
+      <button class="primary" onClick={() => raw && void check(raw)} disabled={busy || !raw}>{busy ? "Verifying…" : "Verify in this browser"}</button>
       <Problem text={error} />
       {verdict ? (
         <div class={`verdict ${look}`} role="status" data-verdict={verdict.verdict}>
@@ -276,7 +285,7 @@ export function Audit({ position, open }: { position: string; open: (position: s
   const found = page.value;
   return (
     <div class="view">
-      {position ? <Record position={position} close={() => open("")} /> : null}
+      {position ? <Record key={position} position={position} close={() => open("")} /> : null}
       <Card title="Search the logs" wide>
         <SearchForm busy={busy} search={() => void run([""])} />
         <Problem text={error} />

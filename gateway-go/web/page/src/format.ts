@@ -35,13 +35,22 @@ const zoneName = new Intl.DateTimeFormat(LOCALE, { timeZoneName: "short" });
 /** The zone in which times are shown. */
 export const timeZone = zone;
 
+/** The latest time that a Date can hold, ms. */
+const TIME_MAX = 8.64e15;
+
+/** A time within what can be shown. */
+export function bounded(ms: number): number {
+  return Number.isFinite(ms) ? Math.min(TIME_MAX, Math.max(-TIME_MAX, ms)) : 0;
+}
+
 /** Time of day; the zone stands at the top of the page. */
 export function timeOf(ms: number): string {
-  return clock.format(ms);
+  return clock.format(bounded(ms));
 }
 
 /** Date and time with zone. */
-export function fullTime(ms: number): string {
+export function fullTime(told: number): string {
+  const ms = bounded(told);
   const name = zoneName.formatToParts(ms).find((p) => p.type === "timeZoneName")?.value ?? zone;
   return `${date.format(ms)} ${clock.format(ms)} ${name}`;
 }

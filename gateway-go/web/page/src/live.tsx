@@ -11,9 +11,23 @@ import { Machine } from "./machine.js";
 import { fresh, known } from "./store.js";
 import { Card, Empty, StateBadge, Table, When } from "./ui.js";
 
-/** A value for each figures, and null between two that are apart. */
-export function series(figures: readonly Figures[], value: (f: Figures) => number): number[] {
-  return figures.map(value);
+/** Figures that are further apart have a gap between them in the lines. */
+const GAP_MS = 3000;
+
+/** Their times, and a place without values wherever two are apart. */
+function spaced(figures: readonly Figures[]): { times: number[]; of: (value: (f: Figures) => number | null) => (number | null)[] } {
+  const places: (Figures | number)[] = [];
+  figures.forEach((f, i) => {
+    const before = figures[i - 1];
+    if (before && usToMs(f.timeUs) - usToMs(before.timeUs) > GAP_MS) {
+      places.push(usToMs(before.timeUs) + 1);
+    }
+    places.push(f);
+  });
+  return {
+    times: places.map((p) => (typeof p === "number" ? p : usToMs(p.timeUs))),
+    of: (value) => places.map((p) => (typeof p === "number" ? null : value(p))),
+  };
 }
 
 function all(f: Figures): NonNullable<Figures["models"][0]> | undefined {
@@ -104,27 +118,30 @@ function Numbers({ f }: { f: Figures | undefined }): JSX.Element {
 export function Traffic({ model }: { model?: string }): JSX.Element {
   const { figures, events } = known.value;
   const { times, rates, latencies, marks } = useMemo(() => {
-    const of = (f: Figures): Figures["models"][0] | undefined => (model ? f.models.find((m) => m.model === model) : all(f));
-    const rateOf = (pick: (m: Figures["models"][0]) => bigint) => (f: Figures): number => {
-      const m = of(f);
-      return m ? perSecond(f, pick(m)) : 0;
-    };
-    const timeOf = (pick: (m: Figures["models"][0]) => bigint): (number | null)[] =>
-      figures.map((f) => {
-        const m = of(f);
+    const { times, of } = spaced(figures);
+    type Counted = Figures["models"][0];
+    const figuresOf = (f: Figures): Counted | undefined => (model ? f.models.find((m) => m.model === model) : all(f));
+    const rateOf = (pick: (m: Counted) => bigint): (number | null)[] =>
+      of((f) => {
+        const m = figuresOf(f);
+        return m ? perSecond(f, pick(m)) : 0;
+      });
+    const timeOf = (pick: (m: Counted) => bigint): (number | null)[] =>
+      of((f) => {
+        const m = figuresOf(f);
         return m && pick(m) > 0n ? Number(pick(m)) : null;
       });
     const rates: Line[] = [
-      { label: "answers", colour: "--chart-1", values: series(figures, rateOf((m) => m.answers)) },
-      { label: "stand-ins", colour: "--chart-2", values: series(figures, rateOf((m) => m.degraded)), dash: [6, 3] },
-      { label: "errors", colour: "--chart-3", values: series(figures, rateOf((m) => m.errors)), dash: [2, 2] },
+      { label: "answers", colour: "--chart-1", values: rateOf((m) => m.answers) },
+      { label: "stand-ins", colour: "--chart-2", values: rateOf((m) => m.degraded), dash: [6, 3] },
+      { label: "errors", colour: "--chart-3", values: rateOf((m) => m.errors), dash: [2, 2] },
     ];
     const latencies: Line[] = [
       { label: "median", colour: "--chart-1", values: timeOf((m) => m.p50Us) },
       { label: "90 %", colour: "--chart-2", values: timeOf((m) => m.p90Us), dash: [6, 3] },
       { label: "99 %", colour: "--chart-3", values: timeOf((m) => m.p99Us), dash: [2, 2] },
     ];
-    return { times: figures.map((f) => usToMs(f.timeUs)), rates, latencies, marks: swapMarks(events, model) };
+    return { times, rates, latencies, marks: swapMarks(events, model) };
   }, [figures, events, model]);
   return (
     <>
@@ -137,21 +154,20 @@ export function Traffic({ model }: { model?: string }): JSX.Element {
 function Load(): JSX.Element {
   const { figures, events } = known.value;
   const { times, batch, queue, happened } = useMemo(() => {
-    const times = figures.map((f) => usToMs(f.timeUs));
+    const { times, of } = spaced(figures);
     const swaps = swapMarks(events);
+    const swapsIn = (f: Figures): number => {
+      const end = usToMs(f.timeUs);
+      return swaps.filter((s) => s.ms <= end && s.ms > end - f.intervalMs).length;
+    };
     const happened: Line[] = [
-      { label: "limits hit", colour: "--chart-3", values: series(figures, (f) => f.limits.reduce((n, l) => n + Number(l.count), 0)), dash: [2, 2] },
-      {
-        label: "swaps", colour: "--chart-1",
-        values: figures.map((f, i) => swaps.filter((s) => s.ms <= (times[i] as number) && s.ms > (times[i] as number) - f.intervalMs).length),
-      },
+      { label: "limits hit", colour: "--chart-3", values: of((f) => f.limits.reduce((n, l) => n + Number(l.count), 0)), dash: [2, 2] },
+      { label: "swaps", colour: "--chart-1", values: of(swapsIn) },
     ];
-    const batch: Line[] = [
-      { label: "rows", colour: "--chart-1", values: figures.map((f) => all(f)?.batchRows || null) },
-    ];
+    const batch: Line[] = [{ label: "rows", colour: "--chart-1", values: of((f) => all(f)?.batchRows || null) }];
     const queue: Line[] = [
-      { label: "in flight", colour: "--chart-1", values: series(figures, (f) => Number(f.callsInFlight)) },
-      { label: "waiting", colour: "--chart-2", values: series(figures, (f) => Number(f.waiting)), dash: [6, 3] },
+      { label: "in flight", colour: "--chart-1", values: of((f) => Number(f.callsInFlight)) },
+      { label: "waiting", colour: "--chart-2", values: of((f) => Number(f.waiting)), dash: [6, 3] },
     ];
     return { times, batch, queue, happened };
   }, [figures, events]);

@@ -39,16 +39,12 @@ function qualityOf(output: Output): { normal: boolean; words: string } {
   }
 }
 
-/** Draws a picture onto a canvas; says why it cannot. */
-async function draw(canvas: HTMLCanvasElement, frame: Frame): Promise<string> {
-  const context = canvas.getContext("2d");
-  if (!context) {
-    return "this browser draws no pictures";
-  }
+/** A frame as a bitmap; throws an Error with why it is none. */
+async function bitmapOf(frame: Frame): Promise<ImageBitmap> {
   if (frame.content.case === "raw") {
     const { width, height, rgb } = frame.content.value;
     if (rgb.length !== 3 * width * height) {
-      return "the picture's bytes do not fit its size";
+      throw new Error("the picture's bytes do not fit its size");
     }
     const rgba = new Uint8ClampedArray(4 * width * height);
     for (let i = 0, j = 0; i < rgb.length; i += 3, j += 4) {
@@ -57,47 +53,52 @@ async function draw(canvas: HTMLCanvasElement, frame: Frame): Promise<string> {
       rgba[j + 2] = rgb[i + 2] as number;
       rgba[j + 3] = 255;
     }
-    canvas.width = width;
-    canvas.height = height;
-    context.putImageData(new ImageData(rgba, width, height), 0, 0);
-    return "";
+    return createImageBitmap(new ImageData(rgba, width, height));
   }
   if (frame.content.case === "encoded") {
     try {
-      const picture = await createImageBitmap(new Blob([frame.content.value as BlobPart]), { imageOrientation: "none" });
-      canvas.width = picture.width;
-      canvas.height = picture.height;
-      context.drawImage(picture, 0, 0);
-      picture.close();
-      return "";
+      return await createImageBitmap(new Blob([frame.content.value as BlobPart]), { imageOrientation: "none" });
     } catch {
-      return "the browser cannot draw this picture";
+      throw new Error("the browser cannot draw this picture");
     }
   }
-  return "no picture";
+  throw new Error("no picture");
 }
 
+/** A picture with its boxes. Both change together: boxes never stand on another frame than theirs. */
 function Picture({ looked }: { looked: Looked }): JSX.Element {
   const canvas = useRef<HTMLCanvasElement>(null);
-  const [problem, setProblem] = useState("");
-  const { output, frame } = looked;
+  const [drawn, setDrawn] = useState<{ looked: Looked; problem: string }>({ looked: { ...looked, frame: undefined }, problem: "" });
   useEffect(() => {
-    if (!frame || !canvas.current) {
-      setProblem("");
-      return;
-    }
     let current = true;
-    void draw(canvas.current, frame).then((p) => current && setProblem(p));
+    const show = (problem: string, bitmap?: ImageBitmap): void => {
+      const surface = canvas.current;
+      if (current && surface) {
+        surface.width = bitmap?.width ?? (looked.output.frameWidth || 640);
+        surface.height = bitmap?.height ?? (looked.output.frameHeight || 480);
+        if (bitmap) {
+          surface.getContext("2d")?.drawImage(bitmap, 0, 0);
+        }
+        setDrawn({ looked, problem });
+      }
+      bitmap?.close();
+    };
+    if (looked.frame) {
+      bitmapOf(looked.frame).then((bitmap) => show("", bitmap), (failed: unknown) => show((failed as Error).message));
+    } else {
+      show("no picture with this answer");
+    }
     return () => {
       current = false;
     };
-  }, [frame]);
+  }, [looked.output]);
+  const { output } = drawn.looked;
   const [w, h] = [output.frameWidth || 1, output.frameHeight || 1];
   const { normal } = qualityOf(output);
   const line = Math.max(w, h) / 220;
   return (
     <div class={`picture${normal ? "" : " degraded"}`}>
-      {frame ? <canvas ref={canvas} role="img" aria-label={`Frame of ${output.sourceId}`} /> : <div class="nopicture">no picture with this answer</div>}
+      <canvas ref={canvas} role="img" aria-label={`Frame of ${output.sourceId}`} />
       <svg viewBox={`0 0 ${w} ${h}`} role="img" aria-label={`${output.boxes.length} boxes`}>
         {output.boxes.map((b, i) => (
           <g key={i} class="box">
@@ -114,7 +115,7 @@ function Picture({ looked }: { looked: Looked }): JSX.Element {
         ))}
       </svg>
       {normal ? null : <div class="mark" role="status">▲ {qualityOf(output).words}</div>}
-      {problem ? <div class="mark">{problem}</div> : null}
+      {drawn.problem ? <div class="mark low">{drawn.problem}</div> : null}
     </div>
   );
 }
@@ -173,9 +174,13 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const [over, setOver] = useState(false);
-  const camera = useRef<{ stop: () => void } | undefined>(undefined);
+  const camera = useRef<(() => void) | undefined>(undefined);
+  const there = useRef(true);
   const [filming, setFilming] = useState(false);
-  useEffect(() => () => camera.current?.stop(), []);
+  useEffect(() => () => {
+    there.current = false;
+    camera.current?.();
+  }, []);
 
   const send = async (file: Blob): Promise<boolean> => {
     setError("");
@@ -194,7 +199,9 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
     setBusy(true);
     try {
       await detect(new Uint8Array(await file.arrayBuffer()), model, confidence);
-      shown();
+      if (there.current) {
+        shown(); // who went to another view meanwhile stays there
+      }
       return true;
     } catch (failed) {
       const { code, text, traceId } = describe(failed);
@@ -207,24 +214,29 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
 
   const film = async (): Promise<void> => {
     if (camera.current) {
-      camera.current.stop();
+      camera.current();
       return;
     }
+    let on = true;
+    let stream: MediaStream | undefined;
+    const end = (): void => {
+      on = false;
+      stream?.getTracks().forEach((t) => t.stop());
+      camera.current = undefined;
+      setFilming(false);
+    };
+    camera.current = end;
+    setFilming(true);
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({ video: true });
+      stream = await navigator.mediaDevices.getUserMedia({ video: true });
+      if (!on) { // the view was left, or the button pressed again, while the browser asked
+        end();
+        return;
+      }
       const video = document.createElement("video");
       video.srcObject = stream;
       video.muted = true;
       await video.play();
-      let on = true;
-      const end = (): void => {
-        on = false;
-        stream.getTracks().forEach((t) => t.stop());
-        camera.current = undefined;
-        setFilming(false);
-      };
-      camera.current = { stop: end };
-      setFilming(true);
       const canvas = new OffscreenCanvas(video.videoWidth || 640, video.videoHeight || 480);
       while (on) {
         canvas.getContext("2d")?.drawImage(video, 0, 0);
@@ -234,6 +246,7 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
         await new Promise((done) => setTimeout(done, CAMERA_GAP_MS));
       }
     } catch (failed) {
+      end();
       setError(`the camera cannot be used: ${(failed as Error).message}`);
     }
   };

@@ -10,8 +10,8 @@ import { Live } from "./live.js";
 import { Look } from "./look.js";
 import { Models } from "./models.js";
 import { Safety } from "./safety.js";
-import { fresh, gatewayNow, known, start, tick } from "./store.js";
-import { StateBadge } from "./ui.js";
+import { connection, fresh, gatewayNow, known, start, tick } from "./store.js";
+import { Guarded, StateBadge } from "./ui.js";
 
 const VIEWS = ["live", "look", "models", "safety", "audit"] as const;
 type View = (typeof VIEWS)[number];
@@ -49,16 +49,16 @@ document.documentElement.dataset["theme"] = theme();
 
 function Connection(): JSX.Element {
   tick.value;
-  const { connection, why, sinceMs, heardMs } = known.value;
+  const { why, sinceMs, heardMs } = known.value;
   const words = {
     connecting: "connecting…",
     live: "live",
     stale: `no news for ${span(Date.now() - heardMs)}`,
     refused: `refused: ${why}`,
-  }[connection];
-  const sign = { connecting: "◔", live: "●", stale: "✕", refused: "✕" }[connection];
+  }[connection.value];
+  const sign = { connecting: "◔", live: "●", stale: "✕", refused: "✕" }[connection.value];
   return (
-    <span class={`connection ${connection}`} role="status" data-connection={connection} title={`since ${fullTime(sinceMs)}`}>
+    <span class={`connection ${connection.value}`} role="status" data-connection={connection.value} title={`since ${fullTime(sinceMs)}`}>
       <span aria-hidden="true">{sign}</span> {words}
     </span>
   );
@@ -85,7 +85,7 @@ function Whole(): JSX.Element {
 function Page(): JSX.Element {
   tick.value;
   const { view, about } = place.value;
-  const { clockMs, hello, state, connection, why } = known.value;
+  const { clockMs, hello, state, why } = known.value;
   useEffect(() => {
     document.title = `${fresh.value ? stateName(state?.state).replace("_", " ").toLowerCase() || "vigil" : "no news"} · Vigil`;
   });
@@ -101,7 +101,7 @@ function Page(): JSX.Element {
       <header>
         <a class="skip" href="#main" onClick={(e) => { e.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
         <h1>Vigil</h1>
-        <Whole />
+        <Guarded what="the state"><Whole /></Guarded>
         <nav aria-label="Views">
           {VIEWS.map((v) => (
             <a key={v} href={`#/${v}`} aria-current={v === view ? "page" : undefined}>{v[0]?.toUpperCase()}{v.slice(1)}</a>
@@ -118,12 +118,12 @@ function Page(): JSX.Element {
           }}
         >◐</button>
       </header>
-      {connection === "refused" ? <p class="banner" role="alert">✕ {why}</p> : null}
-      {connection === "stale" ? <p class="banner" role="alert">✕ Nothing is heard from the gateway. What is shown is old, from {fullTime(known.value.heardMs + clockMs)}.</p> : null}
+      {connection.value === "refused" ? <p class="banner" role="alert">✕ {why}</p> : null}
+      {connection.value === "stale" ? <p class="banner" role="alert">✕ Nothing is heard from the gateway. What is shown is old, from {fullTime(known.value.heardMs + clockMs)}.</p> : null}
       {Math.abs(clockMs) > CLOCK_OFF_MS ? (
         <p class="banner soft" role="status">This device's clock is {span(Math.abs(clockMs))} {clockMs > 0 ? "behind" : "ahead of"} the gateway's. Times here are the gateway's, in {timeZone}.</p>
       ) : null}
-      <main id="main" tabIndex={-1}>{views[view]()}</main>
+      <main id="main" tabIndex={-1}><Guarded key={view} what={`the view ${view}`}>{views[view]()}</Guarded></main>
       <footer>
         Vigil {hello?.serverVersion ?? ""} · contract {hello?.contractDigest.slice(0, 12) ?? "–"} · times in {timeZone}
       </footer>

@@ -45,6 +45,7 @@ export class Shared {
 
   constructor(baseUrl: string) {
     this.source = new Source(baseUrl, (news) => this.tell(news));
+    setInterval(() => this.pages.forEach((_, port) => port.postMessage({ type: "news", news: { kind: "alive", heardMs: this.source.known.heardMs } })), 1000);
     setInterval(() => this.forget(Date.now() - FORGET_MS), FORGET_MS / 3);
   }
 

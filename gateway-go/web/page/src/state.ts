@@ -13,6 +13,8 @@ export type News =
   | { kind: "event"; event: Event }
   | { kind: "figures"; figures: Figures; atMs: number }
   | { kind: "output"; output: SourceOutput; atMs: number }
+  /** The worker is there, and when the gateway was heard last. */
+  | { kind: "alive"; heardMs: number }
   | { kind: "gap"; why: string };
 
 /** All that is known of a gateway. It is changed by `apply` only. */
@@ -71,13 +73,15 @@ export function apply(known: Known, news: News): Known {
       for (const hit of news.figures.limits) {
         (limits as Map<string, number>).set(hit.limit, (limits.get(hit.limit) ?? 0) + Number(hit.count));
       }
-      return { ...known, figures: [...known.figures.slice(1 - FIGURES_MAX), news.figures], limits, heardMs: news.atMs };
+      return { ...known, figures: [...known.figures.slice(1 - FIGURES_MAX), news.figures], limits, heardMs: news.atMs, state: news.figures.state ?? known.state, clockMs: Number(news.figures.timeUs / 1000n) - news.atMs };
     }
     case "output": {
       const outputs = new Map(known.outputs);
       outputs.set(news.output.sourceId, news.output);
       return { ...known, outputs, heardMs: news.atMs };
     }
+    case "alive":
+      return known.heardMs === news.heardMs ? known : { ...known, heardMs: news.heardMs };
     case "gap":
       return { ...known, gap: news.why };
   }

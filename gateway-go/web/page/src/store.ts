@@ -5,6 +5,13 @@ import type { Model } from "@vigil/client/gen/vigil/models/v1/models_pb.js";
 import { type FromSource, HERE_MS, Source, type ToSource } from "./source.js";
 import { apply, type Known, nothing, only } from "./state.js";
 
+/** A digest of the page's sources; set when it is built. */
+declare const BUILD: string;
+/** A page that hears nothing for so long is not fresh, whatever its worker said before. */
+const PAGE_SILENT_MS = 2000;
+/** A worker that says nothing for so long has ended: figures come each second, and of silence it tells once a second. */
+const WORKER_LOST_MS = 10_000;
+
 /** Where the gateway is: the folder of this page, which works under a path prefix too. */
 export const base = new URL(".", document.baseURI).href;
 
@@ -26,8 +33,16 @@ export function gatewayNow(): number {
   return Date.now() + known.value.clockMs;
 }
 
+/** When this page heard of its source last, by a clock that only goes on; a worker may end without a word. */
+let heardMs = performance.now();
+const silent = signal(false);
+setInterval(() => (silent.value = performance.now() - heardMs > PAGE_SILENT_MS), 200);
+
+/** How the connection is, as far as this page knows. */
+export const connection = computed(() => (silent.value && known.value.connection === "live" ? "stale" : known.value.connection));
+
 /** Whether what is shown is what is. */
-export const fresh = computed(() => known.value.connection === "live");
+export const fresh = computed(() => connection.value === "live");
 
 effect(() => {
   const sources = new Set(watched.value.map((s) => s.sourceId));
@@ -37,6 +52,8 @@ effect(() => {
 /** Starts following: through the shared worker, or, where there is none, by a stream of this page. */
 export function start(): void {
   const hear = (message: FromSource): void => {
+    heardMs = performance.now();
+    silent.value = false;
     known.value = message.type === "known" ? message.known : apply(known.value, message.news);
   };
   if (typeof SharedWorker === "undefined") {
@@ -44,16 +61,34 @@ export function start(): void {
     effect(() => source.watch(watched.value));
     return;
   }
-  const worker = new SharedWorker(new URL("worker.js", base), { type: "module", name: "vigil" });
+  let port = connect(hear);
+  const say = (said: ToSource): void => port.postMessage(said);
+  effect(() => say({ type: "here", sources: watched.value }));
+  const here = (): void => say({ type: "here", sources: watched.value });
+  setInterval(here, HERE_MS);
+  setInterval(() => {
+    if (performance.now() - heardMs > WORKER_LOST_MS) { // nothing, not even that the gateway is silent
+      heardMs = performance.now() - PAGE_SILENT_MS - 1;
+      port.close();
+      port = connect(hear);
+      here();
+    }
+  }, 1000);
+  addEventListener("pagehide", () => say({ type: "bye" }));
+  for (const event of ["pageshow", "resume", "visibilitychange"]) {
+    document.addEventListener(event, here);
+    addEventListener(event, here);
+  }
+}
+
+/** A port of the shared worker of this build: that of another one may know other things. */
+function connect(hear: (message: FromSource) => void): MessagePort {
+  const worker = new SharedWorker(new URL(`worker.js?${BUILD}`, base), { type: "module", name: `vigil ${BUILD}` });
   worker.port.onmessage = (message) => hear(message.data as FromSource);
   worker.onerror = () => {
     known.value = { ...known.value, connection: "refused", why: "the page's worker could not be started", sinceMs: Date.now() };
   };
-  const say = (said: ToSource): void => worker.port.postMessage(said);
-  effect(() => say({ type: "here", sources: watched.value }));
-  setInterval(() => say({ type: "here", sources: watched.value }), HERE_MS);
-  addEventListener("pagehide", () => say({ type: "bye" }));
-  addEventListener("pageshow", () => say({ type: "here", sources: watched.value }));
+  return worker.port;
 }
 
 /** A list that a call gives, and how that goes. */

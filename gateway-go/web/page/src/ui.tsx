@@ -1,9 +1,9 @@
-import { type ComponentChildren, type JSX, type TargetedSubmitEvent } from "preact";
+import { Component, type ComponentChildren, type JSX, type TargetedSubmitEvent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { describe } from "@vigil/client";
 
-import { faceOf, fullTime, short, span, timeOf } from "./format.js";
+import { bounded, faceOf, fullTime, short, span, timeOf } from "./format.js";
 import { gatewayNow, tick } from "./store.js";
 
 /** A state in a glance: sign, word and colour. */
@@ -23,6 +23,9 @@ export function When({ ms, ago }: { ms: number; ago?: boolean }): JSX.Element {
   if (ms <= 0) {
     return <span>–</span>;
   }
+  if (bounded(ms) !== ms) {
+    return <span>not a time</span>;
+  }
   return (
     <time dateTime={new Date(ms).toISOString()} title={fullTime(ms)}>
       {timeOf(ms)}
@@ -34,6 +37,23 @@ export function When({ ms, ago }: { ms: number; ago?: boolean }): JSX.Element {
 /** The beginning of a digest; all of it in the title. */
 export function Digest({ hex }: { hex: string }): JSX.Element {
   return <code title={hex}>{short(hex)}</code>;
+}
+
+/** Shows an error of this page in words, in place of what could not be drawn. */
+export class Guarded extends Component<{ what: string; children: ComponentChildren }, { error: string }> {
+  override state = { error: "" };
+
+  static override getDerivedStateFromError(error: unknown): { error: string } {
+    return { error: String(error) };
+  }
+
+  override render(): ComponentChildren {
+    return this.state.error ? (
+      <p class="stopped" role="alert" data-broken>
+        ✕ This page cannot show {this.props.what}: {this.state.error}. What it showed before may be old: reload it, and look at the other views.
+      </p>
+    ) : this.props.children;
+  }
 }
 
 /** A part of a view with a heading. */

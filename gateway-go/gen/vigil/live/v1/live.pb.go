@@ -478,8 +478,8 @@ type Figures struct {
 	Parts []*Part `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`
 	// Age of the sidecar's last heartbeat, milliseconds; -1 while there is no link.
 	HeartbeatAgeMs int64 `protobuf:"varint,10,opt,name=heartbeat_age_ms,json=heartbeatAgeMs,proto3" json:"heartbeat_age_ms,omitempty"`
-	// The state of the whole, so that whoever missed an event is not misled.
-	State         v1.State `protobuf:"varint,11,opt,name=state,proto3,enum=vigil.safety.v1.State" json:"state,omitempty"`
+	// What every subject is now: counters and probes move between events too.
+	State         *v1.SystemState `protobuf:"bytes,11,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -584,11 +584,11 @@ func (x *Figures) GetHeartbeatAgeMs() int64 {
 	return 0
 }
 
-func (x *Figures) GetState() v1.State {
+func (x *Figures) GetState() *v1.SystemState {
 	if x != nil {
 		return x.State
 	}
-	return v1.State(0)
+	return nil
 }
 
 // ModelFigures are of the calls of one model that were answered. Latencies are microseconds
@@ -923,7 +923,7 @@ const file_vigil_live_v1_live_proto_rawDesc = "" +
 	"transition\x123\n" +
 	"\x05model\x18\x03 \x01(\v2\x1b.vigil.models.v1.ModelEventH\x00R\x05model\x122\n" +
 	"\x05state\x18\x04 \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05stateB\x04\n" +
-	"\x02of\"\xb1\x03\n" +
+	"\x02of\"\xb7\x03\n" +
 	"\aFigures\x12\x17\n" +
 	"\atime_us\x18\x01 \x01(\x03R\x06timeUs\x12\x1f\n" +
 	"\vinterval_ms\x18\x02 \x01(\rR\n" +
@@ -936,8 +936,8 @@ const file_vigil_live_v1_live_proto_rawDesc = "" +
 	"\x06limits\x18\b \x03(\v2\x18.vigil.live.v1.LimitHitsR\x06limits\x12)\n" +
 	"\x05parts\x18\t \x03(\v2\x13.vigil.live.v1.PartR\x05parts\x12(\n" +
 	"\x10heartbeat_age_ms\x18\n" +
-	" \x01(\x03R\x0eheartbeatAgeMs\x12,\n" +
-	"\x05state\x18\v \x01(\x0e2\x16.vigil.safety.v1.StateR\x05state\"\xed\x01\n" +
+	" \x01(\x03R\x0eheartbeatAgeMs\x122\n" +
+	"\x05state\x18\v \x01(\v2\x1c.vigil.safety.v1.SystemStateR\x05state\"\xed\x01\n" +
 	"\fModelFigures\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\aanswers\x18\x02 \x01(\x04R\aanswers\x12\x1a\n" +
@@ -991,8 +991,7 @@ var file_vigil_live_v1_live_proto_goTypes = []any{
 	(*v1.SystemState)(nil),    // 10: vigil.safety.v1.SystemState
 	(*v1.Transition)(nil),     // 11: vigil.safety.v1.Transition
 	(*v11.ModelEvent)(nil),    // 12: vigil.models.v1.ModelEvent
-	(v1.State)(0),             // 13: vigil.safety.v1.State
-	(*v12.WatchResponse)(nil), // 14: vigil.perception.v1.WatchResponse
+	(*v12.WatchResponse)(nil), // 13: vigil.perception.v1.WatchResponse
 }
 var file_vigil_live_v1_live_proto_depIdxs = []int32{
 	1,  // 0: vigil.live.v1.WatchRequest.sources:type_name -> vigil.live.v1.WatchedSource
@@ -1007,8 +1006,8 @@ var file_vigil_live_v1_live_proto_depIdxs = []int32{
 	6,  // 9: vigil.live.v1.Figures.models:type_name -> vigil.live.v1.ModelFigures
 	7,  // 10: vigil.live.v1.Figures.limits:type_name -> vigil.live.v1.LimitHits
 	8,  // 11: vigil.live.v1.Figures.parts:type_name -> vigil.live.v1.Part
-	13, // 12: vigil.live.v1.Figures.state:type_name -> vigil.safety.v1.State
-	14, // 13: vigil.live.v1.SourceOutput.watched:type_name -> vigil.perception.v1.WatchResponse
+	10, // 12: vigil.live.v1.Figures.state:type_name -> vigil.safety.v1.SystemState
+	13, // 13: vigil.live.v1.SourceOutput.watched:type_name -> vigil.perception.v1.WatchResponse
 	0,  // 14: vigil.live.v1.LiveService.Watch:input_type -> vigil.live.v1.WatchRequest
 	2,  // 15: vigil.live.v1.LiveService.Watch:output_type -> vigil.live.v1.WatchResponse
 	15, // [15:16] is the sub-list for method output_type

@@ -636,7 +636,7 @@ func (x *Version) GetMemoryBytes() uint64 {
 // Gate is a check that a version passed.
 type Gate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// staged, loaded, contract, warm-up, ...
+	// loaded, contract, warm-up, and so on.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// What was found, in words.
 	Found         string `protobuf:"bytes,2,opt,name=found,proto3" json:"found,omitempty"`

@@ -93,8 +93,8 @@ class Figures(_message.Message):
     limits: _containers.RepeatedCompositeFieldContainer[LimitHits]
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     heartbeat_age_ms: int
-    state: _safety_pb2.State
-    def __init__(self, time_us: _Optional[int] = ..., interval_ms: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelFigures, _Mapping]]] = ..., calls_in_flight: _Optional[int] = ..., bytes_in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., streams: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[LimitHits, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., heartbeat_age_ms: _Optional[int] = ..., state: _Optional[_Union[_safety_pb2.State, str]] = ...) -> None: ...
+    state: _safety_pb2.SystemState
+    def __init__(self, time_us: _Optional[int] = ..., interval_ms: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelFigures, _Mapping]]] = ..., calls_in_flight: _Optional[int] = ..., bytes_in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., streams: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[LimitHits, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., heartbeat_age_ms: _Optional[int] = ..., state: _Optional[_Union[_safety_pb2.SystemState, _Mapping]] = ...) -> None: ...
 
 class ModelFigures(_message.Message):
     __slots__ = ("model", "answers", "degraded", "errors", "p50_us", "p90_us", "p99_us", "max_us", "batch_rows")

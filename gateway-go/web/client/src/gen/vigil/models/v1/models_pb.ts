@@ -240,7 +240,7 @@ export const VersionSchema: GenMessage<Version> = /*@__PURE__*/
  */
 export type Gate = Message<"vigil.models.v1.Gate"> & {
   /**
-   * staged, loaded, contract, warm-up, ...
+   * loaded, contract, warm-up, and so on.
    *
    * @generated from field: string name = 1;
    */
