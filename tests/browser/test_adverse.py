@@ -116,9 +116,11 @@ def test_a_degraded_answer_is_marked(tmp_path: Path, watched: Watched) -> None:
         os.kill(product.pids()["sidecar_pid"], signal.SIGKILL)
         stub.detect("cam", "face-detection", perception.Frame(encoded=FACE.read_bytes()))
         expect(page.locator('[data-quality="degraded"]')).to_contain_text("last good answer")
-        expect(page.locator(".picture.degraded .mark")).to_contain_text(re.compile(r"DEGRADED: last good answer.*\d+ ms"))
-        expect(page.locator(".box rect").first).to_be_visible()
+        expect(page.locator(".looked .mark").first).to_contain_text(re.compile(r"DEGRADED: last good answer.*\d+ ms"))
+        expect(page.locator(".picture.degraded .box.stand-in rect").first).to_be_visible()
         shoot(page, "degraded")
+        expect(page.locator(".mark.stop")).to_contain_text("NO FRAME")
+        expect(page.locator("[data-old=true]")).to_contain_text("of an old answer")
         assert serious(page) == []
 
 
@@ -193,7 +195,7 @@ def test_who_leaves_the_camera_is_not_called_back(product: Product, watched: Wat
     )
     page.goto(url_of(product, "look"))
     is_live(page)
-    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Use this device's camera").click()
     page.get_by_role("link", name="Safety").click()
     ended = "window.tracks && window.tracks.every(t => t.readyState === 'ended')"
     wait_for(lambda: page.evaluate(ended) or page.wait_for_timeout(50), 20, "the camera is off")

@@ -4,7 +4,7 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "22797b4252a0f0749116a6c61bf129196e7599d99123e3f132f4ad03a2f2eb8a"
+const Digest = "7fd053273305a28cb3af979c62faefcfca998310bc4252df36db61c741de4bc1"
 
 // Version of the project.
 const Version = "0.1.0"

@@ -83,9 +83,10 @@ func (t *Table) Call(name string, outcome Outcome, took time.Duration, rows uint
 	}
 	m := t.of(name)
 	m.outcomes[outcome].Add(1)
-	us := uint64(max(0, took.Microseconds()))
-	m.times[bucketOf(us)].Add(1)
-	for old := m.longest.Load(); us > old && !m.longest.CompareAndSwap(old, us); old = m.longest.Load() {
+	if us := uint64(max(0, took.Microseconds())); outcome == Answered { // a refusal is quick, and says nothing of answers
+		m.times[bucketOf(us)].Add(1)
+		for old := m.longest.Load(); us > old && !m.longest.CompareAndSwap(old, us); old = m.longest.Load() {
+		}
 	}
 	if rows > 0 {
 		m.batches.Add(1)
@@ -107,8 +108,8 @@ func (t *Table) of(name string) *model {
 	return m.(*model)
 }
 
-// Figures are what was counted of one model, or of all (Model is empty). Times are µs,
-// upper bounds that are exact to one part in 16.
+// Figures are what was counted of one model, or of all (Model is empty). Times are µs, of the model's
+// own answers: upper bounds that are exact to one part in 16.
 type Figures struct {
 	Model                     string
 	Answers, Degraded, Errors uint64

@@ -62,6 +62,7 @@ func inject(_ context.Context, s *Service, m proto.Message) (proto.Message, erro
 	})
 	return &safetyv1.InjectResponse{
 		InjectDelayMs: uint32(injectDelay.Milliseconds()), Magnitude: float64(magnitude.Milliseconds()),
+		BeginsUs: time.Now().Add(injectDelay).UnixMicro(),
 	}, nil
 }
 

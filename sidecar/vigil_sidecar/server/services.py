@@ -290,7 +290,10 @@ class SafetyReports:
             raise Unimplemented("faults are injected only where safety.injection is on")
         call.subject, call.reason = request.model, request.kind
         done = self.injector.inject(request.kind, request.model, request.duration_ms, request.magnitude)
-        return safety.InjectResponse(inject_delay_ms=DELAY_MS, duration_ms=done.duration_ms, magnitude=done.magnitude)
+        begins_us = time.time_ns() // 1000 + DELAY_MS * 1000
+        return safety.InjectResponse(
+            inject_delay_ms=DELAY_MS, duration_ms=done.duration_ms, magnitude=done.magnitude, begins_us=begins_us
+        )  # fmt: skip
 
     def history(self, request: safety.HistoryRequest, call: Call) -> safety.HistoryResponse:
         """The latest changes of this run, oldest first."""

@@ -2,12 +2,12 @@ import { signal } from "@preact/signals";
 import { type JSX, type TargetedSubmitEvent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { type AuditRecord, describe, hex, parseKey, readRecord, type Verdict, type VerifierKey, verifyProof } from "@vigil/client";
+import { type AuditRecord, Code, describe, hex, parseKey, readRecord, type Verdict, type VerifierKey, verifyProof } from "@vigil/client";
 import { EVENTS } from "@vigil/client/gen/tables.js";
 import { Log, type LogRecord } from "@vigil/client/gen/vigil/audit/v1/service_pb.js";
 
 import { Exporter } from "./export.js";
-import { latency } from "./format.js";
+import { fullTime, latency, timeZone } from "./format.js";
 import { vigil } from "./store.js";
 import { Card, Digest, Empty, Problem, Table, When } from "./ui.js";
 
@@ -27,6 +27,8 @@ export interface Query {
 }
 
 const query = signal<Query>({ log: Log.SIDECAR, fromNs: 0n, toNs: 0n, traceId: "", model: "", eventIds: [], tenant: "", newestFirst: true });
+/** The form as it was filled when it was searched for, so that it is there again after another view. */
+const filled = signal<Record<string, string>>({});
 const tokens = signal<readonly string[]>([""]);
 const page = signal<{ records: readonly LogRecord[]; next: string; damage: string } | undefined>(undefined);
 
@@ -44,18 +46,28 @@ function SearchForm({ search, busy }: { search: () => void; busy: boolean }): JS
       log: Number(text("log")) as Log, fromNs: localNs(text("from")), toNs: localNs(text("to")), traceId: text("trace").toLowerCase(),
       model: text("model"), tenant: text("tenant"), eventIds: text("event") ? [Number(text("event"))] : [], newestFirst: text("order") !== "oldest",
     };
+    filled.value = Object.fromEntries(["log", "from", "to", "trace", "model", "tenant", "event", "order"].map((n) => [n, text(n)]));
     search();
   };
+  const form = useRef<HTMLFormElement>(null);
+  useEffect(() => {
+    for (const [name, value] of Object.entries(filled.value)) {
+      const field = form.current?.elements.namedItem(name);
+      if (field instanceof HTMLInputElement || field instanceof HTMLSelectElement) {
+        field.value = value;
+      }
+    }
+  }, []);
   return (
-    <form class="row" onSubmit={submit} role="search">
+    <form class="row" onSubmit={submit} role="search" ref={form}>
       <label class="pick">Log <select name="log">
         <option value={Log.SIDECAR}>sidecar (answers, models)</option>
         <option value={Log.GATEWAY}>gateway (refusals, stand-ins)</option>
       </select></label>
-      <label class="pick">From <input name="from" type="datetime-local" step="1" /></label>
-      <label class="pick">To <input name="to" type="datetime-local" step="1" /></label>
-      <label class="pick">Trace <input name="trace" size={34} maxLength={32} pattern="[0-9a-fA-F]{32}" title="32 hex digits" defaultValue={query.value.traceId} /></label>
-      <label class="pick">Model <input name="model" maxLength={128} defaultValue={query.value.model} /></label>
+      <label class="pick">From ({timeZone}) <input name="from" type="datetime-local" step="1" /></label>
+      <label class="pick">To ({timeZone}) <input name="to" type="datetime-local" step="1" /></label>
+      <label class="pick">Trace <input name="trace" size={34} maxLength={32} pattern="[0-9a-fA-F]{32}" title="32 hex digits" /></label>
+      <label class="pick">Model <input name="model" maxLength={128} /></label>
       <label class="pick">Event <select name="event">
         <option value="">any</option>
         {Object.entries(EVENTS).map(([id, e]) => <option key={id} value={id}>{id} {e.name}</option>)}
@@ -65,6 +77,16 @@ function SearchForm({ search, busy }: { search: () => void; busy: boolean }): JS
       <button class="primary" disabled={busy}>{busy ? "Searching…" : "Search"}</button>
     </form>
   );
+}
+
+/** What was searched for, in words. */
+function asked(q: Query): string {
+  const at = (ns: bigint): string => fullTime(Number(ns / 1_000_000n));
+  return [
+    q.log === Log.GATEWAY ? "gateway's log" : "sidecar's log", q.fromNs ? `from ${at(q.fromNs)}` : "", q.toNs ? `to ${at(q.toNs)}` : "",
+    q.traceId ? `trace ${q.traceId}` : "", q.model ? `model ${q.model}` : "", q.eventIds.map((e) => `event ${e}`).join(), q.tenant ? `tenant ${q.tenant}` : "",
+    q.newestFirst ? "latest first" : "oldest first",
+  ].filter(Boolean).join(", ");
 }
 
 function words(r: LogRecord): string {
@@ -176,7 +198,11 @@ function Verify({ position, raw }: { position: string; raw: Uint8Array | undefin
     <div class="verify" data-checks={checks}>
       <Keys />
       <button class="primary" onClick={() => raw && void check(raw)} disabled={busy || !raw}>{busy ? "Verifying…" : "Verify in this browser"}</button>
-      <Problem text={error} />
+      {error.includes("no checkpoint covers") ? (
+        <p class="notice" role="status">◔ Not signed yet: the next checkpoint covers it (audit.checkpoint_interval_s). Press again in a moment.</p>
+      ) : (
+        <Problem text={error} />
+      )}
       {verdict ? (
         <div class={`verdict ${look}`} role="status" data-verdict={verdict.verdict}>
           <h3>{sign} {title}</h3>
@@ -292,6 +318,7 @@ export function Audit({ position, open }: { position: string; open: (position: s
         {found?.damage ? <Problem text={`The log is damaged: ${found.damage}. What is behind that place was not searched.`} /> : null}
         {found ? (
           <>
+            <p class="dim">Found in the {asked(query.value)}:</p>
             {found.records.length ? (
               <Table head={["Time", "Event", "What", "Status", "Model version", "Latency", "Trace", "Position"]} label="Records found">
                 {found.records.map((r) => (
@@ -299,7 +326,7 @@ export function Audit({ position, open }: { position: string; open: (position: s
                     <td><When ms={Number(r.timeNs / 1_000_000n)} /></td>
                     <td title={EVENTS[r.eventId]?.doc}>{r.eventId} {r.event}</td>
                     <td class="words">{words(r)}</td>
-                    <td>{r.kind === "answer" || r.kind === "refusal" ? r.statusCode : ""}</td>
+                    <td>{r.kind === "answer" || r.kind === "refusal" ? (r.statusCode ? (Code[r.statusCode] ?? r.statusCode) : "OK") : ""}</td>
                     <td>{r.modelVersion ? <>{String(r.modelVersion)} <Digest hex={r.modelDigest} /></> : ""}</td>
                     <td>{r.latencyNs ? latency(Math.round(Number(r.latencyNs) / 1000)) : ""}</td>
                     <td>{/[1-9a-f]/.test(r.traceId) ? <code title={r.traceId}>{r.traceId.slice(0, 8)}</code> : ""}</td>
@@ -317,7 +344,8 @@ export function Audit({ position, open }: { position: string; open: (position: s
         ) : <Empty>{busy ? "Searching…" : "Search by time, trace, model, event or tenant; an empty search gives the latest records."}</Empty>}
       </Card>
       <Card title="Export what was searched for" wide>
-        <Exporter query={query.value} />
+        <p class="dim">The {asked(query.value)}.</p>
+        <Exporter key={asked(query.value)} query={query.value} />
       </Card>
     </div>
   );

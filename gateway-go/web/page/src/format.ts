@@ -48,6 +48,12 @@ export function timeOf(ms: number): string {
   return clock.format(bounded(ms));
 }
 
+/** The same with its date, where that is not the date of `todayMs`. */
+export function timeWithDate(ms: number, todayMs: number): string {
+  const day = date.format(bounded(ms));
+  return day === date.format(bounded(todayMs)) ? timeOf(ms) : `${day} ${timeOf(ms)}`;
+}
+
 /** Date and time with zone. */
 export function fullTime(told: number): string {
   const ms = bounded(told);

@@ -9,7 +9,7 @@ import { Chart, type Line, type Mark } from "./chart.js";
 import { latency, rate, stateName, usToMs } from "./format.js";
 import { Machine } from "./machine.js";
 import { fresh, known } from "./store.js";
-import { Card, Empty, StateBadge, Table, When } from "./ui.js";
+import { Card, Empty, NowBadge, StateBadge, Table, When } from "./ui.js";
 
 /** Figures that are further apart have a gap between them in the lines. */
 const GAP_MS = 3000;
@@ -42,7 +42,7 @@ function perSecond(f: Figures, n: bigint | undefined): number {
 export function swapMarks(events: readonly Event[], model?: string): Mark[] {
   const marks: Mark[] = [];
   for (const e of events) {
-    if (e.of.case === "model" && e.of.value.stage === Stage.SERVING && (!model || e.of.value.model === model)) {
+    if (e.of.case === "model" && e.of.value.stage === Stage.SERVING && e.of.value.replacedVersion > 0n && (!model || e.of.value.model === model)) {
       marks.push({ ms: usToMs(e.of.value.timeUs), label: `${model ? "" : `${e.of.value.model} `}v${e.of.value.version}` });
     }
   }
@@ -52,6 +52,9 @@ export function swapMarks(events: readonly Event[], model?: string): Mark[] {
 /** Where each subject is. */
 export function activeStates(): Map<string, string[]> {
   const active = new Map<string, string[]>();
+  if (!fresh.value) {
+    return active;
+  }
   for (const s of known.value.state?.subjects ?? []) {
     const name = stateName(s.state);
     active.set(name, [...(active.get(name) ?? []), s.subject]);
@@ -202,13 +205,12 @@ export function Live(): JSX.Element {
         {figures.length ? <div class="charts"><Traffic /><Load /></div> : <Empty>Figures come each second.</Empty>}
       </Card>
       <Card title="Subjects">
-        <Table head={["Subject", "State", "Since", "Degraded", "Stopped", "Restarted", "Expired"]} label="Supervised subjects">
+        <Table head={["Subject", "State", "Since"]} label="Supervised subjects">
           {(state?.subjects ?? []).map((s) => (
             <tr key={s.subject}>
               <td>{s.subject}</td>
-              <td><StateBadge name={stateName(s.state)} /></td>
+              <td><NowBadge name={stateName(s.state)} /></td>
               <td><When ms={usToMs(s.sinceUs)} ago /></td>
-              <td>{String(s.degraded)}</td><td>{String(s.stopped)}</td><td>{String(s.restarted)}</td><td>{String(s.expired)}</td>
             </tr>
           ))}
         </Table>
@@ -219,7 +221,7 @@ export function Live(): JSX.Element {
             <tr key={`${p.process} ${p.name}`}>
               <td>{p.process}</td>
               <td>{p.name}</td>
-              <td><span class={`status ${p.status.toLowerCase()}`}>{sign(p.status)} {p.status.toLowerCase()}</span></td>
+              <td>{fresh.value ? <span class={`status ${p.status.toLowerCase()}`}>{sign(p.status)} {p.status.toLowerCase()}</span> : "? unknown"}</td>
               <td class="words">{p.reason || PARTS[p.name]?.doc}</td>
             </tr>
           ))}

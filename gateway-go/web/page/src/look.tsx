@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals";
-import { type JSX } from "preact";
+import { type ComponentChildren, type JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { describe } from "@vigil/client";
@@ -65,72 +65,113 @@ async function bitmapOf(frame: Frame): Promise<ImageBitmap> {
   throw new Error("no picture");
 }
 
-/** A picture with its boxes. Both change together: boxes never stand on another frame than theirs. */
-function Picture({ looked }: { looked: Looked }): JSX.Element {
+/** What is drawn: an answer with its picture, or why that cannot be drawn. */
+interface Drawn {
+  looked: Looked;
+  problem: string;
+}
+
+/** After this without a frame, what is drawn says nothing of now, ms. */
+const OLD_MS = 2000;
+
+/**
+ * A picture with its boxes and what is known of them. All change together, when the picture was decoded; a device
+ * that decodes slowly shows fewer frames, and never boxes on another frame than theirs.
+ */
+function Shown({ looked, source }: { looked: Looked; source: string }): JSX.Element {
+  tick.value;
   const canvas = useRef<HTMLCanvasElement>(null);
-  const [drawn, setDrawn] = useState<{ looked: Looked; problem: string }>({ looked: { ...looked, frame: undefined }, problem: "" });
-  useEffect(() => {
-    let current = true;
-    const show = (problem: string, bitmap?: ImageBitmap): void => {
-      const surface = canvas.current;
-      if (current && surface) {
-        surface.width = bitmap?.width ?? (looked.output.frameWidth || 640);
-        surface.height = bitmap?.height ?? (looked.output.frameHeight || 480);
-        if (bitmap) {
-          surface.getContext("2d")?.drawImage(bitmap, 0, 0);
-        }
-        setDrawn({ looked, problem });
+  const [drawn, setDrawn] = useState<Drawn | undefined>(undefined);
+  const next = useRef<Looked | undefined>(undefined);
+  const busy = useRef(false);
+  const there = useRef(true);
+  useEffect(() => () => {
+    there.current = false;
+  }, []);
+  const paint = (what: Looked, problem: string, bitmap?: ImageBitmap): void => {
+    const surface = canvas.current;
+    if (surface && there.current) {
+      surface.width = bitmap?.width ?? (what.output.frameWidth || 640);
+      surface.height = bitmap?.height ?? (what.output.frameHeight || 480);
+      if (bitmap) {
+        surface.getContext("2d")?.drawImage(bitmap, 0, 0);
       }
-      bitmap?.close();
-    };
-    if (looked.frame) {
-      bitmapOf(looked.frame).then((bitmap) => show("", bitmap), (failed: unknown) => show((failed as Error).message));
-    } else {
-      show("no picture with this answer");
+      setDrawn({ looked: what, problem });
     }
-    return () => {
-      current = false;
-    };
+    bitmap?.close();
+  };
+  const work = async (): Promise<void> => {
+    busy.current = true;
+    for (let what = next.current; what && there.current; what = next.current) {
+      next.current = undefined;
+      try {
+        if (what.frame) {
+          paint(what, "", await bitmapOf(what.frame));
+        } else {
+          paint(what, "no picture with this answer");
+        }
+      } catch (failed) {
+        paint(what, (failed as Error).message);
+      }
+    }
+    busy.current = false;
+  };
+  useEffect(() => {
+    next.current = looked;
+    if (!busy.current) {
+      void work();
+    }
   }, [looked.output]);
-  const { output } = drawn.looked;
-  const [w, h] = [output.frameWidth || 1, output.frameHeight || 1];
-  const { normal } = qualityOf(output);
+  const output = drawn?.looked.output;
+  const [w, h] = [output?.frameWidth || 640, output?.frameHeight || 480];
   const line = Math.max(w, h) / 220;
+  const quality = output ? qualityOf(output) : undefined;
+  const ageMs = output ? gatewayNow() - usToMs(output.captureTimeUs) : 0;
+  const old = source !== "" && output !== undefined && (!fresh.value || ageMs > OLD_MS);
   return (
-    <div class={`picture${normal ? "" : " degraded"}`}>
-      <canvas ref={canvas} role="img" aria-label={`Frame of ${output.sourceId}`} />
-      <svg viewBox={`0 0 ${w} ${h}`} role="img" aria-label={`${output.boxes.length} boxes`}>
-        {output.boxes.map((b, i) => (
-          <g key={i} class="box">
-            {b.quadrilateral.length === 4 ? (
-              <polygon points={b.quadrilateral.map((p) => `${p.x},${p.y}`).join(" ")} stroke-width={line} />
-            ) : (
-              <rect x={b.xMin} y={b.yMin} width={Math.max(0, b.xMax - b.xMin)} height={Math.max(0, b.yMax - b.yMin)} stroke-width={line} />
-            )}
-            {b.landmarks.map((p, j) => <circle key={j} cx={p.x} cy={p.y} r={line * 1.6} />)}
-            <text x={b.xMin} y={Math.max(line * 8, b.yMin - line * 2)} font-size={line * 8} stroke-width={line * 1.5}>
-              {b.label} {(b.confidence * 100).toFixed(0)} %
-            </text>
-          </g>
-        ))}
-      </svg>
-      {normal ? null : <div class="mark" role="status">▲ {qualityOf(output).words}</div>}
-      {drawn.problem ? <div class="mark low">{drawn.problem}</div> : null}
+    <div class="looked">
+      <div>
+        {old ? <div class="mark stop" role="status">▲ NO FRAME for {span(ageMs)}: this is an old picture</div> : null}
+        {quality && !quality.normal ? <div class="mark" role="status">▲ {quality.words}</div> : null}
+        {drawn?.problem ? <div class="mark">{drawn.problem}</div> : null}
+        <div class={`picture${quality && !quality.normal ? " degraded" : ""}`}>
+          <canvas ref={canvas} width="640" height="480" role="img" aria-label={`Frame of ${output?.sourceId ?? source}`} />
+          <svg viewBox={`0 0 ${w} ${h}`} role="img" aria-label={`${output?.boxes.length ?? 0} boxes`}>
+            {(output?.boxes ?? []).map((b, i) => (
+              <g key={i} class={quality?.normal ? "box" : "box stand-in"}>
+                {b.quadrilateral.length === 4 ? (
+                  <polygon points={b.quadrilateral.map((p) => `${p.x},${p.y}`).join(" ")} stroke-width={line} />
+                ) : (
+                  <rect x={b.xMin} y={b.yMin} width={Math.max(0, b.xMax - b.xMin)} height={Math.max(0, b.yMax - b.yMin)} stroke-width={line} />
+                )}
+                {b.landmarks.map((p, j) => <circle key={j} cx={p.x} cy={p.y} r={line * 1.6} />)}
+                <text x={b.xMin} y={Math.max(line * 8, b.yMin - line * 2)} font-size={line * 8} stroke-width={line * 1.5}>
+                  {b.label} {(b.confidence * 100).toFixed(0)} %{quality?.normal ? "" : " stand-in"}
+                </text>
+              </g>
+            ))}
+          </svg>
+        </div>
+      </div>
+      {drawn ? <Facts looked={drawn.looked} old={old} /> : <Empty>Drawing…</Empty>}
     </div>
   );
 }
 
-function Facts({ looked }: { looked: Looked }): JSX.Element {
+function Facts({ looked, old }: { looked: Looked; old: boolean }): JSX.Element {
   tick.value;
   const { output } = looked;
   const quality = qualityOf(output);
   const p = output.auditPosition;
   const position = p ? `${p.log}/${p.boot}/${p.sequence}` : "";
   const captured = usToMs(output.captureTimeUs);
+  const good = quality.normal && !old;
   return (
     <dl class="facts-list">
       <dt>Quality</dt>
-      <dd class={quality.normal ? "good" : "bad"} data-quality={quality.normal ? "normal" : "degraded"}>{quality.normal ? "✓ " : "▲ "}{quality.words}</dd>
+      <dd class={good ? "good" : "bad"} data-quality={quality.normal ? "normal" : "degraded"} data-old={old}>
+        {good ? "✓ " : "▲ "}{old ? "of an old answer: " : ""}{quality.words}
+      </dd>
       <dt>Captured</dt>
       <dd><When ms={captured} /> ({span(gatewayNow() - captured)} ago)</dd>
       <dt>Found</dt>
@@ -138,7 +179,7 @@ function Facts({ looked }: { looked: Looked }): JSX.Element {
       <dt>Model</dt>
       <dd>{output.model} version {output.modelVersion} <Digest hex={output.modelDigest} /></dd>
       <dt>Latency</dt>
-      <dd>{looked.tookMs === undefined ? `${figureOf(output.model)} (median of the model)` : `${latency(Math.round(looked.tookMs * 1000))} from this page and back`}</dd>
+      <dd>{looked.tookMs === undefined ? `${figureOf(output.model)} (median of the model now)` : `${latency(Math.round(looked.tookMs * 1000))} from this page and back`}</dd>
       <dt>Trace</dt>
       <dd><code>{output.traceId}</code></dd>
       <dt>Record</dt>
@@ -150,7 +191,7 @@ function Facts({ looked }: { looked: Looked }): JSX.Element {
 
 function figureOf(model: string): string {
   const m = known.value.figures.at(-1)?.models.find((x) => x.model === model);
-  return m ? latency(Number(m.p50Us)) : "–";
+  return m && fresh.value ? latency(Number(m.p50Us)) : "–";
 }
 
 /** Sends one picture; throws what the gateway says. */
@@ -170,7 +211,13 @@ function able(): string[] {
   return (models.value.value ?? []).filter((m) => m.pipeline !== "tensor" && m.servingVersion > 0n).map((m) => m.name);
 }
 
-function Send({ picked, confidence, shown }: { picked: string; confidence: number; shown: () => void }): JSX.Element {
+function Send({ picked, confidence, source, shown, children }: {
+  picked: string;
+  confidence: number;
+  source: string;
+  shown: () => void;
+  children: ComponentChildren;
+}): JSX.Element {
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const [over, setOver] = useState(false);
@@ -182,8 +229,17 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
     camera.current?.();
   }, []);
 
+  const looksAt = useRef(source);
+  looksAt.current = source;
+  useEffect(() => {
+    if (source !== "") {
+      camera.current?.(); // another source is looked at
+    }
+  }, [source]);
+
   const send = async (file: Blob): Promise<boolean> => {
     setError("");
+    const from = looksAt.current;
     if (!models.value.value) {
       await loadModels();
     }
@@ -199,8 +255,8 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
     setBusy(true);
     try {
       await detect(new Uint8Array(await file.arrayBuffer()), model, confidence);
-      if (there.current) {
-        shown(); // who went to another view meanwhile stays there
+      if (there.current && looksAt.current === from) {
+        shown(); // who went to another view or source meanwhile stays there
       }
       return true;
     } catch (failed) {
@@ -276,10 +332,11 @@ function Send({ picked, confidence, shown }: { picked: string; confidence: numbe
         }} />
       </label>
       {typeof navigator.mediaDevices?.getUserMedia === "function" ? (
-        <button onClick={() => void film()}>{filming ? "Stop the camera" : "Use the camera"}</button>
+        <button onClick={() => void film()} disabled={!fresh.value}>{filming ? "Stop this device's camera" : "Use this device's camera"}</button>
       ) : (
         <span class="dim">A camera needs https or localhost.</span>
       )}
+      {children}
       <Problem text={error} />
     </div>
   );
@@ -329,7 +386,6 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
   const looked: Looked | undefined = source
     ? output && { output, frame: told.watched?.frame, dropped: Number(told.watched?.dropped ?? 0n) }
     : own.value;
-  const old = source && output ? gatewayNow() - usToMs(output.captureTimeUs) > 5000 : false;
   return (
     <div class={fresh.value ? "view" : "view old"}>
       <Card title="Look at" wide>
@@ -341,8 +397,10 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
               {[...new Set([...(source ? [source] : []), ...sources.map((s) => s.sourceId)])].map((s) => <option key={s} value={s}>{s}</option>)}
             </select>
           </label>
+        </div>
+        <Send picked={picked} confidence={confidence} source={source} shown={() => choose("")}>
           <label class="pick">
-            Model for pictures{" "}
+            Model{" "}
             <select value={model} onChange={(e) => setPicked(e.currentTarget.value)} disabled={names.length === 0}>
               {names.map((n) => <option key={n}>{n}</option>)}
             </select>
@@ -351,17 +409,12 @@ export function Look({ source, choose }: { source: string; choose: (source: stri
             Least confidence {Math.round(confidence * 100)} %{" "}
             <input type="range" min="0" max="1" step="0.05" value={confidence} onInput={(e) => setConfidence(Number(e.currentTarget.value))} />
           </label>
-        </div>
-        <Send picked={picked} confidence={confidence} shown={() => choose("")} />
+        </Send>
         <Problem text={error || (told?.ended ?? "")} />
       </Card>
       {looked ? (
         <Card title={source ? `Source ${source}` : "This page's picture"} wide>
-          {old ? <p class="notice" role="status">No frame for {span(gatewayNow() - usToMs(looked.output.captureTimeUs))}: this is an old picture.</p> : null}
-          <div class="looked">
-            <Picture looked={looked} />
-            <Facts looked={looked} />
-          </div>
+          <Shown key={source} looked={looked} source={source} />
         </Card>
       ) : (
         <Empty>{source ? `Waiting for a frame of ${source}.` : "Nothing was looked at yet."} {source && !frames ? "Pictures are shown on loopback addresses only (setting perception.frames_remote)." : ""}</Empty>

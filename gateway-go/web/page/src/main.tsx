@@ -31,7 +31,14 @@ function read(): Place {
 }
 
 const place = signal(read());
-addEventListener("hashchange", () => (place.value = read()));
+addEventListener("hashchange", () => {
+  const before = place.value.view;
+  place.value = read();
+  if (place.value.view !== before) {
+    scrollTo(0, 0);
+    document.getElementById("main")?.focus({ preventScroll: true });
+  }
+});
 
 function go(view: View, about: Record<string, string>): void {
   const text = new URLSearchParams(Object.entries(about).filter(([, v]) => v !== "")).toString();
@@ -108,7 +115,7 @@ function Page(): JSX.Element {
           ))}
         </nav>
         <Connection />
-        <span class="clock" title="The gateway's clock">{fullTime(gatewayNow())}</span>
+        <span class="clock" title="The gateway's clock"><span class="long">{fullTime(gatewayNow()).slice(0, 11)}</span>{fullTime(gatewayNow()).slice(11)}</span>
         <button
           aria-label="Light or dark"
           onClick={() => {

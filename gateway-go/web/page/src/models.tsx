@@ -23,29 +23,33 @@ interface Swap {
   old: Map<Stage, number>;
 }
 
-/** The last change of each model's versions, step by step. */
+/** How many swaps are shown. */
+const SWAPS_MAX = 5;
+
+/** The last changes of versions, step by step, the latest first. */
 function swaps(): Swap[] {
-  const found = new Map<string, Swap>();
+  const all: Swap[] = [];
   for (const e of known.value.events) {
     if (e.of.case !== "model") {
       continue;
     }
     const m = e.of.value;
     const ms = usToMs(m.timeUs);
-    const now = found.get(m.model);
+    const now = all.findLast((s) => s.model === m.model);
+    const begin = (): void => void all.push({ model: m.model, version: m.version, times: new Map([[m.stage, ms]]), refused: "", replaced: m.replacedVersion, old: new Map() });
     if (m.stage === Stage.STAGING) {
-      found.set(m.model, { model: m.model, version: m.version, times: new Map([[m.stage, ms]]), refused: "", replaced: 0n, old: new Map() });
-    } else if (now && m.version === now.version && (m.stage === Stage.REFUSED || STAGES.some((s) => s === m.stage))) {
+      begin();
+    } else if (now && m.version === now.version && !now.times.has(m.stage) && (m.stage === Stage.REFUSED || STAGES.some((s) => s === m.stage))) {
       now.times.set(m.stage, ms);
       now.refused = m.stage === Stage.REFUSED ? m.reason : now.refused;
       now.replaced = m.replacedVersion || now.replaced;
-    } else if (now && m.version === now.replaced) {
-      now.old.set(m.stage, ms);
     } else if (m.stage === Stage.SERVING) { // one that was loaded before
-      found.set(m.model, { model: m.model, version: m.version, times: new Map([[m.stage, ms]]), refused: "", replaced: m.replacedVersion, old: new Map() });
+      begin();
+    } else {
+      all.findLast((s) => s.model === m.model && s.replaced === m.version)?.old.set(m.stage, ms);
     }
   }
-  return [...found.values()];
+  return all.slice(-SWAPS_MAX).reverse();
 }
 
 function SwapSteps({ swap }: { swap: Swap }): JSX.Element {
@@ -57,8 +61,12 @@ function SwapSteps({ swap }: { swap: Swap }): JSX.Element {
       <h3>{swap.model}: version {String(swap.version)}</h3>
       <ol class="steps">
         {STAGES.map((s) => (
-          <li key={s} class={swap.times.has(s) ? "done" : swap.refused ? "never" : "open"} aria-current={s === reached ? "step" : undefined}>
-            {WORDS[s]}
+          <li
+            key={s}
+            class={swap.refused && s === reached ? "failed" : swap.times.has(s) ? "done" : swap.refused ? "never" : "open"}
+            aria-current={s === reached ? "step" : undefined}
+          >
+            {swap.refused && s === reached ? "✕ " : ""}{WORDS[s]}
             <span class="dim">{s === STAGES[0] && swap.times.has(s) ? <When ms={begin} /> : swap.times.has(s) ? after(swap.times.get(s) as number) : ""}</span>
           </li>
         ))}
@@ -84,11 +92,12 @@ function VersionRow({ model, version, act }: { model: Model; version: Version; a
   const [signOf, word] = STATE_WORDS[version.state] ?? ["?", "unknown"];
   const gates = version.gates.map((g) => `${g.name} (${latency(Number(g.tookUs))})`).join(", ");
   const serves = version.version === model.servingVersion;
+  const stopped = serves && model.safetyState === "SAFE_STOP";
   const older = version.version < model.servingVersion;
   return (
-    <tr class={serves ? "serves" : ""}>
+    <tr class={serves && !stopped ? "serves" : ""}>
       <td>{String(version.version)}</td>
-      <td><span class={`status v-${word}`}>{signOf} {word}</span></td>
+      <td>{stopped ? <span class="status stopped-version">■ stopped</span> : <span class={`status v-${word}`}>{signOf} {word}</span>}</td>
       <td><When ms={usToMs(version.sinceUs)} ago /></td>
       <td><Digest hex={version.digest} /></td>
       <td>{bytes(Number(version.sizeBytes))}</td>
@@ -140,7 +149,7 @@ export function Models(): JSX.Element {
     );
   const happening = swaps();
   const names = list.value?.map((m) => m.name) ?? [];
-  const chosen = names.includes(shown) ? shown : (happening.at(-1)?.model ?? names[0] ?? "");
+  const chosen = names.includes(shown) ? shown : (happening[0]?.model ?? names[0] ?? "");
   return (
     <div class={fresh.value ? "view" : "view old"}>
       <Problem text={list.error} />
@@ -150,7 +159,7 @@ export function Models(): JSX.Element {
         <p class="notice">This address answers no control calls (setting control.allow_remote): versions can be looked at only.</p>
       ) : null}
       <Card title="Swaps, as they happen" wide>
-        {happening.length ? happening.map((s) => <SwapSteps key={s.model} swap={s} />) : <Empty>No version changed since this page was opened.</Empty>}
+        {happening.length ? happening.map((s) => <SwapSteps key={`${s.model} ${[...s.times.values()][0]}`} swap={s} />) : <Empty>No version changed since this page was opened.</Empty>}
         {chosen ? (
           <>
             <label class="pick">
@@ -167,7 +176,7 @@ export function Models(): JSX.Element {
         <Card key={m.name} title={m.name} wide>
           <p class="facts">
             <StateBadge name={m.safetyState} /> {m.safetyState === "NORMAL" ? null : m.safetyReason}
-            <span>{m.servingVersion ? <>serves version <b>{String(m.servingVersion)}</b> <Digest hex={m.servingDigest} /></> : <b>serves nothing</b>}</span>
+            <span>{m.safetyState === "SAFE_STOP" ? <b>answers nothing until it is <a href="#/safety">reset</a>; </b> : null}{m.servingVersion ? <>{m.safetyState === "SAFE_STOP" ? "loaded" : "serves"} version <b>{String(m.servingVersion)}</b> <Digest hex={m.servingDigest} /></> : <b>serves nothing</b>}</span>
             <span>{m.pipeline === "tensor" ? "tensors" : m.pipeline}</span>
             <span>{m.maxBatchSize ? `batches up to ${m.maxBatchSize}` : "not batched"}</span>
             <span>{m.providers.join(", ")}</span>

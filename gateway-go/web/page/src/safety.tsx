@@ -10,7 +10,7 @@ import { latency, span, stateName, usToMs } from "./format.js";
 import { activeStates, lastChange } from "./live.js";
 import { Machine } from "./machine.js";
 import { fresh, gatewayNow, known, models, tick, vigil } from "./store.js";
-import { Ask, Card, Empty, Problem, StateBadge, Table, When } from "./ui.js";
+import { Ask, Card, Empty, NowBadge, Problem, StateBadge, Table, When } from "./ui.js";
 
 /** The fault that was injected last from this page; times are the gateway's, ms. */
 const injected = signal<{ kind: string; model: string; beginMs: number; words: string } | undefined>(undefined);
@@ -37,11 +37,11 @@ function Subjects({ reset }: { reset: (subject: string) => void }): JSX.Element 
   tick.value;
   const may = fresh.value && known.value.hello?.control === true;
   return (
-    <Table head={["Subject", "State", "Since", "Why", "Probes", "Degraded", "Stopped", "Restarted", "Expired", "Do"]} label="Subjects and counters">
+    <Table head={["Subject", "State", "Since", "Why", "Probes", "Times degraded", "Times stopped", "Times restarted", "Times expired", "Do"]} label="Subjects and counters">
       {(known.value.state?.subjects ?? []).map((s) => (
         <tr key={s.subject} data-subject={s.subject}>
           <td>{s.subject}</td>
-          <td><StateBadge name={stateName(s.state)} /></td>
+          <td><NowBadge name={stateName(s.state)} /></td>
           <td><When ms={usToMs(s.sinceUs)} ago /></td>
           <td class="words">{s.reason || "–"}</td>
           <td>
@@ -70,7 +70,7 @@ function Reaction(): JSX.Element | null {
   const moves = known.value.events.flatMap((e) => (e.of.case === "transition" && usToMs(e.of.value.timeUs) >= fault.beginMs - 5 ? [e.of.value] : []));
   const noticed = moves.find((t) => t.to === State.DEGRADED || t.to === State.SAFE_STOP);
   const well = noticed && moves.find((t) => t.subject === noticed.subject && t.to === State.NORMAL && t.timeUs > noticed.timeUs);
-  const after = (t: Transition): string => latency(Math.max(0, Number(t.timeUs) - fault.beginMs * 1000));
+  const after = (t: Transition): string => latency(Math.max(1, Number(t.timeUs) - fault.beginMs * 1000));
   return (
     <dl class="facts-list" data-reaction>
       <dt>Injected</dt>
@@ -78,14 +78,14 @@ function Reaction(): JSX.Element | null {
       <dt>Noticed</dt>
       <dd>{noticed ? <>after <b>{after(noticed)}</b>: {noticed.subject} is <StateBadge name={stateName(noticed.to)} /> {noticed.reason}</> : `not in ${span(gatewayNow() - fault.beginMs)} by a change of state (some faults must have none; see the audit log)`}</dd>
       <dt>Normal again</dt>
-      <dd>{well ? <>after <b>{after(well)}</b></> : "not yet"}</dd>
+      <dd>{well ? <>after <b>{after(well)}</b></> : noticed ? "not yet" : "it never was anything else"}</dd>
     </dl>
   );
 }
 
 function Inject(): JSX.Element {
   const kinds = Object.entries(FAULTS).filter(([, f]) => f.by !== "caller");
-  const [kind, setKind] = useState(kinds[0]?.[0] ?? "");
+  const [kind, setKind] = useState("");
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
   const fault = FAULTS[kind];
@@ -101,7 +101,7 @@ function Inject(): JSX.Element {
         kind, model, durationMs: Number(data.get("duration") || 0), magnitude: Number(data.get("magnitude") || 0),
       });
       injected.value = {
-        kind, model, beginMs: gatewayNow() + reply.injectDelayMs,
+        kind, model, beginMs: usToMs(reply.beginsUs),
         words: [reply.durationMs ? `for ${reply.durationMs} ms` : "", reply.magnitude ? `${reply.magnitude} ${fault?.unit ?? ""}` : ""].filter(Boolean).join(", "),
       };
     } catch (failed) {
@@ -114,12 +114,23 @@ function Inject(): JSX.Element {
       <p><b>▲ Faults can be injected here: nothing is promised while that is on (setting safety.injection).</b></p>
       <div class="row">
         <label class="pick">Fault <select name="kind" value={kind} onChange={(e) => setKind(e.currentTarget.value)}>
-          {kinds.map(([name]) => <option key={name}>{name}</option>)}
+          <option value="">choose…</option>
+          {[...new Set(kinds.map(([, f]) => f.group))].map((group) => (
+            <optgroup key={group} label={group}>
+              {kinds.filter(([, f]) => f.group === group).map(([name]) => <option key={name} value={name}>{name}</option>)}
+            </optgroup>
+          ))}
         </select></label>
-        <label class="pick">Model <select name="model" disabled={fault?.group === "process"}>{names.map((n) => <option key={n}>{n}</option>)}</select></label>
-        <label class="pick">Duration <input name="duration" type="number" min="0" max="600000" placeholder={String(fault?.duration_ms ?? "")} /> ms</label>
-        <label class="pick">Magnitude <input name="magnitude" type="number" min="0" step="any" placeholder={String(fault?.magnitude ?? "")} /> {fault?.unit ?? ""}</label>
-        <button class="danger" disabled={busy || !fresh.value}>Inject</button>
+        {fault && fault.group !== "process" ? <label class="pick">Model <select name="model">{names.map((n) => <option key={n}>{n}</option>)}</select></label> : null}
+        {fault && fault.duration_ms > 0 ? (
+          <label class="pick">Duration <input name="duration" type="number" min="0" max="600000" placeholder={String(fault.duration_ms)} /> ms</label>
+        ) : null}
+        {fault?.magnitude !== undefined ? (
+          <label class="pick">
+            {fault.unit === "ms" ? "For" : "Magnitude"} <input name="magnitude" type="number" min="0" step="any" placeholder={String(fault.magnitude)} /> {fault.unit ?? ""}
+          </label>
+        ) : null}
+        <button class="danger" disabled={busy || !fresh.value || !fault}>Inject{fault?.group === "process" ? ` ${kind}` : ""}</button>
       </div>
       <p class="dim">{fault?.doc}</p>
       <Problem text={error} />

@@ -3,8 +3,8 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 import { describe } from "@vigil/client";
 
-import { bounded, faceOf, fullTime, short, span, timeOf } from "./format.js";
-import { gatewayNow, tick } from "./store.js";
+import { bounded, faceOf, fullTime, short, span, timeWithDate } from "./format.js";
+import { fresh, gatewayNow, tick } from "./store.js";
 
 /** A state in a glance: sign, word and colour. */
 export function StateBadge({ name, big }: { name: string; big?: boolean }): JSX.Element {
@@ -15,6 +15,11 @@ export function StateBadge({ name, big }: { name: string; big?: boolean }): JSX.
       {face.word}
     </span>
   );
+}
+
+/** A state of now: what is not heard of any more only was so. */
+export function NowBadge({ name }: { name: string }): JSX.Element {
+  return fresh.value ? <StateBadge name={name} /> : <span class="badge unknown" data-state="UNKNOWN">? was {faceOf(name).word}</span>;
 }
 
 /** A moment: time of day, with the whole in its title, and how long ago where asked. */
@@ -28,7 +33,7 @@ export function When({ ms, ago }: { ms: number; ago?: boolean }): JSX.Element {
   }
   return (
     <time dateTime={new Date(ms).toISOString()} title={fullTime(ms)}>
-      {timeOf(ms)}
+      {timeWithDate(ms, gatewayNow())}
       {ago ? <span class="dim"> ({span(gatewayNow() - ms)})</span> : null}
     </time>
   );

@@ -591,8 +591,8 @@ func (x *Figures) GetState() *v1.SystemState {
 	return nil
 }
 
-// ModelFigures are of the calls of one model that were answered. Latencies are microseconds
-// from the message to the answer at the gateway, exact to one part in 16; 0 without calls.
+// ModelFigures are of the calls of one model. Latencies are microseconds from the message to the
+// answer at the gateway, exact to one part in 16, of what the model itself answered; 0 without any.
 type ModelFigures struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Model string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`

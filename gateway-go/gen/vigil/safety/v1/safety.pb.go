@@ -160,6 +160,8 @@ type InjectResponse struct {
 	InjectDelayMs uint32                 `protobuf:"varint,1,opt,name=inject_delay_ms,json=injectDelayMs,proto3" json:"inject_delay_ms,omitempty"`
 	DurationMs    uint32                 `protobuf:"varint,2,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
 	Magnitude     float64                `protobuf:"fixed64,3,opt,name=magnitude,proto3" json:"magnitude,omitempty"`
+	// When it begins, microseconds since 1970-01-01 UTC.
+	BeginsUs      int64 `protobuf:"varint,4,opt,name=begins_us,json=beginsUs,proto3" json:"begins_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +213,13 @@ func (x *InjectResponse) GetDurationMs() uint32 {
 func (x *InjectResponse) GetMagnitude() float64 {
 	if x != nil {
 		return x.Magnitude
+	}
+	return 0
+}
+
+func (x *InjectResponse) GetBeginsUs() int64 {
+	if x != nil {
+		return x.BeginsUs
 	}
 	return 0
 }
@@ -968,12 +977,13 @@ const file_vigil_safety_v1_safety_proto_rawDesc = "" +
 	"\x05model\x18\x02 \x01(\tB\b\xfaB\x05r\x03\x18\x80\x02R\x05model\x12*\n" +
 	"\vduration_ms\x18\x03 \x01(\rB\t\xfaB\x06*\x04\x18\xc0\xcf$R\n" +
 	"durationMs\x125\n" +
-	"\tmagnitude\x18\x04 \x01(\x01B\x17\xfaB\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"w\n" +
+	"\tmagnitude\x18\x04 \x01(\x01B\x17\xfaB\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"\x94\x01\n" +
 	"\x0eInjectResponse\x12&\n" +
 	"\x0finject_delay_ms\x18\x01 \x01(\rR\rinjectDelayMs\x12\x1f\n" +
 	"\vduration_ms\x18\x02 \x01(\rR\n" +
 	"durationMs\x12\x1c\n" +
-	"\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\"^\n" +
+	"\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\x12\x1b\n" +
+	"\tbegins_us\x18\x04 \x01(\x03R\bbeginsUs\"^\n" +
 	"\x0eHistoryRequest\x12,\n" +
 	"\bsubjects\x18\x01 \x03(\tB\x10\xfaB\r\x92\x01\n" +
 	"\x10\x80\b\"\x05r\x03\x18\x80\x02R\bsubjects\x12\x1e\n" +

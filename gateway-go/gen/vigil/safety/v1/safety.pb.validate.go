@@ -207,6 +207,8 @@ func (m *InjectResponse) validate(all bool) error {
 
 	// no validation rules for Magnitude
 
+	// no validation rules for BeginsUs
+
 	if len(errors) > 0 {
 		return InjectResponseMultiError(errors)
 	}

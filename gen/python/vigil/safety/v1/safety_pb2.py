@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from validate import validate_pb2 as validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\xb1\x01\n\rInjectRequest\x12\x1d\n\x04kind\x18\x01 \x01(\tB\t\xfa\x42\x06r\x04\x10\x01\x18@R\x04kind\x12\x1e\n\x05model\x18\x02 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x05model\x12*\n\x0b\x64uration_ms\x18\x03 \x01(\rB\t\xfa\x42\x06*\x04\x18\xc0\xcf$R\ndurationMs\x12\x35\n\tmagnitude\x18\x04 \x01(\x01\x42\x17\xfa\x42\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"w\n\x0eInjectResponse\x12&\n\x0finject_delay_ms\x18\x01 \x01(\rR\rinjectDelayMs\x12\x1f\n\x0b\x64uration_ms\x18\x02 \x01(\rR\ndurationMs\x12\x1c\n\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\"^\n\x0eHistoryRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1e\n\x05limit\x18\x02 \x01(\rB\x08\xfa\x42\x05*\x03\x18\xe8\x07R\x05limit\"P\n\x0fHistoryResponse\x12=\n\x0btransitions\x18\x01 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\"r\n\x0cResetRequest\x12\"\n\x07subject\x18\x01 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x07subject\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x08R\x06reason\x12\x1a\n\x02\x62y\x18\x03 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x02\x62y\"_\n\rResetResponse\x12\x1a\n\x08subjects\x18\x01 \x03(\tR\x08subjects\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"\x0c\n\nGetRequest\"A\n\x0bGetResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"]\n\x0cWatchRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1f\n\x06resume\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x06resume\"\x80\x01\n\rWatchResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n\ntransition\x18\x02 \x01(\x0b\x32\x1b.vigil.safety.v1.TransitionR\ntransition\"\xd9\x01\n\nTransition\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12*\n\x04\x66rom\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x04\x66rom\x12&\n\x02to\x18\x03 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n\x07time_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n\x06resume\x18\x07 \x01(\tR\x06resume\"\xa8\x02\n\x0cSubjectState\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n\x08since_us\x18\x04 \x01(\x03R\x07sinceUs\x12\x1a\n\x08\x64\x65graded\x18\x05 \x01(\x04R\x08\x64\x65graded\x12\x18\n\x07stopped\x18\x06 \x01(\x04R\x07stopped\x12\x1c\n\trestarted\x18\x07 \x01(\x04R\trestarted\x12\x18\n\x07\x65xpired\x18\x08 \x01(\x04R\x07\x65xpired\x12/\n\x06probes\x18\t \x01(\x0b\x32\x17.vigil.safety.v1.ProbesR\x06probes\"X\n\x06Probes\x12\x12\n\x04good\x18\x01 \x01(\rR\x04good\x12\x16\n\x06needed\x18\x02 \x01(\rR\x06needed\x12\"\n\rlease_ends_us\x18\x03 \x01(\x03R\x0bleaseEndsUs\"\xb7\x01\n\x0bSystemState\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x39\n\x08subjects\x18\x02 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12!\n\x0ctable_digest\x18\x03 \x01(\tR\x0btableDigest\x12\x1c\n\tinjection\x18\x04 \x01(\x08R\tinjection*\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x10\n\x0cSTATE_NORMAL\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x14\n\x10STATE_RECOVERING\x10\x04\x12\x13\n\x0fSTATE_SAFE_STOP\x10\x05\x32\xfc\x02\n\rSafetyService\x12@\n\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n\x07History\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12\x46\n\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponse\x12I\n\x06Inject\x12\x1e.vigil.safety.v1.InjectRequest\x1a\x1f.vigil.safety.v1.InjectResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvigil/safety/v1/safety.proto\x12\x0fvigil.safety.v1\x1a\x17validate/validate.proto\"\xb1\x01\n\rInjectRequest\x12\x1d\n\x04kind\x18\x01 \x01(\tB\t\xfa\x42\x06r\x04\x10\x01\x18@R\x04kind\x12\x1e\n\x05model\x18\x02 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x05model\x12*\n\x0b\x64uration_ms\x18\x03 \x01(\rB\t\xfa\x42\x06*\x04\x18\xc0\xcf$R\ndurationMs\x12\x35\n\tmagnitude\x18\x04 \x01(\x01\x42\x17\xfa\x42\x14\x12\x12\x19\x00\x00\x00\xa2\x94\x1amB)\x00\x00\x00\x00\x00\x00\x00\x00R\tmagnitude\"\x94\x01\n\x0eInjectResponse\x12&\n\x0finject_delay_ms\x18\x01 \x01(\rR\rinjectDelayMs\x12\x1f\n\x0b\x64uration_ms\x18\x02 \x01(\rR\ndurationMs\x12\x1c\n\tmagnitude\x18\x03 \x01(\x01R\tmagnitude\x12\x1b\n\tbegins_us\x18\x04 \x01(\x03R\x08\x62\x65ginsUs\"^\n\x0eHistoryRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1e\n\x05limit\x18\x02 \x01(\rB\x08\xfa\x42\x05*\x03\x18\xe8\x07R\x05limit\"P\n\x0fHistoryResponse\x12=\n\x0btransitions\x18\x01 \x03(\x0b\x32\x1b.vigil.safety.v1.TransitionR\x0btransitions\"r\n\x0cResetRequest\x12\"\n\x07subject\x18\x01 \x01(\tB\x08\xfa\x42\x05r\x03\x18\x80\x02R\x07subject\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x08R\x06reason\x12\x1a\n\x02\x62y\x18\x03 \x01(\tB\n\xfa\x42\x07r\x05\x10\x01\x18\x80\x01R\x02\x62y\"_\n\rResetResponse\x12\x1a\n\x08subjects\x18\x01 \x03(\tR\x08subjects\x12\x32\n\x05state\x18\x02 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"\x0c\n\nGetRequest\"A\n\x0bGetResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\"]\n\x0cWatchRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xfa\x42\r\x92\x01\n\x10\x80\x08\"\x05r\x03\x18\x80\x02R\x08subjects\x12\x1f\n\x06resume\x18\x02 \x01(\tB\x07\xfa\x42\x04r\x02\x18@R\x06resume\"\x80\x01\n\rWatchResponse\x12\x32\n\x05state\x18\x01 \x01(\x0b\x32\x1c.vigil.safety.v1.SystemStateR\x05state\x12;\n\ntransition\x18\x02 \x01(\x0b\x32\x1b.vigil.safety.v1.TransitionR\ntransition\"\xd9\x01\n\nTransition\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12*\n\x04\x66rom\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x04\x66rom\x12&\n\x02to\x18\x03 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x02to\x12\x14\n\x05\x65vent\x18\x04 \x01(\tR\x05\x65vent\x12\x16\n\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n\x07time_us\x18\x06 \x01(\x03R\x06timeUs\x12\x16\n\x06resume\x18\x07 \x01(\tR\x06resume\"\xa8\x02\n\x0cSubjectState\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x19\n\x08since_us\x18\x04 \x01(\x03R\x07sinceUs\x12\x1a\n\x08\x64\x65graded\x18\x05 \x01(\x04R\x08\x64\x65graded\x12\x18\n\x07stopped\x18\x06 \x01(\x04R\x07stopped\x12\x1c\n\trestarted\x18\x07 \x01(\x04R\trestarted\x12\x18\n\x07\x65xpired\x18\x08 \x01(\x04R\x07\x65xpired\x12/\n\x06probes\x18\t \x01(\x0b\x32\x17.vigil.safety.v1.ProbesR\x06probes\"X\n\x06Probes\x12\x12\n\x04good\x18\x01 \x01(\rR\x04good\x12\x16\n\x06needed\x18\x02 \x01(\rR\x06needed\x12\"\n\rlease_ends_us\x18\x03 \x01(\x03R\x0bleaseEndsUs\"\xb7\x01\n\x0bSystemState\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x16.vigil.safety.v1.StateR\x05state\x12\x39\n\x08subjects\x18\x02 \x03(\x0b\x32\x1d.vigil.safety.v1.SubjectStateR\x08subjects\x12!\n\x0ctable_digest\x18\x03 \x01(\tR\x0btableDigest\x12\x1c\n\tinjection\x18\x04 \x01(\x08R\tinjection*\x83\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x10\n\x0cSTATE_NORMAL\x10\x02\x12\x12\n\x0eSTATE_DEGRADED\x10\x03\x12\x14\n\x10STATE_RECOVERING\x10\x04\x12\x13\n\x0fSTATE_SAFE_STOP\x10\x05\x32\xfc\x02\n\rSafetyService\x12@\n\x03Get\x12\x1b.vigil.safety.v1.GetRequest\x1a\x1c.vigil.safety.v1.GetResponse\x12H\n\x05Watch\x12\x1d.vigil.safety.v1.WatchRequest\x1a\x1e.vigil.safety.v1.WatchResponse0\x01\x12L\n\x07History\x12\x1f.vigil.safety.v1.HistoryRequest\x1a .vigil.safety.v1.HistoryResponse\x12\x46\n\x05Reset\x12\x1d.vigil.safety.v1.ResetRequest\x1a\x1e.vigil.safety.v1.ResetResponse\x12I\n\x06Inject\x12\x1e.vigil.safety.v1.InjectRequest\x1a\x1f.vigil.safety.v1.InjectResponseB,Z*vigil/gateway/gen/vigil/safety/v1;safetyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,36 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST'].fields_by_name['subjects']._serialized_options = b'\372B\r\222\001\n\020\200\010\"\005r\003\030\200\002'
   _globals['_WATCHREQUEST'].fields_by_name['resume']._loaded_options = None
   _globals['_WATCHREQUEST'].fields_by_name['resume']._serialized_options = b'\372B\004r\002\030@'
-  _globals['_STATE']._serialized_start=1869
-  _globals['_STATE']._serialized_end=2000
+  _globals['_STATE']._serialized_start=1899
+  _globals['_STATE']._serialized_end=2030
   _globals['_INJECTREQUEST']._serialized_start=75
   _globals['_INJECTREQUEST']._serialized_end=252
-  _globals['_INJECTRESPONSE']._serialized_start=254
-  _globals['_INJECTRESPONSE']._serialized_end=373
-  _globals['_HISTORYREQUEST']._serialized_start=375
-  _globals['_HISTORYREQUEST']._serialized_end=469
-  _globals['_HISTORYRESPONSE']._serialized_start=471
-  _globals['_HISTORYRESPONSE']._serialized_end=551
-  _globals['_RESETREQUEST']._serialized_start=553
-  _globals['_RESETREQUEST']._serialized_end=667
-  _globals['_RESETRESPONSE']._serialized_start=669
-  _globals['_RESETRESPONSE']._serialized_end=764
-  _globals['_GETREQUEST']._serialized_start=766
-  _globals['_GETREQUEST']._serialized_end=778
-  _globals['_GETRESPONSE']._serialized_start=780
-  _globals['_GETRESPONSE']._serialized_end=845
-  _globals['_WATCHREQUEST']._serialized_start=847
-  _globals['_WATCHREQUEST']._serialized_end=940
-  _globals['_WATCHRESPONSE']._serialized_start=943
-  _globals['_WATCHRESPONSE']._serialized_end=1071
-  _globals['_TRANSITION']._serialized_start=1074
-  _globals['_TRANSITION']._serialized_end=1291
-  _globals['_SUBJECTSTATE']._serialized_start=1294
-  _globals['_SUBJECTSTATE']._serialized_end=1590
-  _globals['_PROBES']._serialized_start=1592
-  _globals['_PROBES']._serialized_end=1680
-  _globals['_SYSTEMSTATE']._serialized_start=1683
-  _globals['_SYSTEMSTATE']._serialized_end=1866
-  _globals['_SAFETYSERVICE']._serialized_start=2003
-  _globals['_SAFETYSERVICE']._serialized_end=2383
+  _globals['_INJECTRESPONSE']._serialized_start=255
+  _globals['_INJECTRESPONSE']._serialized_end=403
+  _globals['_HISTORYREQUEST']._serialized_start=405
+  _globals['_HISTORYREQUEST']._serialized_end=499
+  _globals['_HISTORYRESPONSE']._serialized_start=501
+  _globals['_HISTORYRESPONSE']._serialized_end=581
+  _globals['_RESETREQUEST']._serialized_start=583
+  _globals['_RESETREQUEST']._serialized_end=697
+  _globals['_RESETRESPONSE']._serialized_start=699
+  _globals['_RESETRESPONSE']._serialized_end=794
+  _globals['_GETREQUEST']._serialized_start=796
+  _globals['_GETREQUEST']._serialized_end=808
+  _globals['_GETRESPONSE']._serialized_start=810
+  _globals['_GETRESPONSE']._serialized_end=875
+  _globals['_WATCHREQUEST']._serialized_start=877
+  _globals['_WATCHREQUEST']._serialized_end=970
+  _globals['_WATCHRESPONSE']._serialized_start=973
+  _globals['_WATCHRESPONSE']._serialized_end=1101
+  _globals['_TRANSITION']._serialized_start=1104
+  _globals['_TRANSITION']._serialized_end=1321
+  _globals['_SUBJECTSTATE']._serialized_start=1324
+  _globals['_SUBJECTSTATE']._serialized_end=1620
+  _globals['_PROBES']._serialized_start=1622
+  _globals['_PROBES']._serialized_end=1710
+  _globals['_SYSTEMSTATE']._serialized_start=1713
+  _globals['_SYSTEMSTATE']._serialized_end=1896
+  _globals['_SAFETYSERVICE']._serialized_start=2033
+  _globals['_SAFETYSERVICE']._serialized_end=2413
 # @@protoc_insertion_point(module_scope)

@@ -36,14 +36,16 @@ class InjectRequest(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., model: _Optional[str] = ..., duration_ms: _Optional[int] = ..., magnitude: _Optional[float] = ...) -> None: ...
 
 class InjectResponse(_message.Message):
-    __slots__ = ("inject_delay_ms", "duration_ms", "magnitude")
+    __slots__ = ("inject_delay_ms", "duration_ms", "magnitude", "begins_us")
     INJECT_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     MAGNITUDE_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_US_FIELD_NUMBER: _ClassVar[int]
     inject_delay_ms: int
     duration_ms: int
     magnitude: float
-    def __init__(self, inject_delay_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., magnitude: _Optional[float] = ...) -> None: ...
+    begins_us: int
+    def __init__(self, inject_delay_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., magnitude: _Optional[float] = ..., begins_us: _Optional[int] = ...) -> None: ...
 
 class HistoryRequest(_message.Message):
     __slots__ = ("subjects", "limit")

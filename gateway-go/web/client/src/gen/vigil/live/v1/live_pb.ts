@@ -312,8 +312,8 @@ export const FiguresSchema: GenMessage<Figures> = /*@__PURE__*/
   messageDesc(file_vigil_live_v1_live, 5);
 
 /**
- * ModelFigures are of the calls of one model that were answered. Latencies are microseconds
- * from the message to the answer at the gateway, exact to one part in 16; 0 without calls.
+ * ModelFigures are of the calls of one model. Latencies are microseconds from the message to the
+ * answer at the gateway, exact to one part in 16, of what the model itself answered; 0 without any.
  *
  * @generated from message vigil.live.v1.ModelFigures
  */
