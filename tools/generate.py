@@ -336,7 +336,9 @@ def contract() -> dict[str, str]:
     version = tomllib.loads((ROOT / "sidecar/pyproject.toml").read_text())["project"]["version"]
     sources = ("proto/audit_record.yaml", "safety/events.yaml", "safety/machine.yaml", "safety/kinds.yaml", "safety/supervision.yaml")
     return {
-        "gateway-go/web/client/src/gen/tables.ts": web_tables(HEADER, digest, *(load(x) for x in sources)),
+        "gateway-go/web/client/src/gen/tables.ts": web_tables(
+            HEADER, digest, *(load(x) for x in sources), (ROOT / "proto/vigil/audit/v1/audit.proto").read_text()
+        ),
         "gateway-go/gen/contract/digest.go": f'// {HEADER}\n\n// Package contract names the contract this code was generated from.\npackage contract\n\n// Digest is the SHA-256 of the descriptor set, hex.\nconst Digest = "{digest}"\n\n// Version of the project.\nconst Version = "{version}"\n',
         "gen/python/vigil/contract_digest.py": f'"""{HEADER}"""\n\nCONTRACT_DIGEST = "{digest}"\n',
     }

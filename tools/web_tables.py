@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,26 @@ def _constant(name: str, kind: str, doc: str, value: Any) -> str:
     return f"/** {doc} */\nexport const {name}: {kind} = {json.dumps(value, indent=1, ensure_ascii=False)};\n"
 
 
+_MESSAGE = re.compile(r"^message (\w+) \{$(.*?)^\}$", re.M | re.S)
+_FIELD = re.compile(r"((?:^ +//.*\n)+) +[\w.<>, ]*? (\w+) = \d+", re.M)
+
+
+def _field_docs(proto: str) -> dict[str, dict[str, str]]:
+    """Comments of each message's fields, by their names in TypeScript."""
+    docs: dict[str, dict[str, str]] = {}
+    for message, body in _MESSAGE.findall(proto):
+        docs[message] = {}
+        for comment, name in _FIELD.findall(body):
+            lines = [line.strip().removeprefix("//").strip() for line in comment.splitlines()]
+            docs[message][re.sub(r"_(\w)", lambda m: m[1].upper(), name)] = " ".join(filter(None, lines))
+    return docs
+
+
 def web_tables(
     header: str, digest: str, layout: Mapping[str, Any], events: Mapping[str, Any], machine: Mapping[str, Any], kinds: Mapping[str, Any],
-    supervision: Mapping[str, Any],
+    supervision: Mapping[str, Any], payloads: str,
 ) -> str:  # fmt: skip
-    """The module's text; ``digest`` is that of the contract."""
+    """The module's text; ``digest`` is that of the contract, ``payloads`` the text of audit.proto."""
     fields, offset = [], 0
     for f in layout["fields"]:
         size = f.get("size") or _SIZES[f["type"]]
@@ -40,6 +56,10 @@ def web_tables(
         _constant(
             "RECORD_KINDS", "Record<number, { name: string; message: string; doc: string }>", "Kinds of records, by number.",
             {n: {k: v[k] for k in ("name", "message", "doc")} for n, v in layout["kinds"].items()},
+        ),
+        _constant(
+            "PAYLOAD_FIELDS", "Record<string, Record<string, string>>", "What the fields of records' payloads are, by message.",
+            _field_docs(payloads),
         ),
         _constant(
             "EVENTS", "Record<number, { name: string; class: string; doc: string }>", "Diagnostic events (docs/events.md).",

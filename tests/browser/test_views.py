@@ -222,6 +222,9 @@ def test_a_picture_is_looked_at_and_its_record_verified(product: Product, watche
     page.locator("dl.facts-list a").click()
     expect(page.locator('section[aria-label^="Record sidecar/"] tbody tr').first).to_be_visible()
     assert page.locator('section[aria-label^="Record sidecar/"] tbody tr').count() >= 30
+    payload = page.locator('[aria-label="Fields of the payload"]')
+    expect(payload).to_contain_text("/vigil.perception.v1.PerceptionService/Detect")
+    expect(payload).to_contain_text("The camera or stream that the caller named.")
     wait_for(lambda: verified(page) == "unsigned", 20, "a proof, and no key", every_s=0.3)
     pin(page, product)
     assert verified(page) == "verified"

@@ -3,7 +3,7 @@ import { type JSX, type TargetedSubmitEvent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { type AuditRecord, Code, describe, hex, parseKey, readRecord, type Verdict, type VerifierKey, verifyProof } from "@vigil/client";
-import { EVENTS } from "@vigil/client/gen/tables.js";
+import { EVENTS, PAYLOAD_FIELDS } from "@vigil/client/gen/tables.js";
 import { Log, type LogRecord } from "@vigil/client/gen/vigil/audit/v1/service_pb.js";
 
 import { Exporter } from "./export.js";
@@ -224,11 +224,34 @@ function PayloadTable({ record }: { record: AuditRecord }): JSX.Element {
   if (p.case === "unreadable") {
     return <Empty>{p.value.length} bytes that this page cannot read</Empty>;
   }
-  const said = JSON.stringify(p.value, (key, v: unknown) => {
-    const empty = v === "" || v === 0 || v === 0n || v === false || (Array.isArray(v) && v.length === 0);
-    return key.startsWith("$") || empty ? undefined : typeof v === "bigint" ? v.toString() : v;
-  }, 1);
-  return <pre>{said}</pre>;
+  const docs = PAYLOAD_FIELDS[`${p.case[0]?.toUpperCase()}${p.case.slice(1)}Payload`] ?? {};
+  const said = Object.entries(p.value).flatMap(([name, v]: [string, unknown]) => {
+    const text = name.startsWith("$") ? "" : inWords(v);
+    return text ? [{ name, text }] : [];
+  });
+  return said.length ? (
+    <Table head={["Field", "Value", "What it is"]} label="Fields of the payload">
+      {said.map(({ name, text }) => (
+        <tr key={name}>
+          <td>{name}</td>
+          <td class="value"><code>{text}</code></td>
+          <td class="words">{docs[name]}</td>
+        </tr>
+      ))}
+    </Table>
+  ) : <Empty>It says nothing more.</Empty>;
+}
+
+/** A payload's value as text; empty for one that says nothing. */
+function inWords(v: unknown): string {
+  if (v === "" || v === 0 || v === 0n || v === false || v === undefined || (Array.isArray(v) && v.length === 0)) {
+    return "";
+  }
+  if (typeof v !== "object" || v === null) {
+    return String(v);
+  }
+  const plain = JSON.stringify(v, (key, x: unknown) => (key.startsWith("$") ? undefined : typeof x === "bigint" ? x.toString() : x));
+  return plain === "{}" ? "" : plain;
 }
 
 function Record({ position, close }: { position: string; close: () => void }): JSX.Element {

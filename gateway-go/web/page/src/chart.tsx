@@ -24,6 +24,8 @@ function css(name: string): string {
 }
 
 const HEIGHT = 150;
+/** The time axis is at least so long, s. */
+const SPAN_MIN_S = 60;
 
 /** Moving lines over time. Colours follow the page's theme; a table of the last values is read to who cannot see it. */
 export function Chart(props: {
@@ -57,9 +59,9 @@ export function Chart(props: {
           height: HEIGHT,
           cursor: { y: false, points: { show: false } },
           legend: { show: false },
-          scales: { x: { time: true }, y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.15, props.least)] } },
+          scales: { x: { time: true, range: (_, min, max) => [Math.min(min ?? 0, (max ?? 0) - SPAN_MIN_S), max ?? 0] }, y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.15, props.least)] } },
           axes: [
-            { ...axis, values: (_, ticks) => ticks.map((t) => timeOf(t * 1000)), space: 90, size: 28 },
+            { ...axis, values: (_, ticks) => ticks.map((t) => timeOf(t * 1000)), space: 90, size: 28, incrs: [5, 10, 15, 30, 60, 120, 300] },
             { ...axis, values: (_, ticks) => ticks.map((t) => props.format(t)), size: 62, space: 28 },
           ],
           series: [

@@ -4,11 +4,12 @@ import { useMemo } from "preact/hooks";
 import { PARTS } from "@vigil/client/gen/tables.js";
 import type { Event, Figures } from "@vigil/client/gen/vigil/live/v1/live_pb.js";
 import { Stage } from "@vigil/client/gen/vigil/models/v1/models_pb.js";
+import type { Transition } from "@vigil/client/gen/vigil/safety/v1/safety_pb.js";
 
 import { Chart, type Line, type Mark } from "./chart.js";
 import { latency, rate, stateName, usToMs } from "./format.js";
 import { Machine } from "./machine.js";
-import { fresh, known } from "./store.js";
+import { fresh, history, known } from "./store.js";
 import { Card, Empty, NowBadge, StateBadge, Table, When } from "./ui.js";
 
 /** Figures that are further apart have a gap between them in the lines. */
@@ -62,10 +63,37 @@ export function activeStates(): Map<string, string[]> {
   return active;
 }
 
+/** What tells one change from another. */
+export function keyOf(t: Transition): string {
+  return t.resume || `${t.timeUs} ${t.subject} ${t.to}`;
+}
+
+/** Changes of states of this run: what the history had, and what came since, each once, the latest first. */
+export function changes(): Transition[] {
+  const all = new Map<string, Transition>();
+  for (const t of history.value.value ?? []) {
+    all.set(keyOf(t), t);
+  }
+  for (const e of known.value.events) {
+    if (e.of.case === "transition") {
+      all.set(keyOf(e.of.value), e.of.value);
+    }
+  }
+  return [...all.values()].sort((a, b) => Number(b.timeUs - a.timeUs));
+}
+
 /** The last change of a state: from, to. */
 export function lastChange(): readonly [string, string] | undefined {
-  const last = known.value.events.findLast((e) => e.of.case === "transition");
-  return last?.of.case === "transition" ? [stateName(last.of.value.from), stateName(last.of.value.to)] : undefined;
+  const last = changes()[0];
+  return last && [stateName(last.from), stateName(last.to)];
+}
+
+/** The last events of all kinds, the latest first. */
+function lastEvents(most: number): Event[] {
+  const steps = known.value.events.filter((e) => e.of.case === "model");
+  const moves = changes().map((t): Event => ({ resume: keyOf(t), of: { case: "transition", value: t } }) as Event);
+  const timeOf = (e: Event): bigint => e.of.value?.timeUs ?? 0n;
+  return [...steps, ...moves].sort((a, b) => Number(timeOf(b) - timeOf(a))).slice(0, most);
 }
 
 /** One event in words. */
@@ -185,8 +213,9 @@ function Load(): JSX.Element {
 
 /** State, figures and events as they come. */
 export function Live(): JSX.Element {
-  const { state, events, figures, limits, gap } = known.value;
+  const { state, figures, limits, gap } = known.value;
   const last = figures.at(-1);
+  const shown = lastEvents(12);
   return (
     <div class={fresh.value ? "view" : "view old"}>
       <Card title="Safety machine">
@@ -229,12 +258,12 @@ export function Live(): JSX.Element {
       </Card>
       <Card title="What happened last" wide>
         {gap ? <p class="notice">Events before this may be missing: {gap}</p> : null}
-        {events.length ? (
+        {shown.length ? (
           <Table head={["Time", "Subject", "Change", "Why"]} label="Last events">
-            {events.slice(-12).reverse().map((e) => <EventRow key={e.resume} event={e} />)}
+            {shown.map((e) => <EventRow key={e.resume} event={e} />)}
           </Table>
         ) : (
-          <Empty>Nothing since this page was opened. Earlier changes are under Safety.</Empty>
+          <Empty>Nothing yet.</Empty>
         )}
       </Card>
     </div>

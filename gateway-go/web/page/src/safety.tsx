@@ -1,37 +1,19 @@
 import { signal } from "@preact/signals";
 import { type JSX, type TargetedSubmitEvent } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 
 import { describe } from "@vigil/client";
 import { FAULTS } from "@vigil/client/gen/tables.js";
 import { State, type Transition } from "@vigil/client/gen/vigil/safety/v1/safety_pb.js";
 
 import { latency, span, stateName, usToMs } from "./format.js";
-import { activeStates, lastChange } from "./live.js";
+import { activeStates, changes, keyOf, lastChange } from "./live.js";
 import { Machine } from "./machine.js";
-import { fresh, gatewayNow, known, models, tick, vigil } from "./store.js";
+import { fresh, gatewayNow, history, known, models, tick, vigil } from "./store.js";
 import { Ask, Card, Empty, NowBadge, Problem, StateBadge, Table, When } from "./ui.js";
 
 /** The fault that was injected last from this page; times are the gateway's, ms. */
 const injected = signal<{ kind: string; model: string; beginMs: number; words: string } | undefined>(undefined);
-
-function keyOf(t: Transition): string {
-  return t.resume || `${t.timeUs} ${t.subject} ${t.to}`;
-}
-
-/** History of this run, and what came since, each once, the latest first. */
-function merged(history: readonly Transition[]): Transition[] {
-  const all = new Map<string, Transition>();
-  for (const t of history) {
-    all.set(keyOf(t), t);
-  }
-  for (const e of known.value.events) {
-    if (e.of.case === "transition") {
-      all.set(keyOf(e.of.value), e.of.value);
-    }
-  }
-  return [...all.values()].sort((a, b) => Number(b.timeUs - a.timeUs));
-}
 
 function Subjects({ reset }: { reset: (subject: string) => void }): JSX.Element {
   tick.value;
@@ -141,17 +123,8 @@ function Inject(): JSX.Element {
 
 /** What is wrong, what was, what is done about it. */
 export function Safety(): JSX.Element {
-  const [history, setHistory] = useState<readonly Transition[]>([]);
-  const [error, setError] = useState("");
   const [question, setQuestion] = useState<JSX.Element | null>(null);
-  const starts = known.value.starts;
-  useEffect(() => {
-    vigil.safety.history({ limit: 1000 }).then(
-      (r) => { setHistory(r.transitions); setError(""); },
-      (failed: unknown) => setError(describe(failed).text),
-    );
-  }, [starts]);
-  const moves = merged(history);
+  const moves = changes();
   const stopped = (known.value.state?.subjects ?? []).filter((s) => s.state === State.SAFE_STOP);
   const reset = (subject: string): void =>
     setQuestion(
@@ -180,7 +153,7 @@ export function Safety(): JSX.Element {
       {known.value.state?.injection ? <Card title="Fault injection" wide id="inject"><Inject /></Card> : null}
       <Card title="Machine"><Machine active={activeStates()} last={lastChange()} /></Card>
       <Card title="History of this run" wide>
-        <Problem text={error} />
+        <Problem text={history.value.error} />
         {known.value.gap ? <p class="notice">Changes before this may be missing: {known.value.gap}. All of them stand in the audit log.</p> : null}
         {moves.length ? (
           <Table head={["Time", "Subject", "Change", "Event", "Why"]} label="Changes of states, the latest first">

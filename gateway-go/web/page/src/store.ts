@@ -1,6 +1,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import { connectVigil, describe, type Watched } from "@vigil/client";
 import type { Model } from "@vigil/client/gen/vigil/models/v1/models_pb.js";
+import type { Transition } from "@vigil/client/gen/vigil/safety/v1/safety_pb.js";
 
 import { type FromSource, HERE_MS, Source, type ToSource } from "./source.js";
 import { apply, type Known, nothing, only } from "./state.js";
@@ -101,6 +102,7 @@ export interface Loaded<T> {
 /** Models and their versions, asked for anew whenever something happened to one. */
 export const models = signal<Loaded<readonly Model[]>>({ value: undefined, error: "", loading: true });
 let asked = 0;
+let given = 0;
 let waiting: ReturnType<typeof setTimeout> | undefined;
 
 /** Asks for the models now. */
@@ -108,7 +110,8 @@ export async function loadModels(): Promise<void> {
   const own = ++asked;
   try {
     const reply = await vigil.models.listModels({});
-    if (own === asked) {
+    if (own > given) { // whoever waited for this has it, unless there is a later one
+      given = own;
       models.value = { value: reply.models, error: "", loading: false };
     }
   } catch (error) {
@@ -117,6 +120,26 @@ export async function loadModels(): Promise<void> {
     }
   }
 }
+
+/** Changes of states of the gateway's run before this page looked, asked for anew with each start of the stream. */
+export const history = signal<Loaded<readonly Transition[]>>({ value: undefined, error: "", loading: true });
+
+async function loadHistory(): Promise<void> {
+  try {
+    const reply = await vigil.safety.history({ limit: 1000 });
+    history.value = { value: reply.transitions, error: "", loading: false };
+  } catch (error) {
+    history.value = { ...history.value, error: describe(error).text, loading: false };
+  }
+}
+
+let starts = 0;
+effect(() => {
+  if (known.value.starts !== starts) {
+    starts = known.value.starts;
+    void loadHistory();
+  }
+});
 
 let seen = "";
 effect(() => {

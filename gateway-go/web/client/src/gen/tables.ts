@@ -288,6 +288,55 @@ export const RECORD_KINDS: Record<number, { name: string; message: string; doc: 
  }
 };
 
+/** What the fields of records' payloads are, by message. */
+export const PAYLOAD_FIELDS: Record<string, Record<string, string>> = {
+ "CallPayload": {
+  "method": "Full name of the method, \"/package.Service/Method\".",
+  "model": "The model that the caller asked for; of a control call, what it is about.",
+  "requestId": "What the caller named its request, so that it can find it again.",
+  "sourceId": "The camera or stream that the caller named.",
+  "message": "Status text as the caller got it; empty for an answer.",
+  "violations": "Violated fields, in the order of the message.",
+  "reason": "Why a control call was made, as its caller said.",
+  "handedOver": "The sidecar had been given the call: whatever its log says of it did not reach the caller, this record does.",
+  "standIn": "What answered in place of the model: \"last_good\", \"constants\", or \"model NAME\".",
+  "ageMs": "Age of a last good answer.",
+  "cause": "Why the model itself did not answer.",
+  "firstGiven": "The record of the answer that was given again, LOG/BOOT/SEQ."
+ },
+ "FieldViolation": {
+  "field": "Its path in the message.",
+  "description": "What is wrong with it, and the limit."
+ },
+ "ModelPayload": {
+  "model": "The model's name.",
+  "version": "Number of the version that it is about.",
+  "digest": "SHA-256 of that version's model.onnx, hex.",
+  "reason": "Why, in words.",
+  "replacedVersion": "The version that served before; 0 for none.",
+  "replacedDigest": "SHA-256 of that one's file, hex.",
+  "generation": "How often this model was switched, with this switch."
+ },
+ "StatePayload": {
+  "subject": "Whose state changed: \"sidecar\", \"gateway\", \"log/NAME\", or \"model/NAME\".",
+  "from": "The state before.",
+  "to": "The state after.",
+  "event": "The event of the safety table that caused it.",
+  "reason": "What happened, in words.",
+  "tableDigest": "SHA-256 of the table by which this was decided, hex.",
+  "nowMs": "Milliseconds of the machine's monotonic clock at the step.",
+  "counters": "What was counted before the step: by counter, when.",
+  "parameters": "Parameters of the table, as this run had them.",
+  "actions": "What the step asked to be done.",
+  "by": "Who reset a stop."
+ },
+ "CountedTimes": {},
+ "SystemPayload": {
+  "text": "What happened, in words.",
+  "fields": "Particulars by name."
+ }
+};
+
 /** Diagnostic events (docs/events.md). */
 export const EVENTS: Record<number, { name: string; class: string; doc: string }> = {
  "1001": {
