@@ -26,12 +26,15 @@ const (
 
 // CallPayload explains an answer or a refusal.
 type CallPayload struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
-	Model  string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// Open Inference parameters or typed fields that identify the call.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Full name of the method, "/package.Service/Method".
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// The model that the caller asked for; of a control call, what it is about.
+	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	// What the caller named its request, so that it can find it again.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	SourceId  string `protobuf:"bytes,4,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
+	// The camera or stream that the caller named.
+	SourceId string `protobuf:"bytes,4,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`
 	// Status text as the caller got it; empty for an answer.
 	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
 	// Violated fields, in the order of the message.
@@ -169,9 +172,11 @@ func (x *CallPayload) GetFirstGiven() string {
 
 // FieldViolation names one violated field.
 type FieldViolation struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Field         string                 `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
-	Description   string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its path in the message.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// What is wrong with it, and the limit.
+	Description   string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,16 +227,23 @@ func (x *FieldViolation) GetDescription() string {
 
 // ModelPayload explains a model event.
 type ModelPayload struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Model           string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	Version         uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	Digest          string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	Reason          string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	ReplacedVersion uint64                 `protobuf:"varint,5,opt,name=replaced_version,json=replacedVersion,proto3" json:"replaced_version,omitempty"`
-	ReplacedDigest  string                 `protobuf:"bytes,6,opt,name=replaced_digest,json=replacedDigest,proto3" json:"replaced_digest,omitempty"`
-	Generation      uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model's name.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// Number of the version that it is about.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// SHA-256 of that version's model.onnx, hex.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Why, in words.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The version that served before; 0 for none.
+	ReplacedVersion uint64 `protobuf:"varint,5,opt,name=replaced_version,json=replacedVersion,proto3" json:"replaced_version,omitempty"`
+	// SHA-256 of that one's file, hex.
+	ReplacedDigest string `protobuf:"bytes,6,opt,name=replaced_digest,json=replacedDigest,proto3" json:"replaced_digest,omitempty"`
+	// How often this model was switched, with this switch.
+	Generation    uint64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelPayload) Reset() {
@@ -315,20 +327,27 @@ func (x *ModelPayload) GetGeneration() uint64 {
 
 // StatePayload explains a change of safety state.
 type StatePayload struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Subject     string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	From        string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
-	To          string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
-	Event       string                 `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
-	Reason      string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	TableDigest string                 `protobuf:"bytes,6,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose state changed: "sidecar", "gateway", "log/NAME", or "model/NAME".
+	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The state before.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The state after.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// The event of the safety table that caused it.
+	Event string `protobuf:"bytes,4,opt,name=event,proto3" json:"event,omitempty"`
+	// What happened, in words.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// SHA-256 of the table by which this was decided, hex.
+	TableDigest string `protobuf:"bytes,6,opt,name=table_digest,json=tableDigest,proto3" json:"table_digest,omitempty"`
 	// Milliseconds of the machine's monotonic clock at the step.
 	NowMs int64 `protobuf:"varint,7,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`
 	// What was counted before the step: by counter, when.
 	Counters map[string]*CountedTimes `protobuf:"bytes,8,rep,name=counters,proto3" json:"counters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Parameters of the table, as this run had them.
 	Parameters map[string]int64 `protobuf:"bytes,9,rep,name=parameters,proto3" json:"parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Actions    []string         `protobuf:"bytes,10,rep,name=actions,proto3" json:"actions,omitempty"`
+	// What the step asked to be done.
+	Actions []string `protobuf:"bytes,10,rep,name=actions,proto3" json:"actions,omitempty"`
 	// Who reset a stop.
 	By            string `protobuf:"bytes,11,opt,name=by,proto3" json:"by,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -489,9 +508,11 @@ func (x *CountedTimes) GetTimesMs() []int64 {
 
 // SystemPayload explains an event of the process itself.
 type SystemPayload struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	Fields        map[string]string      `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What happened, in words.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// Particulars by name.
+	Fields        map[string]string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

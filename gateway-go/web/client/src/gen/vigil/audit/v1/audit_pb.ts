@@ -22,23 +22,29 @@ export const file_vigil_audit_v1_audit: GenFile = /*@__PURE__*/
  */
 export type CallPayload = Message<"vigil.audit.v1.CallPayload"> & {
   /**
+   * Full name of the method, "/package.Service/Method".
+   *
    * @generated from field: string method = 1;
    */
   method: string;
 
   /**
+   * The model that the caller asked for; of a control call, what it is about.
+   *
    * @generated from field: string model = 2;
    */
   model: string;
 
   /**
-   * Open Inference parameters or typed fields that identify the call.
+   * What the caller named its request, so that it can find it again.
    *
    * @generated from field: string request_id = 3;
    */
   requestId: string;
 
   /**
+   * The camera or stream that the caller named.
+   *
    * @generated from field: string source_id = 4;
    */
   sourceId: string;
@@ -115,11 +121,15 @@ export const CallPayloadSchema: GenMessage<CallPayload> = /*@__PURE__*/
  */
 export type FieldViolation = Message<"vigil.audit.v1.FieldViolation"> & {
   /**
+   * Its path in the message.
+   *
    * @generated from field: string field = 1;
    */
   field: string;
 
   /**
+   * What is wrong with it, and the limit.
+   *
    * @generated from field: string description = 2;
    */
   description: string;
@@ -139,36 +149,50 @@ export const FieldViolationSchema: GenMessage<FieldViolation> = /*@__PURE__*/
  */
 export type ModelPayload = Message<"vigil.audit.v1.ModelPayload"> & {
   /**
+   * The model's name.
+   *
    * @generated from field: string model = 1;
    */
   model: string;
 
   /**
+   * Number of the version that it is about.
+   *
    * @generated from field: uint64 version = 2;
    */
   version: bigint;
 
   /**
+   * SHA-256 of that version's model.onnx, hex.
+   *
    * @generated from field: string digest = 3;
    */
   digest: string;
 
   /**
+   * Why, in words.
+   *
    * @generated from field: string reason = 4;
    */
   reason: string;
 
   /**
+   * The version that served before; 0 for none.
+   *
    * @generated from field: uint64 replaced_version = 5;
    */
   replacedVersion: bigint;
 
   /**
+   * SHA-256 of that one's file, hex.
+   *
    * @generated from field: string replaced_digest = 6;
    */
   replacedDigest: string;
 
   /**
+   * How often this model was switched, with this switch.
+   *
    * @generated from field: uint64 generation = 7;
    */
   generation: bigint;
@@ -188,31 +212,43 @@ export const ModelPayloadSchema: GenMessage<ModelPayload> = /*@__PURE__*/
  */
 export type StatePayload = Message<"vigil.audit.v1.StatePayload"> & {
   /**
+   * Whose state changed: "sidecar", "gateway", "log/NAME", or "model/NAME".
+   *
    * @generated from field: string subject = 1;
    */
   subject: string;
 
   /**
+   * The state before.
+   *
    * @generated from field: string from = 2;
    */
   from: string;
 
   /**
+   * The state after.
+   *
    * @generated from field: string to = 3;
    */
   to: string;
 
   /**
+   * The event of the safety table that caused it.
+   *
    * @generated from field: string event = 4;
    */
   event: string;
 
   /**
+   * What happened, in words.
+   *
    * @generated from field: string reason = 5;
    */
   reason: string;
 
   /**
+   * SHA-256 of the table by which this was decided, hex.
+   *
    * @generated from field: string table_digest = 6;
    */
   tableDigest: string;
@@ -239,6 +275,8 @@ export type StatePayload = Message<"vigil.audit.v1.StatePayload"> & {
   parameters: { [key: string]: bigint };
 
   /**
+   * What the step asked to be done.
+   *
    * @generated from field: repeated string actions = 10;
    */
   actions: string[];
@@ -284,11 +322,15 @@ export const CountedTimesSchema: GenMessage<CountedTimes> = /*@__PURE__*/
  */
 export type SystemPayload = Message<"vigil.audit.v1.SystemPayload"> & {
   /**
+   * What happened, in words.
+   *
    * @generated from field: string text = 1;
    */
   text: string;
 
   /**
+   * Particulars by name.
+   *
    * @generated from field: map<string, string> fields = 2;
    */
   fields: { [key: string]: string };
