@@ -68,6 +68,19 @@ def _root(reply: Any) -> None:
     reply.proof = head + blank + b"\n".join(lines)
 
 
+def _renamed(reply: Any) -> None:
+    """Another source in the payload, with a checksum that fits."""
+    import google_crc32c
+
+    raw = bytearray(reply.raw)
+    payload = audit_pb2.CallPayload.FromString(bytes(raw[layout.HEADER_BYTES :]))
+    payload.source_id = "?" * len(payload.source_id)
+    raw[layout.HEADER_BYTES :] = payload.SerializeToString()
+    fresh = google_crc32c.value(bytes(raw[: layout.CRC_OFFSET] + raw[layout.HEADER_BYTES :])).to_bytes(4, "little")
+    raw[layout.CRC_OFFSET : layout.HEADER_BYTES] = fresh
+    reply.raw = bytes(raw)
+
+
 FORGERIES = {
     "a byte of the record": (_flip_record(150), "record"),
     "an output with a fitting checksum": (_resealed, "inclusion"),
@@ -97,20 +110,8 @@ def test_a_record_that_is_shown_otherwise_than_it_is_written_is_forged(product: 
     record_of(page, product)
     position = page.url.split("position=")[1]
 
-    def alter(reply: Any) -> None:
-        raw = bytearray(reply.raw)
-        _, start = raw[:10], layout.HEADER_BYTES
-        payload = audit_pb2.CallPayload.FromString(bytes(raw[start:]))
-        payload.source_id = payload.source_id[:-1] + "?"
-        raw[start:] = payload.SerializeToString()
-        import google_crc32c
-
-        fresh = google_crc32c.value(bytes(raw[: layout.CRC_OFFSET] + raw[layout.HEADER_BYTES :])).to_bytes(4, "little")
-        raw[layout.CRC_OFFSET : layout.HEADER_BYTES] = fresh
-        reply.raw = bytes(raw)
-
     page.goto(url_of(product, "audit"))
-    page.route("**/vigil.audit.v1.AuditService/Get", altering(audit.GetResponse, alter))
+    page.route("**/vigil.audit.v1.AuditService/Get", altering(audit.GetResponse, _renamed))
     page.goto(url_of(product, f"audit?position={position}"))
     expect(page.locator('[aria-label="Fields of the payload"]', has_text="?")).to_be_visible()
     assert verified(page) == "forged"
@@ -156,19 +157,6 @@ def test_where_the_page_is_no_secure_context_a_library_verifies(tmp_path: Path, 
         page.goto(f"http://{host}:{product.ports['http']}/#/models")
         expect(page.locator(".notice", has_text="control.allow_remote")).to_be_visible()
         expect(page.get_by_role("button", name="Look again")).to_be_disabled()
-
-
-def _renamed(reply: Any) -> None:
-    """Another source in the payload, with a checksum that fits."""
-    import google_crc32c
-
-    raw = bytearray(reply.raw)
-    payload = audit_pb2.CallPayload.FromString(bytes(raw[layout.HEADER_BYTES :]))
-    payload.source_id = "?" * len(payload.source_id)
-    raw[layout.HEADER_BYTES :] = payload.SerializeToString()
-    fresh = google_crc32c.value(bytes(raw[: layout.CRC_OFFSET] + raw[layout.HEADER_BYTES :])).to_bytes(4, "little")
-    raw[layout.CRC_OFFSET : layout.HEADER_BYTES] = fresh
-    reply.raw = bytes(raw)
 
 
 def test_nothing_is_verified_before_it_is_shown(product: Product, watched: Watched) -> None:

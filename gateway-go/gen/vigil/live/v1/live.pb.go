@@ -762,7 +762,8 @@ type Part struct {
 	// "gateway" or "sidecar".
 	Process string `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
 	Name    string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// OK, FAILED, EXPIRED, STOPPED or DEACTIVATED; UNKNOWN while the sidecar says nothing.
+	// OK, FAILED, EXPIRED, STOPPED or DEACTIVATED. Of the sidecar's parts only what is expired is
+	// told: OK is what is not, also of one that nothing is asked of; UNKNOWN while there is no link.
 	Status        string `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields

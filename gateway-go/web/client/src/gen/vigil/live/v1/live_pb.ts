@@ -418,7 +418,8 @@ export type Part = Message<"vigil.live.v1.Part"> & {
   name: string;
 
   /**
-   * OK, FAILED, EXPIRED, STOPPED or DEACTIVATED; UNKNOWN while the sidecar says nothing.
+   * OK, FAILED, EXPIRED, STOPPED or DEACTIVATED. Of the sidecar's parts only what is expired is
+   * told: OK is what is not, also of one that nothing is asked of; UNKNOWN while there is no link.
    *
    * @generated from field: string status = 3;
    */
