@@ -59,7 +59,7 @@ def serious(page: Page) -> list[str]:
 
 def events_shown(page: Page) -> list[str]:
     """Rows of the table of events on Live, the latest first."""
-    return [r.inner_text() for r in page.locator('section[aria-label="What happened last"] tbody tr').all()]
+    return page.locator('section[aria-label="What happened last"] tbody tr').all_inner_texts()
 
 
 def pin(page: Page, product: Product, which: Callable[[str], str] = lambda text: text) -> None:
