@@ -89,7 +89,9 @@ class Sidecar:
         self.monitor = self.safety.monitor
         self.journal.follow(self.safety)
         root = Path(settings.models_dir)
-        loader = Loader(settings, self.journal.model_event, self._check_version, self.injector.session if self.injector else None)
+        self._loader = loader = Loader(
+            settings, self.journal.model_event, self._check_version, self.injector.session if self.injector else None
+        )
         control = ModelControl(root, data / "control", settings.models_control, settings.models_load)
         self.reconciler = Reconciler(
             control, settings, self.registry, loader, self.monitor, read_options, self.journal.model_event, self.journal.look_failed
@@ -159,6 +161,7 @@ class Sidecar:
         """Listen and start loading; returns the ports of gRPC and metrics. Raises ``OSError``."""
         s = self.settings
         self._enable_injection()
+        self._loader.memory.start()
         metrics_port = self.metrics.serve(s.listen_host, s.listen_sidecar_metrics_port)
         grpc_port = self._direct.start(s.listen_host, s.listen_sidecar_grpc_port)
         if self._watcher is not None:
@@ -199,6 +202,7 @@ class Sidecar:
             self._watcher.stop()
         self.reconciler.stop()
         self.safety.stop()
+        self._loader.memory.stop()
         self._link.stop()
         self._link_stopped.set()
         self._checkpoint_came.set()
@@ -268,6 +272,8 @@ class Sidecar:
 
     def _heartbeat(self, beat: link.Heartbeat) -> None:
         beat.ready, beat.checkpoint = self.ready(), self.audit.log.checkpoint
+        if (free := self._loader.memory.last_free) is not None:
+            beat.memory_free = free
         beat.log_failure = self._lost_to_the_log()[:256]
         beat.subjects.extend(subject_state(self.safety, subject, status) for subject, status in self.monitor.all().items())
         report = self.safety.supervision.report

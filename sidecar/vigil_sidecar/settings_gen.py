@@ -49,6 +49,8 @@ class Settings:
     limits_message_bytes_max: int = 67108864
     limits_calls_in_flight_max: int = 1024
     limits_bytes_in_flight_max: int = 1073741824
+    limits_memory_bytes_max: int = 0
+    limits_memory_reserve_bytes: int = 268435456
     limits_streams_per_connection_max: int = 1024
     limits_connections_max: int = 20000
     limits_control_frames_per_s: int = 5000
@@ -218,7 +220,13 @@ SPECS: tuple[Spec, ...] = (
          'Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.'),
     Spec('limits.bytes_in_flight_max', 'limits_bytes_in_flight_max', 'int', 1073741824, 1048576, 1099511627776,
          (), None,
-         'Bytes of requests at once; more is refused with RESOURCE_EXHAUSTED and RetryInfo. As many again may be unfinished messages and answers that are not taken; above that the connection with most of them is ended.'),
+         'Bytes of requests at once, or a sixth of the memory that is available at the start less limits.memory_reserve_bytes, when that is less (but at least limits.message_bytes_max); more is refused with RESOURCE_EXHAUSTED and RetryInfo. As many again may be unfinished messages and answers that are not taken; above that the connection with most of them is ended.'),
+    Spec('limits.memory_bytes_max', 'limits_memory_bytes_max', 'int', 0, 0, 1099511627776,
+         (), None,
+         'Memory that the sidecar takes at most, models and calls together. 0: what the machine or the control group has, less limits.memory_reserve_bytes.'),
+    Spec('limits.memory_reserve_bytes', 'limits_memory_reserve_bytes', 'int', 268435456, 0, 1099511627776,
+         (), None,
+         'Memory of the machine, or of the control group where that has less, that models and calls leave free. A model that would not fit is refused, a call for which memory cannot be had gets RESOURCE_EXHAUSTED; each with the figures.'),
     Spec('limits.streams_per_connection_max', 'limits_streams_per_connection_max', 'int', 1024, 1, 100000,
          (), None,
          'HTTP/2 streams at once on one connection.'),

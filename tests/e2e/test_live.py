@@ -153,7 +153,7 @@ def test_versions_tell_their_gates(stub: Stub) -> None:
     wait_for(lambda: stub.models()["face-detection"].serving_version, 20, "serves")
     model = stub.models()["face-detection"]
     version = next(v for v in model.versions if v.version == model.serving_version)
-    assert [g.name for g in version.gates] == ["loaded", "contract", "warm-up", "pipeline and ladder"]
+    assert [g.name for g in version.gates] == ["loaded", "contract", "warm-up", "pipeline and ladder", "memory"]
     assert all(g.found for g in version.gates) and sum(g.took_us for g in version.gates) > 1000
     assert 0 < version.memory_bytes < 1 << 30
     retired = [v for v in stub.models()["m"].versions if v.version == 1]

@@ -75,6 +75,13 @@ def spinning(path: Path | None = None) -> bytes:
     return _save(helper.make_graph(nodes, "spinning", [n], [y], weights), path)
 
 
+def filling(path: Path | None = None) -> bytes:
+    """y = zeros of a shape that the caller names: it asks for as much memory as the caller says."""
+    shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])
+    return _save(helper.make_graph([helper.make_node("ConstantOfShape", ["shape"], ["y"])], "filling", [shape], [y]), path)
+
+
 def time_mixing(path: Path | None = None) -> bytes:
     """y = x - mean of x over the first axis: its first axis is free, but rows influence each other."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 4])

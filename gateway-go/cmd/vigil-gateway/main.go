@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"vigil/gateway/internal/memory"
 	"vigil/gateway/internal/review"
 	"vigil/gateway/internal/settings"
 )
@@ -25,6 +26,30 @@ func limitMemory(s *settings.Settings) {
 		debug.SetMemoryLimit(own + copies*s.LimitsBytesInFlightMax + s.LadderBytesMax)
 	}
 }
+
+// fitMemory lowers limits.bytes_in_flight_max to what there is memory for. A byte of a request may stand in
+// memory six times: as received and unfinished, as the message, as the frame of the link, and at the sidecar as
+// received, as its batch, and as the answer.
+func fitMemory(s *settings.Settings) {
+	const copies = 6
+	available, of := memory.Available("/proc", "/sys/fs/cgroup")
+	available -= s.LimitsMemoryReserveBytes
+	if of == "" || (s.LimitsMemoryBytesMax > 0 && s.LimitsMemoryBytesMax < available) {
+		available, of = s.LimitsMemoryBytesMax, "limits.memory_bytes_max"
+	}
+	if available == 0 {
+		return
+	}
+	most := max(s.LimitsMessageBytesMax, available/copies, least)
+	if most < s.LimitsBytesInFlightMax {
+		fmt.Fprintf(os.Stderr, "vigil-gateway: limits.bytes_in_flight_max is lowered from %d to %d: %d bytes may be taken of %s\n",
+			s.LimitsBytesInFlightMax, most, available, of)
+		s.LimitsBytesInFlightMax = most
+	}
+}
+
+// least is the smallest that limits.bytes_in_flight_max may be (settings.yaml).
+const least = 1 << 20
 
 func main() {
 	if os.Getenv("GOGC") == "" {
@@ -107,6 +132,7 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)
 		return 2
 	}
+	fitMemory(s)
 	limitMemory(s)
 	if err := serve(s); err != nil {
 		fmt.Fprintln(os.Stderr, "vigil-gateway:", err)

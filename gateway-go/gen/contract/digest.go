@@ -4,7 +4,7 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "7fd053273305a28cb3af979c62faefcfca998310bc4252df36db61c741de4bc1"
+const Digest = "684a73e96b8c0429fb5f12899c21e2d83174313d618c012d47cba083f2a03922"
 
 // Version of the project.
 const Version = "0.1.0"

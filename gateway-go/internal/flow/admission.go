@@ -1,9 +1,11 @@
 package flow
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
 	"vigil/gateway/internal/fair"
 )
 
@@ -58,10 +60,30 @@ func (s *Service) admit(flow *fair.Flow, size int64) *CallError {
 // admitBytes takes room for a message of a call that has its place; without it, that is given back.
 func (s *Service) admitBytes(size int64) *CallError {
 	if within(&s.bytes, size, s.limits.BytesInFlightMax) {
-		return nil
+		err := s.fits(size)
+		if err != nil {
+			s.bytes.Add(-size)
+			s.calls.Add(-1)
+		}
+		return err
 	}
 	s.calls.Add(-1)
 	return limitError("limits.bytes_in_flight_max", "%d bytes are in flight, and the call has %d; the limit is %d", s.bytes.Load(), size, s.limits.BytesInFlightMax)
+}
+
+// What a byte of a request may take at the sidecar: as it is read, in its frame, as the message, in its batch, in the
+// model's answer with what its allocator rounds up, and in the answer as it is encoded. Below fitsFrom nothing is asked.
+const sidecarCopies, fitsFrom = 8, 1 << 20
+
+// fits refuses what the sidecar, by its last heartbeat, has no memory for beside all that is under way.
+// SR-058
+func (s *Service) fits(size int64) *CallError {
+	free := s.memoryFree.Load()
+	if n := s.bytes.Load(); size >= fitsFrom && free != nil && n > *free/sidecarCopies {
+		return limitError("limits.memory_reserve_bytes",
+			"%d bytes are in flight with the call's %d, each of which may take %d at the sidecar; it may take %d more", n, size, sidecarCopies, *free)
+	}
+	return nil
 }
 
 // within adds to a counter unless that would pass the limit: who is refused must not even for a
@@ -119,3 +141,13 @@ func (s *Service) leave(size int64) {
 
 // InFlight is the number of unary calls under way.
 func (s *Service) InFlight() int64 { return s.calls.Load() }
+
+// noteMemory keeps what a heartbeat says of the sidecar's memory; nil while it says nothing.
+func (s *Service) noteMemory(h *linkv1.Heartbeat) {
+	if h.MemoryFree == nil {
+		s.memoryFree.Store(nil)
+		return
+	}
+	free := int64(min(*h.MemoryFree, math.MaxInt64))
+	s.memoryFree.Store(&free)
+}

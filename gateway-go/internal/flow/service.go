@@ -98,12 +98,14 @@ type Service struct {
 
 	refusalLog             *rate.Limiter // lines in the log; records and counts are complete
 	calls, bytes, watchers atomic.Int64
-	unread                 atomic.Int64
-	standIns               *standIns
-	draining               atomic.Bool
-	drained                context.Context // done once draining begins
-	drain                  context.CancelFunc
-	running                sync.WaitGroup
+	// memoryFree is what the sidecar may still take by its last heartbeat; nil: not known.
+	memoryFree atomic.Pointer[int64]
+	unread     atomic.Int64
+	standIns   *standIns
+	draining   atomic.Bool
+	drained    context.Context // done once draining begins
+	drain      context.CancelFunc
+	running    sync.WaitGroup
 
 	standStill func(time.Duration) // injects a fault into the native listener
 

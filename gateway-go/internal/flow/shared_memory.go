@@ -175,6 +175,9 @@ func (x *shared) take(r *inference.ModelInferRequest) error {
 	if n := x.service.bytes.Load(); n > x.service.limits.BytesInFlightMax {
 		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight", n-x.bytes)
 	}
+	if err := x.service.fits(x.bytes); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(places, func(p *place) bool { return p != nil }) {
 		if err := x.read(r, places); err != nil {
 			return err

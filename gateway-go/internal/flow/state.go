@@ -286,6 +286,7 @@ func (s *Service) LinkHeartbeat(h *linkv1.Heartbeat) {
 		}
 	}
 	s.link.HoldCalls(h.LogFailure)
+	s.noteMemory(h)
 	models := make(map[string]bool, len(h.Models))
 	for _, m := range h.Models {
 		models[m] = true

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from vigil_sidecar.batching.job import Job
-from vigil_sidecar.errors import CallError, InferenceFailed
+from vigil_sidecar.engine.arena import TRIM_BYTES, trim
+from vigil_sidecar.engine.memory import is_out_of_memory, lacking, room
+from vigil_sidecar.errors import CallError, InferenceFailed, LimitHit
 
-__all__ = ["form_batches", "run_batch"]
+__all__ = ["form_batches", "no_memory", "run_batch"]
 
 _PATHS = re.compile(r"/\S+")
 """Places in ONNX Runtime's own sources, which callers need not see."""
@@ -45,14 +47,27 @@ def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> None:
         job.result = job.finish(arrays)
     except CallError as error:
         job.result = error
+    except MemoryError as error:
+        job.result = no_memory(error)
     except Exception as error:  # a post-processing library may raise anything: it is this job's failure only
         text = f"the model's outputs could not be turned into an answer: {type(error).__name__}"
         job.result = InferenceFailed(text)
 
 
+def no_memory(error: Exception) -> LimitHit:
+    """For one request too much was asked of memory: that is a limit, and no fault of the model."""
+    found = room()
+    left = f"; {found.available} of {found.total} bytes are available in {found.of}" if found else ""
+    text = f"there is not enough memory for this request: {lacking(error)} was asked for{left}"
+    return LimitHit(f"{text} (limits.memory_reserve_bytes, limits.memory_bytes_max)", metadata={"limit": "limits.memory_reserve_bytes"})
+
+
 def _failure(error: Exception) -> CallError:
     if isinstance(error, CallError):
         return error
+    # SR-056
+    if is_out_of_memory(error):
+        return no_memory(error)
     text = _PATHS.sub("", str(error).split("\n")[0])[:300]
     return InferenceFailed(f"ONNX Runtime failed on this request: {text}")
 
@@ -67,6 +82,15 @@ def _feeds(jobs: Sequence[Job]) -> Mapping[str, Any]:
     return {n: np.concatenate([j.feeds[n] for j in jobs if j.feeds is not None]) for n in first.feeds}
 
 
+def _answered(jobs: Sequence[Job], arrays: Sequence[Any]) -> bool:
+    """Whether the form of the jobs has answered them all at once."""
+    form = jobs[0].form
+    try:
+        return form is not None and form.answer(jobs, arrays)
+    except MemoryError:  # one by one takes less
+        return False
+
+
 def _run_alone(job: Job) -> None:
     job.batch_size, job.batch_row = max(1, job.rows), 0
     begin_ns = monotonic_ns()
@@ -76,10 +100,16 @@ def _run_alone(job: Job) -> None:
         arrays = job.version.session.run(feeds, job.outputs)
     except Exception as error:  # whatever the native run raises is this request's failure
         job.result = _failure(error)
+        if isinstance(job.result, LimitHit):
+            trim()  # what the nodes before had
         return
     end_ns = monotonic_ns()
-    if job.form is None or not job.form.answer([job], arrays):
+    if not _answered([job], arrays):
         _finish(job, arrays, job.batch_size, 0)
+    large = sum([a.nbytes for a in arrays]) >= TRIM_BYTES
+    del arrays
+    if large:
+        trim()
     job.version.statistics.executed(job.batch_size, 1, (begin_ns, start_ns, end_ns, monotonic_ns()))
 
 
@@ -126,8 +156,7 @@ def run_batch(jobs: Sequence[Job]) -> None:
     for job in jobs:
         job.batch_size, job.batch_row = rows, at
         at += job.rows
-    form = jobs[0].form
-    if form is None or not form.answer(jobs, arrays):
+    if not _answered(jobs, arrays):
         for job in jobs:
             _finish(job, [a[job.batch_row : job.batch_row + job.rows] for a in arrays], rows, job.batch_row)
     version.statistics.executed(rows, len(jobs), (begin_ns, start_ns, end_ns, monotonic_ns()))

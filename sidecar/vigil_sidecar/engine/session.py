@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from vigil_sidecar.engine.arena import prepare, session_options
 from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.datatypes import ORT_TO_OIP
+from vigil_sidecar.engine.memory import is_out_of_memory, lacking
 from vigil_sidecar.errors import CandidateRefused
 
 __all__ = ["Session", "choose_providers"]
@@ -56,12 +58,14 @@ class Session:
         """
         chosen, self.fallbacks = choose_providers(providers)
         try:
-            options = ort.SessionOptions()
-            options.log_severity_level = 4
+            prepare()
+            options = session_options()
             options.intra_op_num_threads = intra_op_threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             self._session: Any = ort.InferenceSession(path, options, providers=chosen)
         except Exception as error:  # every failure of the native loader, whatever its class, is the candidate's
+            if is_out_of_memory(error):
+                raise CandidateRefused(f"it does not fit into memory: {lacking(error)} was asked for while it was loaded") from None
             text = str(error).replace(path, "model.onnx").split("\n")[0][:400]
             raise CandidateRefused(f"ONNX Runtime cannot load it: {text}") from None
         # The Python wrapper's checks (names that are missing) are made before a call comes here; they are a third of a small run.

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from vigil_safety import events_gen as events
+from vigil_sidecar.engine import arena
+from vigil_sidecar.engine.memory import MemoryBudget, is_out_of_memory, lacking
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.engine.staging import StagedFile, signature_of, stage
 from vigil_sidecar.engine.warmup import Warmth, warm_up
@@ -86,6 +88,7 @@ class Loader:
         """
         self._wrap = wrap or (lambda model, session: session)
         self._settings, self._observe, self._check = settings, observe, check
+        self.memory = MemoryBudget(settings.limits_memory_reserve_bytes, settings.limits_memory_bytes_max)
         self.pausing: Callable[[int], AbstractContextManager[None]] = lambda pause_ms: nullcontext()
         """Around what lets nothing else run for up to so many ms."""
         self.shown: Callable[[ModelStage], None] = lambda stage: None
@@ -95,9 +98,12 @@ class Loader:
         threading.Thread(target=self._free, name="retire", daemon=True).start()
 
     def stage(self, model: str, number: int, path: Path) -> StagedFile:
-        """Read the file; see ``engine.staging.stage``."""
+        """Read the file, if it can fit; see ``engine.staging.stage``."""
         self.shown(ModelStage("STAGE_STAGING", model, number))
         signature = signature_of(path)
+        # SR-057
+        if signature is not None and (problem := self.memory.refusal(signature.size)):
+            raise CandidateRefused(problem)
         with self.pausing(_pause_ms(signature.size) if signature else 0):
             return stage(path, self._settings.models_file_bytes_max)
 
@@ -110,6 +116,7 @@ class Loader:
         s, passed, before = self._settings, _Passed(), _resident_bytes()
         self.shown(ModelStage("STAGE_WARMING", model, number, staged.digest))
         threads = s.models_intra_op_threads if options.intra_op_threads is None else options.intra_op_threads
+        self.memory.fence()  # what the file's copy took counts
         session = Session(staged.path, options.providers, threads)
         try:
             passed.gate("loaded", f"by {', '.join(session.providers)}")
@@ -135,15 +142,28 @@ class Loader:
             )  # fmt: skip
             self._check(version)
             passed.gate("pipeline and ladder", options.pipeline or "tensors")
-            version.gates, version.memory_bytes = tuple(passed.gates), max(0, _resident_bytes() - before)
+            if problem := self.memory.exceeded():
+                raise CandidateRefused(problem)
+            version.memory_bytes = max(0, _resident_bytes() - before)
+            passed.gate("memory", f"takes {version.memory_bytes} bytes; {self.memory.figures()}")
+            version.gates = tuple(passed.gates)
             version.retiring = self._retiring
             return version
         except CandidateRefused:
-            session.close()
+            self._drop(session)
             raise
         except Exception as error:  # a native failure while warming up is the candidate's, never ours
-            session.close()
+            self._drop(session)
+            if is_out_of_memory(error):
+                text = f"warm-up: {lacking(error)} was asked for; {self.memory.figures()}"
+                raise CandidateRefused(text) from None
             raise CandidateRefused(f"warm-up failed: {str(error).split(chr(10))[0][:300]}") from None
+
+    @staticmethod
+    def _drop(session: Session) -> None:
+        """A session that will not serve gives back what it took."""
+        session.close()
+        arena.trim()
 
     def _retiring(self, version: LoadedVersion) -> None:
         self.shown(ModelStage("STAGE_DRAINING", version.model, version.number, version.digest))
@@ -160,6 +180,7 @@ class Loader:
         with self.pausing(_pause_ms(version.size)):
             version.session.close()
         gc.collect()
+        arena.trim()
         trim = getattr(self._libc, "malloc_trim", None)
         if trim is not None:
             trim(0)

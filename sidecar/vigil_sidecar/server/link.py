@@ -209,6 +209,7 @@ class LinkServer:
             body = frame.WhichOneof("body")
             if body == "calls":
                 self._take(connection, frame.calls)
+                frame = None  # what it holds must not stay until the next one has come
             elif body == "cancel":
                 for call_id in frame.cancel.ids:
                     call = connection.calls.get(call_id)

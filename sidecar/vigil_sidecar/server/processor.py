@@ -14,7 +14,7 @@ from vigil_safety.table import worst
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.entry import SAFETY_CODES, ZERO32, Entry
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
-from vigil_sidecar.batching.batcher import form_batches, run_batch
+from vigil_sidecar.batching.batcher import form_batches, no_memory, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.errors import AuditError, CallError, ContractViolation, InternalFault, Resting, Unavailable
 from vigil_sidecar.registry.registry import Registry
@@ -167,6 +167,8 @@ class Processor:
             jobs.append(method.job(call, request, version))
         except CallError as error:
             refused.append(_Refused(call, error, name, version, *_named(request)))
+        except MemoryError as error:
+            refused.append(_Refused(call, no_memory(error), name, version, *_named(request)))
         except Exception as error:  # a fault of ours must not take the neighbours with it
             self._observer.fault(call, error)
             refused.append(_Refused(call, InternalFault(_INTERNAL), name, version, *_named(request)))

@@ -590,7 +590,10 @@ type Heartbeat struct {
 	// does something that nothing else runs beside, such as freeing a large model.
 	PauseMs uint32 `protobuf:"varint,11,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
 	// What happened to versions since the last heartbeat.
-	ModelEvents   []*v11.ModelEvent `protobuf:"bytes,12,rep,name=model_events,json=modelEvents,proto3" json:"model_events,omitempty"`
+	ModelEvents []*v11.ModelEvent `protobuf:"bytes,12,rep,name=model_events,json=modelEvents,proto3" json:"model_events,omitempty"`
+	// Bytes that the sidecar may still take (limits.memory_reserve_bytes); without it that is not
+	// known. The gateway sends none.
+	MemoryFree    *uint64 `protobuf:"varint,13,opt,name=memory_free,json=memoryFree,proto3,oneof" json:"memory_free,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +710,13 @@ func (x *Heartbeat) GetModelEvents() []*v11.ModelEvent {
 		return x.ModelEvents
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetMemoryFree() uint64 {
+	if x != nil && x.MemoryFree != nil {
+		return *x.MemoryFree
+	}
+	return 0
 }
 
 // Supervision is how a process finds its own parts (safety/supervision.yaml).
@@ -1811,7 +1821,7 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\amethods\x18\a \x03(\tR\amethods\x12\x1c\n" +
 	"\tlifelines\x18\b \x03(\tR\tlifelines\" \n" +
 	"\x06Reject\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xec\x03\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xa2\x04\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12!\n" +
 	"\fmonotonic_ns\x18\x02 \x01(\x04R\vmonotonicNs\x12\x14\n" +
@@ -1828,7 +1838,10 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\vsupervision\x18\n" +
 	" \x01(\v2\x1a.vigil.link.v1.SupervisionR\vsupervision\x12\x19\n" +
 	"\bpause_ms\x18\v \x01(\rR\apauseMs\x12>\n" +
-	"\fmodel_events\x18\f \x03(\v2\x1b.vigil.models.v1.ModelEventR\vmodelEvents\"\xe6\x01\n" +
+	"\fmodel_events\x18\f \x03(\v2\x1b.vigil.models.v1.ModelEventR\vmodelEvents\x12$\n" +
+	"\vmemory_free\x18\r \x01(\x04H\x00R\n" +
+	"memoryFree\x88\x01\x01B\x0e\n" +
+	"\f_memory_free\"\xe6\x01\n" +
 	"\vSupervision\x12\x16\n" +
 	"\x06cycles\x18\x01 \x01(\x04R\x06cycles\x129\n" +
 	"\x06status\x18\x02 \x01(\x0e2!.vigil.link.v1.Supervision.StatusR\x06status\x12\x18\n" +
@@ -2010,6 +2023,7 @@ func file_vigil_link_v1_link_proto_init() {
 		(*Frame_Drained)(nil),
 		(*Frame_Ladders)(nil),
 	}
+	file_vigil_link_v1_link_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -1153,6 +1153,10 @@ func (m *Heartbeat) validate(all bool) error {
 
 	}
 
+	if m.MemoryFree != nil {
+		// no validation rules for MemoryFree
+	}
+
 	if len(errors) > 0 {
 		return HeartbeatMultiError(errors)
 	}

@@ -82,7 +82,7 @@ class Reject(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure", "supervision", "pause_ms", "model_events")
+    __slots__ = ("count", "monotonic_ns", "ready", "subjects", "models", "transitions", "crc", "checkpoint", "log_failure", "supervision", "pause_ms", "model_events", "memory_free")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class Heartbeat(_message.Message):
     SUPERVISION_FIELD_NUMBER: _ClassVar[int]
     PAUSE_MS_FIELD_NUMBER: _ClassVar[int]
     MODEL_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FREE_FIELD_NUMBER: _ClassVar[int]
     count: int
     monotonic_ns: int
     ready: bool
@@ -107,7 +108,8 @@ class Heartbeat(_message.Message):
     supervision: Supervision
     pause_ms: int
     model_events: _containers.RepeatedCompositeFieldContainer[_models_pb2.ModelEvent]
-    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ..., supervision: _Optional[_Union[Supervision, _Mapping]] = ..., pause_ms: _Optional[int] = ..., model_events: _Optional[_Iterable[_Union[_models_pb2.ModelEvent, _Mapping]]] = ...) -> None: ...
+    memory_free: int
+    def __init__(self, count: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., ready: _Optional[bool] = ..., subjects: _Optional[_Iterable[_Union[_safety_pb2.SubjectState, _Mapping]]] = ..., models: _Optional[_Iterable[str]] = ..., transitions: _Optional[_Iterable[_Union[_safety_pb2.Transition, _Mapping]]] = ..., crc: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., log_failure: _Optional[str] = ..., supervision: _Optional[_Union[Supervision, _Mapping]] = ..., pause_ms: _Optional[int] = ..., model_events: _Optional[_Iterable[_Union[_models_pb2.ModelEvent, _Mapping]]] = ..., memory_free: _Optional[int] = ...) -> None: ...
 
 class Supervision(_message.Message):
     __slots__ = ("cycles", "status", "expired")
