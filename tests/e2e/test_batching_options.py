@@ -28,6 +28,8 @@ CONFIGS = {
     "patient": "max_batch_size: 8 dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 400000 }",
     "short": "max_batch_size: 1 dynamic_batching { default_queue_policy { max_queue_size: 2 } }",
     "labelled": "max_batch_size: 8 output { name: 'y' data_type: TYPE_FP32 dims: [4] label_filename: 'labels.txt' }",
+    "reshaped": "max_batch_size: 8 input { name: 'x' data_type: TYPE_FP32 dims: [2, 2] reshape { shape: [4] } } "
+    "output { name: 'y' data_type: TYPE_FP32 dims: [4, 1] reshape { shape: [4] } }",
     "hasty": "max_batch_size: 1 dynamic_batching { default_queue_policy { default_timeout_microseconds: 30000 } }",
 }
 
@@ -194,3 +196,17 @@ def test_outputs_as_classes(product: Product, stub: Stub, form: str) -> None:
     texts = [("y", "BYTES", (1, 1), answer.raw_output_contents[0])]
     records = read_records(product.data / "audit" / "sidecar")
     assert [r.header.output_hash for r in records if r.header.kind == 1][-1] == tensor_hash(texts)
+
+
+def test_reshape(product: Product, stub: Stub) -> None:
+    """Callers see dims, and the record too; the graph gets its own shape. What does not fit dims is refused as ever."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    answer = stub.infer(infer_request("reshaped", {"x": x}, request_id="reshaped"))
+    assert output(answer).tolist() == (2 * x).reshape(3, 4, 1).tolist()
+    record = [r.header for r in read_records(product.data / "audit" / "sidecar") if r.header.kind == 1][-1]
+    assert record.input_hash == tensor_hash([("x", "FP32", (3, 2, 2), x.tobytes())])
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.infer(infer_request("reshaped", {"x": x.reshape(3, 4)}))
+    assert "expected [-1, 2, 2], got [3, 4]" in refusal.value.details()
+    config = json.loads(product.vigil("models", "config", "reshaped", "--json").stdout)
+    assert "reshape" in json.dumps(config["input"])

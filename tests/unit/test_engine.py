@@ -16,6 +16,7 @@ from vigil_sidecar.batching.batcher import form_batches, run_batch
 from vigil_sidecar.batching.job import Job, JobResult
 from vigil_sidecar.engine.datatypes import decode_bytes, encode_bytes
 from vigil_sidecar.engine.golden import Golden
+from vigil_sidecar.engine.reshape import Reshape, Reshaped, problem_of
 from vigil_sidecar.engine.session import Session, choose_providers
 from vigil_sidecar.engine.staging import StillWritten, stage
 from vigil_sidecar.engine.warmup import warm_up
@@ -201,3 +202,36 @@ def test_retired_version_closes_with_its_last_lease(tmp_path: Path) -> None:
     assert not version.acquire()
     version.release()
     assert closed.is_set()
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "problem"),
+    [
+        ((2, 2), (4,), ""),
+        ((1,), (), ""),
+        ((-1, 2), (-1, 2, 1), ""),
+        ((2, -1, 3, -1), (-1, 6, -1), "different sizes"),
+        ((2, -1, 3, -1), (2, -1, 1, 3, -1), ""),
+        ((-1,), (2, -1), "different sizes"),
+        ((-1, -1), (-1,), "variable dimensions"),
+        ((4,), (5,), "different sizes"),
+        ((-2,), (-2,), "negative dimension"),
+    ],
+)
+def test_reshapes_that_can_be(dims: tuple[int, ...], shape: tuple[int, ...], problem: str) -> None:
+    """Free dimensions correspond in order, and what stands between them has equally many elements."""
+    found = problem_of(Reshape(dims, shape))
+    assert (problem in found) if problem else found == ""
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_reshaped_graph_answers_as_it_does_bare(batched: bool, tmp_path: Path) -> None:
+    """Callers see dims and the graph its own shapes; the numbers are the same, in the same order, and none is copied on the way in."""
+    bare = session_of(graphs.scale(3.0), tmp_path)
+    given = Reshape((2, 2), (4,)) if batched else Reshape((-1, 2, 2), (-1, 4))
+    seen = Reshaped(bare, {"x": given, "y": Reshape((4, 1), (4,)) if batched else Reshape((-1, 4, 1), (-1, 4))}, batched)
+    assert [t.shape for t in (*seen.contract.inputs, *seen.contract.outputs)] == [(-1, 2, 2), (-1, 4, 1)]
+    x = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    (y,) = seen.run({"x": x})
+    assert y.shape == (3, 4, 1) and y.ravel().tolist() == (3 * x).ravel().tolist()
+    assert np.shares_memory(seen._turn("x", x, True), x)

@@ -15,6 +15,7 @@ from pathlib import Path
 from vigil_safety import events_gen as events
 from vigil_sidecar.engine import arena
 from vigil_sidecar.engine.memory import MemoryBudget, is_out_of_memory, lacking
+from vigil_sidecar.engine.reshape import Reshaped
 from vigil_sidecar.engine.session import Session
 from vigil_sidecar.engine.staging import StagedFile, signature_of, stage
 from vigil_sidecar.engine.warmup import Warmth, warm_up
@@ -124,6 +125,8 @@ class Loader:
                 self._observe(ModelEvent(events.PROVIDER_FALLBACK, model, number, staged.digest, f"{provider}: {reason}"))
             if problem := options.contradiction(session.contract):
                 raise CandidateRefused(problem)
+            if options.reshapes:
+                session = Reshaped(session, options.reshapes, bool(options.max_batch_size))
             if serving is not None and not (options.allow_contract_change or s.models_allow_contract_change):
                 difference = session.contract.difference(serving.session.contract)
                 if difference is not None:

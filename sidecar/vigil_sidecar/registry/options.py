@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vigil_sidecar.engine.contract import Contract, TensorSpec
+from vigil_sidecar.engine.reshape import Reshape
 from vigil_sidecar.engine.samples import WarmupSample
 
 __all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "VersionPolicy"]
@@ -107,6 +108,9 @@ class ModelOptions:
     tensors: tuple[TensorSpec, ...] = ()
     """Inputs and outputs as the file says them: a shape without the batch's axis where rows are batched, an empty type for any."""
 
+    reshapes: Mapping[str, Reshape] = field(default_factory=lambda: MappingProxyType({}))
+    """By tensor, that callers see it in another shape than the graph."""
+
     def contradiction(self, contract: Contract) -> str:
         """What the file says otherwise than the graph; empty when they agree."""
         graph = {t.name: t for t in (*contract.inputs, *contract.outputs)}
@@ -115,7 +119,8 @@ class ModelOptions:
             if found is None:
                 return f"config.pbtxt: the graph has no tensor '{t.name}'; it has {', '.join(sorted(graph))}"
             shape = found.shape[1:] if self.max_batch_size else found.shape
-            same = len(t.shape) == len(shape) and all(-1 in (a, b) or a == b for a, b in zip(t.shape, shape, strict=False))
+            said = self.reshapes[t.name].shape if t.name in self.reshapes else t.shape
+            same = len(said) == len(shape) and all(-1 in (a, b) or a == b for a, b in zip(said, shape, strict=False))
             if (t.datatype and t.datatype != found.datatype) or not same:
-                return f"config.pbtxt: '{t.name}' is {t.datatype} {list(t.shape)}, the graph says {found.datatype} {list(shape)}"
+                return f"config.pbtxt: '{t.name}' is {t.datatype} {list(said)}, the graph says {found.datatype} {list(shape)}"
         return ""

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from inference.model_config_pb2 import DataType, ModelConfig
 
 from vigil_sidecar.engine.contract import TensorSpec
+from vigil_sidecar.engine.reshape import Reshape, problem_of
 from vigil_sidecar.engine.session import PROVIDER_NAMES
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.catalogue import make_pipeline
@@ -29,7 +30,9 @@ _SUPPORTED: dict[str, frozenset[str]] = {
         ("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy",
          "instance_group", "optimization", "parameters", "model_warmup", "dynamic_batching")
     ),
-    "input": frozenset(("name", "data_type", "dims", "format")), "output": frozenset(("name", "data_type", "dims", "label_filename")),
+    "input": frozenset(("name", "data_type", "dims", "format", "reshape")),
+    "output": frozenset(("name", "data_type", "dims", "label_filename", "reshape")),
+    "input.reshape": frozenset(("shape",)), "output.reshape": frozenset(("shape",)),
     "dynamic_batching": frozenset(("preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "default_queue_policy")),
     "dynamic_batching.default_queue_policy": frozenset(("timeout_action", "default_timeout_microseconds", "max_queue_size")),
     "instance_group": frozenset(("name", "kind", "count")), "optimization": frozenset(("execution_accelerators",)),
@@ -113,7 +116,7 @@ def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
         raise CandidateRefused(f"config.pbtxt: unknown execution accelerator '{unknown[0]}'; known are {', '.join(PROVIDER_NAMES)}")
     if config.default_model_filename not in ("", "model.onnx"):
         raise CandidateRefused(f"config.pbtxt: default_model_filename is '{config.default_model_filename}', only model.onnx is served")
-    out["tensors"] = _tensors(config)
+    out["tensors"], out["reshapes"] = _tensors(config), _reshapes(config)
     out["label_files"] = {o.name: o.label_filename for o in config.output if o.label_filename}
     out["labels"] = {o.name: _labels(folder, o.name, o.label_filename) for o in config.output if o.label_filename}
     if config.HasField("dynamic_batching"):
@@ -176,6 +179,17 @@ def _tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:
         datatype = "BYTES" if datatype == "STRING" else datatype
         out.append(TensorSpec(t.name, "" if datatype == "INVALID" else datatype, tuple(t.dims)))
     return tuple(out)
+
+
+def _reshapes(config: ModelConfig) -> dict[str, Reshape]:
+    out = {}
+    said: list[Any] = [*config.input, *config.output]
+    for t in said:
+        if t.HasField("reshape"):
+            out[t.name] = Reshape(tuple(t.dims), tuple(t.reshape.shape))
+            if problem := problem_of(out[t.name]):
+                raise CandidateRefused(f"config.pbtxt: '{t.name}': {problem}")
+    return out
 
 
 def _gates(table: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from inference import grpc_service_pb2 as oip
 from inference.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from vigil_sidecar.engine.contract import TensorSpec
+from vigil_sidecar.engine.reshape import Reshape
 from vigil_sidecar.registry.statistics import Durations
 from vigil_sidecar.registry.version import LoadedVersion
 
@@ -16,12 +17,15 @@ __all__ = ["configuration", "statistics"]
 _ON_GPU = frozenset({"cuda", "tensorrt"})
 
 
-def _tensor(into: Any, t: TensorSpec, batched: bool) -> None:
+def _tensor(into: Any, t: TensorSpec, batched: bool, reshape: Reshape | None) -> None:
     into.name = t.name
     into.data_type = DataType.Value("TYPE_STRING" if t.datatype == "BYTES" else "TYPE_" + t.datatype)
     dims = t.shape[1:] if batched else t.shape
     into.dims.extend(dims or (1,))  # a configuration has no shape without axes: it says [1], reshaped
     if not dims:
+        into.reshape.SetInParent()
+    if reshape is not None:
+        into.reshape.shape.extend(reshape.shape)
         into.reshape.SetInParent()
 
 
@@ -41,10 +45,10 @@ def configuration(version: LoadedVersion) -> ModelConfig:
     else:
         out.version_policy.latest.num_versions = options.policy.count
     for t in version.session.contract.inputs:
-        _tensor(out.input.add(), t, largest > 0)
+        _tensor(out.input.add(), t, largest > 0, options.reshapes.get(t.name))
     for t in version.session.contract.outputs:
         said_of = out.output.add(label_filename=options.label_files.get(t.name, ""))
-        _tensor(said_of, t, largest > 0)
+        _tensor(said_of, t, largest > 0, options.reshapes.get(t.name))
     out.instance_group.add(name=version.model, kind=ModelInstanceGroup.KIND_CPU, count=1)
     accelerators = out.optimization.execution_accelerators
     for name in options.providers:
