@@ -16,7 +16,7 @@ from vigil_safety.monitor import Change, Monitor
 from vigil_safety.table import machine_source
 from vigil_safety.tally import Tally
 from vigil_sidecar.batching.job import Job, JobResult
-from vigil_sidecar.errors import CallError, OutputViolation, SemanticViolation
+from vigil_sidecar.errors import CallError, LimitHit, OutputViolation, SemanticViolation
 from vigil_sidecar.registry.prober import PREFIX, Prober
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
@@ -140,7 +140,7 @@ class Safety:
             result = job.result
             if type(result) is JobResult:
                 continue
-            if isinstance(result, SemanticViolation):  # the caller's own: found in its tensors just before the run
+            if isinstance(result, (SemanticViolation, LimitHit)):  # the caller's own: what it sent, or that it asked for too much
                 failed = True
                 continue
             failed = True

@@ -7,10 +7,15 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inference.grpc_service_pb2 import ModelInferRequest
 
+from vigil_sidecar.batching.line import Line
 from vigil_sidecar.errors import CallerGone, DeadlineExceeded
-from vigil_sidecar.registry.options import QueueOptions
+from vigil_sidecar.registry.options import QueueOptions, QueuePolicy
 from vigil_sidecar.server.call import Call, CallContext, check_alive
+from vigil_sidecar.server.parameters import wishes_of
 from vigil_sidecar.server.workers import Intake, ModelWorkers
 
 
@@ -84,12 +89,126 @@ def test_calls_wait_for_each_other() -> None:
 
 def test_queues_have_their_limits() -> None:
     """Beyond max_queue_size calls are refused, and those that waited too long; the others are answered, each frame has its end."""
-    batches, refused = queued(QueueOptions(size_max=2), (1, 5, 1), largest=1)
+    batches, refused = queued(QueueOptions(default=QueuePolicy(size_max=2)), (1, 5, 1), largest=1)
     assert batches == [[0], [1], [2]] and [i for i, _ in refused] == [3, 4, 5, 6]
     assert all(text.startswith("Exceeds maximum queue size") for _, text in refused)
-    batches, refused = queued(QueueOptions(timeout_us=60_000), (1, 2, 1), largest=1)
+    batches, refused = queued(QueueOptions(default=QueuePolicy(timeout_us=60_000)), (1, 2, 1), largest=1)
     assert [i for i, _ in refused] == [1, 2] and batches == [[0], [3]]
     assert all(text.startswith("Request timeout expired") for _, text in refused)
+
+
+def test_instances_run_at_once() -> None:
+    """As many batches as there are instances run at the same time; each frame ends once, with its last call, whichever thread had it."""
+    inside, told = threading.Barrier(3), list[str]()
+    ended = [threading.Event() for _ in range(2)]
+
+    def process(taken: Sequence[Call]) -> None:
+        inside.wait(10)  # fails unless three are here together
+        if any(c.id == 0 for c in taken):
+            time.sleep(0.1)  # the first call ends last
+
+    def end(frame: int) -> None:
+        told.append(f"done {frame}")
+        ended[frame].set()
+
+    workers = ModelWorkers(process, 100, lambda model: Intake(1, None, 3), lambda call, error: None)
+    workers.submit("m", calls(0, 2), lambda: told.append("progress 0"), lambda: end(0))
+    workers.submit("m", calls(2, 1), lambda: told.append("progress 1"), lambda: end(1))
+    assert all(e.wait(10) for e in ended)
+    assert sorted(told) == ["done 0", "done 1", "progress 0"] and told.index("progress 0") < told.index("done 0")
+    workers.submit("m", calls(3, 3), None, (again := threading.Event()).set)
+    assert again.wait(10)
+    assert {w.part for w in workers.busy()} <= {"worker/m", "worker/m#2", "worker/m#3"}
+
+
+def asking(first: int, wishes: Sequence[tuple[int, int]]) -> list[Call]:
+    """Calls with a priority and a timeout in microseconds."""
+    out = []
+    for i, (priority, timeout_us) in enumerate(wishes):
+        request = ModelInferRequest(model_name="m", raw_input_contents=[b"x" * 300])
+        if priority:
+            request.parameters["priority"].uint64_param = priority
+        if timeout_us:
+            request.parameters["timeout"].int64_param = timeout_us
+        assert wishes_of(request.SerializeToString()) == (priority, timeout_us)
+        out.append(Call(first + i, "m", request.SerializeToString(), CallContext(), lambda call, reply: None))
+    return out
+
+
+def test_priorities_and_timeouts_of_calls() -> None:
+    """Level 1 goes first, one without a level where the default is; a call may ask for less time than its level gives, where it may."""
+    options = QueueOptions(levels=3, default_level=2, default=QueuePolicy(override=True), policies={3: QueuePolicy(timeout_us=1)})
+    taken, refused = list[int](), list[int]()
+    gate, end = threading.Event(), threading.Event()
+
+    def process(batch: Sequence[Call]) -> None:
+        gate.wait(10)
+        taken.extend(c.id for c in batch)
+
+    workers = ModelWorkers(process, 100, lambda model: Intake(1, options), lambda call, error: refused.append(call.id))
+    workers.submit("m", asking(0, [(2, 0)]))
+    time.sleep(0.05)
+    workers.submit("m", asking(1, [(2, 0), (0, 0), (1, 0), (9, 0), (1, 1000), (3, 0), (1, 10**9)]), None, end.set)
+    time.sleep(0.05)
+    gate.set()
+    assert end.wait(10)
+    assert taken == [0, 3, 7, 1, 2, 4] and sorted(refused) == [5, 6]
+
+
+@pytest.mark.parametrize("message", [b"", b"\x22", b"\x22\x05ab", b"\x08\x01", b"\xff" * 12, b"\x22\x02\x0a\x09", bytes(40)])
+def test_what_cannot_be_read_wishes_nothing(message: bytes) -> None:
+    """It is refused where it is decoded."""
+    assert wishes_of(message) == (0, 0)
+
+
+POLICIES = st.builds(QueuePolicy, st.integers(0, 4), st.integers(0, 30), st.booleans(), st.booleans())
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 4), st.integers(0, 30)),
+        st.tuples(st.just("take"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(0, 20), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(POLICIES, st.dictionaries(st.integers(1, 3), POLICIES), STEPS)
+def test_every_call_is_taken_or_turned_away_once(
+    default: QueuePolicy, policies: dict[int, QueuePolicy], steps: list[tuple[str, int, int]]
+) -> None:
+    """In any history; and what is taken is never of a lower level than what still waits in time, nor late where it is refused for that."""
+    options = QueueOptions(levels=3, default_level=2, default=default, policies=policies)
+    line, now_us, put = Line[int](), 0, dict[int, tuple[int, int]]()
+    gone = list[int]()
+    for what, number, timeout_us in steps:
+        if what == "wait":
+            now_us += number
+        elif what == "put":
+            level = options.level(number)
+            policy = options.policy(level)
+            limit = min(timeout_us, policy.timeout_us or timeout_us) if policy.override and timeout_us else policy.timeout_us
+            put[len(put)] = (level, now_us + limit if limit else 0)
+            line.put(len(put) - 1, now_us * 1000, options, number, timeout_us)
+        else:
+            line.expire(now_us * 1000)
+            turned = line.turned()
+            gone += [t.item for t in turned]
+            for t in turned:
+                level, until = put[t.item]
+                assert (0 < until < now_us and not options.policy(level).delay) if t.late else options.policy(level).size_max
+            taken = line.take(number)
+            gone += taken
+            waiting = [i for i in put if i not in gone]
+            for i in taken:
+                level, until = put[i]
+                late = 0 < until < now_us
+                assert not late or options.policy(level).delay
+                assert all(put[w][0] >= level for w in waiting)
+                if late:  # behind those in time of its own level
+                    assert not any(put[w][0] == level and not 0 < put[w][1] < now_us for w in waiting)
+    line.expire(10**12)
+    gone += line.take(len(put)) + [t.item for t in line.turned()]
+    assert sorted(gone) == sorted(put) and len(line) == line.unanswered == 0
 
 
 @pytest.mark.parametrize("waiting", range(1, 20))

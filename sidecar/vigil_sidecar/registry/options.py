@@ -11,7 +11,7 @@ from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.reshape import Reshape
 from vigil_sidecar.engine.samples import WarmupSample
 
-__all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "VersionPolicy"]
+__all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "QueuePolicy", "VersionPolicy"]
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,45 @@ class LadderOptions:
 
 
 @dataclass(frozen=True)
+class QueuePolicy:
+    """How calls of one level wait (Triton's ``ModelQueuePolicy``). ``size_max`` counts calls; 0 is no limit."""
+
+    size_max: int = 0
+    timeout_us: int = 0
+    delay: bool = False
+    """One that waited too long waits behind the others of its level, instead of being refused."""
+    override: bool = False
+    """A call may ask for a shorter time by its parameter ``timeout``."""
+
+
+@dataclass(frozen=True)
 class QueueOptions:
-    """How calls of a model wait for each other (Triton's ``dynamic_batching``). Sizes are calls; 0 is no limit."""
+    """How calls of a model wait for each other (Triton's ``dynamic_batching``). Sizes are calls."""
 
     delay_us: int = 0
     """A batch that is not large enough waits this long at most for more calls, from its oldest on."""
     preferred: tuple[int, ...] = ()
     """Sizes that are large enough, ascending; empty: only the largest batch is."""
-    size_max: int = 0
-    timeout_us: int = 0
-    """A call that waits longer is refused, not run."""
+    default: QueuePolicy = QueuePolicy()
+    levels: int = 0
+    """Levels of priority, the first goes first; 0: there is one."""
+    default_level: int = 0
+    policies: Mapping[int, QueuePolicy] = field(default_factory=lambda: MappingProxyType({}))
+    """By level, where it is not ``default``."""
+    preserve_ordering: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether a call's parameters ``priority`` and ``timeout`` count."""
+        return self.levels > 0 or any(p.override for p in (self.default, *self.policies.values()))
+
+    def level(self, priority: int) -> int:
+        """The level of a call with this priority."""
+        return priority if 1 <= priority <= self.levels else self.default_level
+
+    def policy(self, level: int) -> QueuePolicy:
+        """How calls of a level wait."""
+        return self.policies.get(level, self.default)
 
     def enough(self, largest: int) -> int:
         """From how many calls on a batch waits no longer."""
@@ -94,6 +123,8 @@ class ModelOptions:
     """Whether an answer with NaN or infinity is refused."""
     warmup: tuple[WarmupSample, ...] = ()
     queue: QueueOptions | None = None
+    instances: int = 1
+    """How many batches of the model run at once."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """By output, the names of its classes, and the file that says them (``label_filename``)."""
     label_files: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

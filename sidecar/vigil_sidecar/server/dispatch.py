@@ -94,7 +94,8 @@ class Dispatcher:
         serving = found.serving if found is not None else None
         if serving is None:
             return Intake(1, None)
-        return Intake(max(1, serving.max_batch_size) if serving.options.pipeline is None else 1, serving.options.queue)
+        options = serving.options
+        return Intake(max(1, serving.max_batch_size) if options.pipeline is None else 1, options.queue, options.instances)
 
     def submit_lane(
         self, model: str, calls: Sequence[Call], progress: Callable[[], None], done: Callable[[], None], go_on: Callable[[], None]
@@ -115,7 +116,7 @@ class Dispatcher:
             finally:
                 done()
             return
-        if serving is not None and serving.options.queue is not None:
+        if serving is not None and (serving.options.queue is not None or serving.options.instances > 1):
             go_on()
         try:
             self._workers.submit(model, calls, progress, done)

@@ -266,18 +266,22 @@ class LinkServer:
                 call.credit = threading.Semaphore(STREAM_CREDIT)
             good.append(call)
 
+        sending = threading.Lock()
+
         def send(credits: tuple[int, ...]) -> None:
             part: list[tuple[bytes, bytes]] = []
             size = 0
-            for one in replies:
-                if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
-                    connection.send(*replies_frame(part, ()))
-                    part, size = [], 0
-                part.append(one)
-                size += len(one[1])
-            replies.clear()
-            if part or credits:
-                connection.send(*replies_frame(part, credits))
+            with sending:  # several threads may answer calls of one frame
+                ready = replies[:]
+                del replies[: len(ready)]
+                for one in ready:
+                    if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
+                        connection.send(*replies_frame(part, ()))
+                        part, size = [], 0
+                    part.append(one)
+                    size += len(one[1])
+                if part or credits:
+                    connection.send(*replies_frame(part, credits))
 
         def progress() -> None:
             send(())

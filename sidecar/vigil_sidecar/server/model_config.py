@@ -17,14 +17,15 @@ from vigil_sidecar.engine.reshape import Reshape, problem_of
 from vigil_sidecar.engine.session import PROVIDER_NAMES
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.catalogue import make_pipeline
-from vigil_sidecar.registry.options import ModelOptions, QueueOptions, VersionPolicy
+from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
 from vigil_sidecar.server.ladder_config import read_ladder
+from vigil_sidecar.server.queue_config import read_queue
 from vigil_sidecar.server.warmup_config import read_warmup
 
 __all__ = ["read_options"]
 
 _FILE_BYTES_MAX = 1 << 20
-_DELAY_US_MAX = 1_000_000
+_INSTANCES_MAX = 64
 _SUPPORTED: dict[str, frozenset[str]] = {
     "": frozenset(
         ("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output", "version_policy",
@@ -33,14 +34,16 @@ _SUPPORTED: dict[str, frozenset[str]] = {
     "input": frozenset(("name", "data_type", "dims", "format", "reshape")),
     "output": frozenset(("name", "data_type", "dims", "label_filename", "reshape")),
     "input.reshape": frozenset(("shape",)), "output.reshape": frozenset(("shape",)),
-    "dynamic_batching": frozenset(("preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "default_queue_policy")),
-    "dynamic_batching.default_queue_policy": frozenset(("timeout_action", "default_timeout_microseconds", "max_queue_size")),
+    "dynamic_batching": frozenset(
+        ("preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "priority_levels", "default_priority_level",
+         "default_queue_policy", "priority_queue_policy")
+    ),
     "instance_group": frozenset(("name", "kind", "count")), "optimization": frozenset(("execution_accelerators",)),
     "optimization.execution_accelerators": frozenset(("gpu_execution_accelerator", "cpu_execution_accelerator")),
     "optimization.execution_accelerators.gpu_execution_accelerator": frozenset(("name",)),
     "optimization.execution_accelerators.cpu_execution_accelerator": frozenset(("name",)),
 }  # fmt: skip
-"""Fields that count, by the path of their message; version_policy, model_warmup and parameters count whole."""
+"""Fields that count, by the path of their message; version_policy, queue policies, model_warmup and parameters count whole."""
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
     "pipeline": dict, "finite_inputs": bool, "finite_outputs": bool, "output_min": (int, float), "output_max": (int, float),
     "gates": dict, "ladder": dict, "providers": list, "intra_op_threads": int,
@@ -109,8 +112,8 @@ def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
     for group in config.instance_group:
         if group.kind not in (group.KIND_AUTO, group.KIND_CPU):
             raise CandidateRefused("config.pbtxt: the field 'instance_group.kind' supports KIND_CPU and KIND_AUTO")
-        if group.count > 1:
-            raise CandidateRefused(f"config.pbtxt: instance_group.count is {group.count}, one instance is supported")
+        if not 0 <= group.count <= _INSTANCES_MAX:
+            raise CandidateRefused(f"config.pbtxt: instance_group.count is {group.count}, allowed is 1..{_INSTANCES_MAX} (0: 1)")
     unknown = [n for n in names if n not in PROVIDER_NAMES]
     if unknown:
         raise CandidateRefused(f"config.pbtxt: unknown execution accelerator '{unknown[0]}'; known are {', '.join(PROVIDER_NAMES)}")
@@ -119,8 +122,13 @@ def _pbtxt(text: str, model: str, folder: Path) -> dict[str, Any]:
     out["tensors"], out["reshapes"] = _tensors(config), _reshapes(config)
     out["label_files"] = {o.name: o.label_filename for o in config.output if o.label_filename}
     out["labels"] = {o.name: _labels(folder, o.name, o.label_filename) for o in config.output if o.label_filename}
+    out["instances"] = sum(max(1, group.count) for group in config.instance_group) or 1
+    if out["instances"] > _INSTANCES_MAX:
+        raise CandidateRefused(f"config.pbtxt: instance_group has {out['instances']} instances in all, allowed are {_INSTANCES_MAX}")
     if config.HasField("dynamic_batching"):
-        out["queue"] = _queue(config)
+        if config.dynamic_batching.preserve_ordering and out["instances"] > 1:
+            raise CandidateRefused("config.pbtxt: dynamic_batching.preserve_ordering needs an instance_group.count of 1")
+        out["queue"] = read_queue(config)
     out["warmup"] = read_warmup(config, folder)
     return out
 
@@ -147,27 +155,6 @@ def _labels(folder: Path, output: str, name: str) -> tuple[str, ...]:
     if text is None:
         raise CandidateRefused(f"config.pbtxt: output '{output}': the label file {name} does not exist")
     return tuple(line.rstrip("\r") for line in text.rstrip("\n").split("\n"))
-
-
-def _queue(config: ModelConfig) -> QueueOptions | None:
-    """How calls wait; None where the file says nothing that Vigil does not do anyway."""
-    said, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
-    sizes = tuple(sorted(said.preferred_batch_size))
-    if any(not 1 <= p <= config.max_batch_size for p in sizes):
-        raise CandidateRefused(
-            f"config.pbtxt: dynamic_batching.preferred_batch_size has {sizes[-1] if sizes[0] > 0 else sizes[0]}, "
-            f"allowed is 1..{config.max_batch_size} (max_batch_size)"
-        )
-    if (delay := said.max_queue_delay_microseconds) > _DELAY_US_MAX:
-        text = f"dynamic_batching.max_queue_delay_microseconds is {delay}, allowed is 0..{_DELAY_US_MAX}"
-        raise CandidateRefused(f"config.pbtxt: {text}")
-    if policy.timeout_action != policy.REJECT:
-        raise CandidateRefused("config.pbtxt: dynamic_batching.default_queue_policy.timeout_action supports REJECT")
-    if 0 < (timeout := policy.default_timeout_microseconds) <= delay:
-        text = f"default_timeout_microseconds is {timeout}, every call may wait {delay} (max_queue_delay_microseconds)"
-        raise CandidateRefused(f"config.pbtxt: dynamic_batching.default_queue_policy.{text}")
-    queue = QueueOptions(delay, sizes, policy.max_queue_size, policy.default_timeout_microseconds)
-    return queue if queue != QueueOptions() else None
 
 
 def _tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:

@@ -11,6 +11,7 @@ from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.reshape import Reshape
 from vigil_sidecar.registry.statistics import Durations
 from vigil_sidecar.registry.version import LoadedVersion
+from vigil_sidecar.server.queue_config import write_queue
 
 __all__ = ["configuration", "statistics"]
 
@@ -49,7 +50,7 @@ def configuration(version: LoadedVersion) -> ModelConfig:
     for t in version.session.contract.outputs:
         said_of = out.output.add(label_filename=options.label_files.get(t.name, ""))
         _tensor(said_of, t, largest > 0, options.reshapes.get(t.name))
-    out.instance_group.add(name=version.model, kind=ModelInstanceGroup.KIND_CPU, count=1)
+    out.instance_group.add(name=version.model, kind=ModelInstanceGroup.KIND_CPU, count=options.instances)
     accelerators = out.optimization.execution_accelerators
     for name in options.providers:
         if name in _ON_GPU:
@@ -61,10 +62,7 @@ def configuration(version: LoadedVersion) -> ModelConfig:
     if largest > 1:
         out.dynamic_batching.SetInParent()
         if (queue := options.queue) is not None:
-            out.dynamic_batching.preferred_batch_size.extend(queue.preferred)
-            out.dynamic_batching.max_queue_delay_microseconds = queue.delay_us
-            policy = out.dynamic_batching.default_queue_policy
-            policy.max_queue_size, policy.default_timeout_microseconds = queue.size_max, queue.timeout_us
+            write_queue(queue, out)
     for sample in options.warmup:
         said = out.model_warmup.add(name=sample.name, batch_size=sample.batch_size, count=sample.count)
         for name, given in sample.inputs.items():

@@ -1,16 +1,17 @@
-"""One worker thread per heavy model, so that it blocks neither the reader nor another model."""
+"""Worker threads of heavy models, so that one blocks neither the reader nor another model."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from vigil_sidecar.batching.line import Line, Turned
 from vigil_sidecar.errors import CallError, LimitHit, Unavailable
 from vigil_sidecar.registry.options import QueueOptions
 from vigil_sidecar.server.call import Call
+from vigil_sidecar.server.parameters import wishes_of
 from vigil_sidecar.supervision import Work
 
 __all__ = ["Intake", "ModelWorkers"]
@@ -18,51 +19,67 @@ __all__ = ["Intake", "ModelWorkers"]
 _IDLE_S = 30.0
 
 
-def _full() -> CallError:
+def _turned_down(turned: Turned[Waiting]) -> CallError:
+    if turned.late:
+        return Unavailable("Request timeout expired (default_queue_policy.default_timeout_microseconds)")
     text = "Exceeds maximum queue size (default_queue_policy.max_queue_size of config.pbtxt)"
     return LimitHit(text, metadata={"limit": "max_queue_size"})
 
 
-def _late() -> CallError:
-    return Unavailable("Request timeout expired (default_queue_policy.default_timeout_microseconds)")
+class _Frame:
+    """Calls that came together. Any thread."""
+
+    def __init__(self, left: int, progress: Callable[[], None] | None, done: Callable[[], None] | None) -> None:
+        self._left, self._progress, self._done = left, progress, done
+        self._lock = threading.Lock()
+
+    def answered(self, count: int) -> None:
+        """So many more of them have their answer: ``done`` is called with the last one, ``progress`` before."""
+        with self._lock:
+            self._left -= count
+            tell = self._progress if self._left else self._done
+        if tell is not None:
+            tell()
 
 
 class Waiting(NamedTuple):
-    """A call that waits, and what is to be called when it, and when the last one of its frame, is answered."""
+    """A call that waits, and the frame that it came with."""
 
     call: Call
-    progress: Callable[[], None] | None
-    done: Callable[[], None] | None
-    since_ns: int
-    refused: CallError | None = None
-    """It is not run, but answered with this, in its turn: a frame's replies are one thread's."""
+    frame: _Frame
 
 
 class Intake(NamedTuple):
-    """How a worker takes calls: the largest batch, and how they wait for each other."""
+    """How workers take calls: the largest batch, how they wait for each other, and how many batches run at once."""
 
     largest: int
     queue: QueueOptions | None
+    instances: int = 1
 
 
 class _Worker:
+    """The calls of one model, and the threads that run them."""
+
     def __init__(
         self, model: str, process: Callable[[Sequence[Call]], None], queue_max: int, intake: Callable[[str], Intake],
         refuse: Callable[[Call, CallError], None],
     ) -> None:  # fmt: skip
         self._model, self._process, self._max, self._intake, self._refuse = model, process, queue_max, intake, refuse
-        self._queue: deque[Waiting] = deque()
-        self._waiting = 0
-        """How many of the queue are to be run."""
+        self._line: Line[Waiting] = Line()
         self._condition = threading.Condition()
-        self.stopped, self.since_ns = False, 0
-        self._thread = threading.Thread(target=self._run, name=f"model-{model}", daemon=True)
-        self._thread.start()
+        self.stopped = False
+        self._threads: dict[int, threading.Thread] = {}
+        self._since_ns: dict[int, int] = {}
+        """By a thread's place, since when it is at a batch."""
 
-    @property
-    def thread(self) -> int:
-        """Its thread's ident."""
-        return self._thread.ident or 0
+    def busy(self) -> list[Work]:
+        """What its threads are at, for supervision."""
+        found = []
+        for place, since_ns in self._since_ns.copy().items():
+            thread = self._threads.get(place)
+            if thread is not None:
+                found.append(Work(f"worker/{self._model}" + (f"#{place + 1}" if place else ""), thread.ident or 0, since_ns))
+        return found
 
     def put(self, calls: Sequence[Call], progress: Callable[[], None] | None, done: Callable[[], None] | None) -> bool:
         """Queue calls; ``done`` is called once the last of them is answered, ``progress`` before. False when the worker has ended."""
@@ -70,74 +87,75 @@ class _Worker:
             if done is not None:
                 done()
             return True
+        intake = self._intake(self._model)
+        queue, frame, now_ns = intake.queue, _Frame(len(calls), progress, done), time.monotonic_ns()
+        wishes = [wishes_of(c.message) for c in calls] if queue is not None and queue.asks else None
         with self._condition:
             if self.stopped:
                 return False
-            if len(self._queue) + len(calls) > self._max:
+            if self._line.unanswered + len(calls) > self._max:
                 raise LimitHit(f"{self._max} calls wait for this model", metadata={"limit": "worker_queue"})
-            queue, now = self._intake(self._model).queue, time.monotonic_ns()
             for i, call in enumerate(calls):
-                full = queue is not None and 0 < queue.size_max <= self._waiting
-                last = i == len(calls) - 1
-                self._queue.append(Waiting(call, None if last else progress, done if last else None, now, _full() if full else None))
-                self._waiting += not full
-            self._condition.notify()
+                priority, timeout_us = wishes[i] if wishes is not None else (0, 0)
+                self._line.put(Waiting(call, frame), now_ns, queue, priority, timeout_us)
+            self._start(intake.instances)
+            self._condition.notify(len(calls))
             return True
 
-    def _refused(self, queue: QueueOptions) -> list[Waiting]:
-        """Calls at the head of the queue that are not run: there was no room, or they waited too long."""
-        found, limit_ns = list[Waiting](), time.monotonic_ns() - queue.timeout_us * 1000
-        while self._queue:
-            head = self._queue[0]
-            if head.refused is None and not (queue.timeout_us and head.since_ns < limit_ns):
-                break
-            found.append(self._queue.popleft()._replace(refused=head.refused or _late()))
-            self._waiting -= head.refused is None
-        return found
+    def _start(self, instances: int) -> None:
+        for place in range(instances):
+            if place not in self._threads:
+                name = f"model-{self._model}" + (f"#{place + 1}" if place else "")
+                self._threads[place] = threading.Thread(target=self._run, args=(place,), name=name, daemon=True)
+                self._threads[place].start()
 
     def _gather(self, intake: Intake, queue: QueueOptions) -> None:
-        """Wait, under the lock, until a batch is large enough or its oldest call has waited; what is refused waits for nothing."""
-        enough, end_ns = queue.enough(intake.largest), self._queue[0].since_ns + queue.delay_us * 1000
-        while self._queue[0].refused is None and self._waiting < enough and (left_ns := end_ns - time.monotonic_ns()) > 0:
-            self._condition.wait(left_ns / 1e9)
+        """Wait, under the lock, until a batch is large enough, its oldest call has waited, or somebody must be turned away."""
+        enough = queue.enough(intake.largest)
+        while self._line:
+            now_ns = time.monotonic_ns()
+            self._line.expire(now_ns)
+            end_ns = self._line.oldest_ns() + queue.delay_us * 1000 if self._line else 0
+            if self._line.unanswered > len(self._line) or len(self._line) >= enough or end_ns <= now_ns:
+                return
+            expiry_ns = self._line.next_expiry_ns()
+            self._condition.wait((min(end_ns, expiry_ns + 1) if expiry_ns else end_ns) / 1e9 - now_ns / 1e9)
 
-    def _take(self) -> list[Waiting]:
-        """The next batch, or calls that are refused; under the lock, with something in the queue."""
+    def _take(self) -> tuple[list[Waiting], list[Turned[Waiting]]]:
+        """The next batch, or calls that are turned away; under the lock. Another thread may have been quicker: then nothing."""
         intake = self._intake(self._model)
-        size = min(len(self._queue), intake.largest)
+        size = intake.largest
         if intake.queue is not None:
             self._gather(intake, intake.queue)
-            if found := self._refused(intake.queue):
-                return found
-            ready = next((i for i, w in enumerate(self._queue) if w.refused is not None), len(self._queue))
-            size = intake.queue.take(ready, intake.largest)
+            self._line.expire(time.monotonic_ns())
+            size = intake.queue.take(len(self._line), intake.largest) if self._line else 0
+        if turned := self._line.turned():
+            return [], turned
         # One batch at a time: its answers need not wait for calls behind them, nor their inputs be in memory.
-        taken = [self._queue.popleft() for _ in range(size)]
-        self._waiting -= sum(w.refused is None for w in taken)
-        return taken
+        return self._line.take(size), []
 
-    def _run(self) -> None:
+    def _run(self, place: int) -> None:
         while True:
             with self._condition:
-                while not self._queue:
-                    if not self._condition.wait(_IDLE_S) and not self._queue:
-                        self.stopped = True
+                while not self._line.unanswered:
+                    if not self._condition.wait(_IDLE_S) and not self._line.unanswered:
+                        del self._threads[place]
+                        self.stopped = not self._threads
                         return
-                taken = self._take()
-            self.since_ns = time.monotonic_ns()
+                taken, turned = self._take()
+            self._since_ns[place] = time.monotonic_ns()
             try:
-                for w in taken:
-                    if w.refused is not None:
-                        self._refuse(w.call, w.refused)
-                if run := [w.call for w in taken if w.refused is None]:
-                    self._process(run)  # answers every call and never raises
+                for t in turned:
+                    self._refuse(t.item.call, _turned_down(t))
+                if taken:
+                    self._process([w.call for w in taken])  # answers every call and never raises
             finally:
-                finished = [w.done for w in taken if w.done is not None]
-                for done in finished:
-                    done()
-                if taken[-1].progress is not None:
-                    taken[-1].progress()
-                self.since_ns = 0
+                counts: dict[_Frame, int] = {}
+                for w in (*taken, *(t.item for t in turned)):
+                    counts[w.frame] = counts.get(w.frame, 0) + 1
+                for frame, count in counts.items():
+                    frame.answered(count)
+                self._since_ns.pop(place, None)
 
 
 class ModelWorkers:
@@ -154,8 +172,7 @@ class ModelWorkers:
 
     def busy(self) -> list[Work]:
         """What the workers are at, for supervision."""
-        found = ((model, worker, worker.since_ns) for model, worker in list(self._workers.items()))
-        return [Work("worker/" + model, worker.thread, since_ns) for model, worker, since_ns in found if since_ns]
+        return [work for worker in list(self._workers.values()) for work in worker.busy()]
 
     def submit(
         self, model: str, calls: Sequence[Call], progress: Callable[[], None] | None = None, done: Callable[[], None] | None = None

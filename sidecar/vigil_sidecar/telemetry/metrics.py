@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -33,19 +34,21 @@ class _Distribution:
 
 
 class BatchStatistics(Collector):
-    """Sizes and run times of batches by model. One observer a model at a time; scraping may be off by the batch under way."""
+    """Sizes and run times of batches by model. Any thread may observe; scraping may be off by the batch under way."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._sizes: dict[str, _Distribution] = {}
         self._runs: dict[str, _Distribution] = {}
 
     def observe(self, model: str, rows: int, seconds: float) -> None:
         """One batch was run."""
-        if model not in self._sizes:
-            self._runs[model] = _Distribution(_SECONDS)
-            self._sizes[model] = _Distribution((1, 2, 4, 8, 16, 32, 64, 128))
-        self._sizes[model].observe(rows)
-        self._runs[model].observe(seconds)
+        with self._lock:
+            if model not in self._sizes:
+                self._runs[model] = _Distribution(_SECONDS)
+                self._sizes[model] = _Distribution((1, 2, 4, 8, 16, 32, 64, 128))
+            self._sizes[model].observe(rows)
+            self._runs[model].observe(seconds)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For the registry."""
