@@ -118,9 +118,13 @@ def calls() -> Iterator[SystemCalls]:
         yield found
 
 
-@pytest.mark.parametrize("policy", ["refuse", "degrade", "continue"])
+HANGS = [(d, log, p) for d in ("interval", "power") for log in ("sidecar", "gateway") for p in ("refuse", "degrade", "continue")]
+HANGS_SHORT = [h for i, h in enumerate(HANGS) if i in (0, 2, 4, 7, 9, 11)]
+"""Each value beside each value of the others; the rest are part of the long runs."""
+
+
 @pytest.mark.parametrize(
-    ("log", "durability"), [("sidecar", "interval"), ("gateway", "interval"), ("sidecar", "power"), ("gateway", "power")]
+    ("durability", "log", "policy"), [pytest.param(*h, marks=() if h in HANGS_SHORT else pytest.mark.long) for h in HANGS]
 )
 def test_hanging_disk(tmp_path: Path, calls: SystemCalls, log: str, durability: str, policy: str) -> None:
     """A write, or a force to disk, is held by the kernel for seconds: no caller waits for it."""
@@ -155,9 +159,12 @@ def test_the_sidecars_own_listener_while_the_disk_hangs(tmp_path: Path, calls: S
     assert found.wrong == [] and found.stated_calls["sidecar"] + found.superseded >= 4
 
 
-@pytest.mark.parametrize("policy", ["refuse", "continue"])
-@pytest.mark.parametrize("log", ["sidecar", "gateway"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.EROFS])
+FAILURES = [(e, log, p) for e in (errno.EIO, errno.EROFS) for log in ("sidecar", "gateway") for p in ("refuse", "continue")]
+
+
+@pytest.mark.parametrize(
+    ("error", "log", "policy"), [pytest.param(*f, marks=() if i in (0, 3, 5, 6) else pytest.mark.long) for i, f in enumerate(FAILURES)]
+)
 def test_failing_writes(tmp_path: Path, calls: SystemCalls, log: str, error: int, policy: str) -> None:
     """Every write to a log fails, as on a broken disk or a file system that the kernel made read-only."""
     trial = Trial(tmp_path, calls, on_failure=policy)
