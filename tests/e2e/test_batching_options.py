@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+from inference import grpc_service_pb2 as oip
 from onnx import TensorProto, helper
 
 from tests.harness import graphs
@@ -65,6 +67,12 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         "inputs { key: 'x' value { data_type: TYPE_FP32 dims: [2, 6] random_data: true } } "
         "inputs { key: 'shape' value { data_type: TYPE_INT64 dims: [2] input_data_file: 'shape' } } }"
     )
+    graphs.spinning(running.models / "levels" / "1" / "model.onnx")
+    (running.models / "levels" / "config.pbtxt").write_text(
+        "dynamic_batching { priority_levels: 2 default_priority_level: 2 default_queue_policy { allow_timeout_override: true } }"
+    )
+    graphs.spinning(running.models / "twins" / "1" / "model.onnx")
+    (running.models / "twins" / "config.pbtxt").write_text("instance_group { count: 2 kind: KIND_CPU }")
     with running:
         yield running
 
@@ -210,3 +218,50 @@ def test_reshape(product: Product, stub: Stub) -> None:
     assert "expected [-1, 2, 2], got [3, 4]" in refusal.value.details()
     config = json.loads(product.vigil("models", "config", "reshaped", "--json").stdout)
     assert "reshape" in json.dumps(config["input"])
+
+
+def spin(model: str, turns: int, request_id: str, **parameters: int) -> oip.ModelInferRequest:
+    request = infer_request(model, {"n": np.array([turns], np.int64)}, request_id=request_id)
+    for name, value in parameters.items():
+        request.parameters[name].uint64_param = value
+    return request
+
+
+def test_priority_and_timeout_of_a_call(product: Product, stub: Stub) -> None:
+    """While one runs, three wait: the urgent one is next, the patient one last, and the one with little time is refused, not run."""
+    ended: list[str] = []
+
+    def ask(request: oip.ModelInferRequest) -> None:
+        try:
+            stub.infer(request)
+            ended.append(request.id)
+        except grpc.RpcError as error:
+            ended.append(f"{request.id}: {error.details()}")
+
+    with ThreadPoolExecutor(4) as pool:
+        pool.submit(ask, spin("levels", 300, "first"))
+        time.sleep(0.2)
+        pool.submit(ask, spin("levels", 20, "patient"))
+        pool.submit(ask, spin("levels", 1, "short", timeout=1000))
+        time.sleep(0.1)
+        pool.submit(ask, spin("levels", 1, "urgent", priority=1))
+    late = next(e for e in ended if e.startswith("short"))
+    assert "Request timeout expired" in late
+    assert [e for e in ended if e != late] == ["first", "urgent", "patient"]
+
+
+def test_instances_run_at_once(product: Product, stub: Stub) -> None:
+    """With two of them a short call need not wait for a long one that runs."""
+    ended: list[str] = []
+
+    def ask(request: oip.ModelInferRequest) -> None:
+        stub.infer(request)
+        ended.append(request.id)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(ask, spin("twins", 1000, "long"))
+        time.sleep(0.2)
+        pool.submit(ask, spin("twins", 1, "short"))
+    assert ended == ["short", "long"]
+    config = json.loads(product.vigil("models", "config", "twins", "--json").stdout)
+    assert "2" in json.dumps(config["instance_group"])
