@@ -18,8 +18,9 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.clock_daemon import ClockDaemon
 from vigil_sidecar.audit.entry import Entry
 from vigil_sidecar.audit.recorder import UNLOGGED, Recorder
+from vigil_sidecar.batching import ragged
 from vigil_sidecar.batching.job import Job
-from vigil_sidecar.errors import AuditError, CallError, Resting
+from vigil_sidecar.errors import AuditError, CallError, CandidateRefused, Resting
 from vigil_sidecar.injection.files import recover
 from vigil_sidecar.injection.injector import Injector
 from vigil_sidecar.injection.wire import connection_maker
@@ -253,6 +254,10 @@ class Sidecar:
 
             make_pipeline(version.options.pipeline, version.options.pipeline_options).check(version.session.contract)
 
+        if (options := version.options.ragged) is not None:
+            if problem := ragged.problem_of(options, version.session.contract, version.max_batch_size):
+                raise CandidateRefused(f"vigil.toml: {problem}")
+            ragged.check(options, version.session)
         check_ladder(version, self.registry.models)
 
     def _all_ladders(self) -> link.Ladders | None:

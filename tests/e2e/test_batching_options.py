@@ -67,6 +67,11 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         "inputs { key: 'x' value { data_type: TYPE_FP32 dims: [2, 6] random_data: true } } "
         "inputs { key: 'shape' value { data_type: TYPE_INT64 dims: [2] input_data_file: 'shape' } } }"
     )
+    for name in ("ragged", "unmasked"):
+        graphs.sequence(running.models / name / "1" / "model.onnx", masked=name == "ragged")
+        (running.models / name / "config.pbtxt").write_text("max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 400000 }")
+        mask = 'mask = "mask"\n' if name == "ragged" else ""
+        (running.models / name / "vigil.toml").write_text(f"[batching]\ninputs.x = 1\noutputs.y = 1\nlength_max = 24\n{mask}")
     graphs.spinning(running.models / "levels" / "1" / "model.onnx")
     (running.models / "levels" / "config.pbtxt").write_text(
         "dynamic_batching { priority_levels: 2 default_priority_level: 2 default_queue_policy { allow_timeout_override: true } }"
@@ -265,3 +270,27 @@ def test_instances_run_at_once(product: Product, stub: Stub) -> None:
     assert ended == ["short", "long"]
     config = json.loads(product.vigil("models", "config", "twins", "--json").stdout)
     assert "2" in json.dumps(config["instance_group"])
+
+
+def test_lengths_share_a_batch(product: Product, stub: Stub) -> None:
+    """Three lengths are one batch, a fourth would be too long with them; each gets its own, and the record is of what it sent."""
+    lengths = (3, 6, 4, 20)
+    sent = [np.arange(2 * n, dtype=np.float32).reshape(1, n, 2) for n in lengths]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda x: stub.infer(infer_request("ragged", {"x": x})), sent))
+    for x, answer in zip(sent, answers, strict=True):
+        assert output(answer).tolist() == (2 * x).tolist()
+        np.testing.assert_allclose(output(answer, 1), x.mean(1), rtol=1e-5)
+    records = [r.header for r in read_records(product.data / "audit" / "sidecar") if r.header.kind == 1][-4:]
+    found = {h.input_hash: h.batch_size for h in records}
+    sizes = [found[tensor_hash([("x", "FP32", x.shape, x.tobytes())])] for x in sent]
+    assert max(sizes[:3]) > 1 and sizes[3] == 1
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.infer(infer_request("ragged", {"x": np.ones((5, 5, 2), np.float32)}))
+    assert "5 rows of the length 5 are 25, batching.length_max of the model is 24" in refusal.value.details()
+
+
+def test_padding_that_changes_answers_is_refused(product: Product) -> None:
+    """A graph that heeds no mask would answer differently beside longer neighbours: it never serves."""
+    text = product.vigil("models", "list", "--json").stdout
+    assert "is another one when it is padded to 10; has the graph an input that is a mask?" in text

@@ -75,6 +75,29 @@ def spinning(path: Path | None = None) -> bytes:
     return _save(helper.make_graph(nodes, "spinning", [n], [y], weights), path)
 
 
+def sequence(path: Path | None = None, masked: bool = True) -> bytes:
+    """Of x [N, L, 2] of FP32: y = 2 x, and the mean over the length; with a mask [N, L] of INT64 of what it leaves in."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L", 2])
+    mask = helper.make_tensor_value_info("mask", TensorProto.INT64, ["N", "L"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "L", 2])
+    mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["N", 2])
+    weights = [numpy_helper.from_array(np.array(2, np.float32), "two"), numpy_helper.from_array(np.array([1], np.int64), "one")]
+    nodes = [helper.make_node("Mul", ["x", "two"], ["y"])]
+    if masked:
+        weights.append(numpy_helper.from_array(np.array([2], np.int64), "last"))
+        nodes += [
+            helper.make_node("Cast", ["mask"], ["kept"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["kept", "last"], ["each"]),
+            helper.make_node("Mul", ["x", "each"], ["counted"]),
+            helper.make_node("ReduceSum", ["counted", "one"], ["sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["kept", "one"], ["count"], keepdims=1),
+            helper.make_node("Div", ["sum", "count"], ["mean"]),
+        ]
+    else:
+        nodes.append(helper.make_node("ReduceMean", ["x", "one"], ["mean"], keepdims=0))
+    return _save(helper.make_graph(nodes, "sequence", [x, mask] if masked else [x], [y, mean], weights), path)
+
+
 def filling(path: Path | None = None) -> bytes:
     """y = zeros of a shape that the caller names: it asks for as much memory as the caller says."""
     shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [2])

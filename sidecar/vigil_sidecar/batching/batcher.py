@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vigil_sidecar.batching import ragged
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.engine.arena import TRIM_BYTES, trim
 from vigil_sidecar.engine.memory import is_out_of_memory, lacking, room
@@ -21,9 +22,9 @@ _PATHS = re.compile(r"/\S+")
 
 
 def form_batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Groups of jobs that may run together, none larger than its model's largest batch."""
+    """Groups of jobs that may run together, none larger than its model's largest batch, nor longer than its budget of lengths."""
     batches: list[list[Job]] = []
-    open_groups: dict[object, tuple[list[Job], int]] = {}
+    open_groups: dict[object, tuple[list[Job], int, int]] = {}
     for job in jobs:
         rows = job.rows
         most = job.version.max_batch_size
@@ -31,19 +32,26 @@ def form_batches(jobs: Sequence[Job]) -> list[list[Job]]:
             batches.append([job])
             continue
         found = open_groups.get(job.key)
-        if found is None or found[1] + rows > most:
+        if found is None or found[1] + rows > most or _too_long(job, found[1] + rows, max(found[2], job.length)):
             group = [job]
             batches.append(group)
-            open_groups[job.key] = (group, rows)
+            open_groups[job.key] = (group, rows, job.length)
         else:
             found[0].append(job)
-            open_groups[job.key] = (found[0], found[1] + rows)
+            open_groups[job.key] = (found[0], found[1] + rows, max(found[2], job.length))
     return batches
 
 
-def _finish(job: Job, arrays: Sequence[Any], size: int, row: int) -> None:
+def _too_long(job: Job, rows: int, longest: int) -> bool:
+    options = job.version.options.ragged
+    return options is not None and rows * longest > options.length_max
+
+
+def _finish(job: Job, arrays: Sequence[Any], size: int, row: int, longest: int = 0) -> None:
     job.batch_size, job.batch_row = size, row
     try:
+        if (options := job.version.options.ragged) is not None and longest:
+            arrays = ragged.cut(options, job.outputs, arrays, longest, job.length)
         job.result = job.finish(arrays)
     except CallError as error:
         job.result = error
@@ -79,6 +87,8 @@ def _feeds(jobs: Sequence[Job]) -> Mapping[str, Any]:
     assert first.feeds is not None
     if len(jobs) == 1:
         return first.feeds
+    if (options := first.version.options.ragged) is not None:
+        return ragged.stack(options, [j.feeds for j in jobs if j.feeds is not None], [j.length for j in jobs])
     return {n: np.concatenate([j.feeds[n] for j in jobs if j.feeds is not None]) for n in first.feeds}
 
 
@@ -157,6 +167,7 @@ def run_batch(jobs: Sequence[Job]) -> None:
         job.batch_size, job.batch_row = rows, at
         at += job.rows
     if not _answered(jobs, arrays):
+        longest = max(j.length for j in jobs)
         for job in jobs:
-            _finish(job, [a[job.batch_row : job.batch_row + job.rows] for a in arrays], rows, job.batch_row)
+            _finish(job, [a[job.batch_row : job.batch_row + job.rows] for a in arrays], rows, job.batch_row, longest)
     version.statistics.executed(rows, len(jobs), (begin_ns, start_ns, end_ns, monotonic_ns()))

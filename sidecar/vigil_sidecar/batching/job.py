@@ -50,6 +50,8 @@ class Job:
     feeds: Mapping[str, Any] | None = None
     form: Form | None = None
     raws: Sequence[bytes | memoryview] = ()
+    length: int = 0
+    """Of a request whose length may differ from its neighbours' (``ModelOptions.ragged``)."""
     result: JobResult | CallError | None = None
     batch_size: int = 0
     batch_row: int = 0

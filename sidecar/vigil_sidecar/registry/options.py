@@ -11,7 +11,7 @@ from vigil_sidecar.engine.contract import Contract, TensorSpec
 from vigil_sidecar.engine.reshape import Reshape
 from vigil_sidecar.engine.samples import WarmupSample
 
-__all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "QueuePolicy", "VersionPolicy"]
+__all__ = ["Constant", "LadderOptions", "ModelOptions", "QueueOptions", "QueuePolicy", "RaggedOptions", "VersionPolicy"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,21 @@ class QueueOptions:
 
 
 @dataclass(frozen=True)
+class RaggedOptions:
+    """How requests of different lengths share a batch (``[batching]`` of vigil.toml); axes count from 0, the batch's is 0."""
+
+    inputs: Mapping[str, int]
+    """The axis of each input that is as long as the request."""
+    outputs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    pad: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What stands behind an input's end; 0 without."""
+    mask: str = ""
+    """An input [rows, length] of ones, and of zeros behind the end; callers may leave it out."""
+    length_max: int = 65536
+    """Rows times the longest of a batch, at most."""
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """Options of one model; ``max_batch_size`` is None where config.pbtxt does not decide.
 
@@ -123,6 +138,7 @@ class ModelOptions:
     """Whether an answer with NaN or infinity is refused."""
     warmup: tuple[WarmupSample, ...] = ()
     queue: QueueOptions | None = None
+    ragged: RaggedOptions | None = None
     instances: int = 1
     """How many batches of the model run at once."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))

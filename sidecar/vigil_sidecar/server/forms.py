@@ -252,6 +252,8 @@ class InferForms:
         if request.outputs and (counts := classes_wanted(request, version)):
             job.finish = FinishClasses(job.request_id, version, job.outputs, counts, version.max_batch_size > 0)
             return job
+        if version.options.ragged is not None:  # its neighbours are told apart by arrays, not by bytes
+            return job
         message = call.message
         try:
             start, end = _id_place(message)

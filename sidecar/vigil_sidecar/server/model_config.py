@@ -20,6 +20,7 @@ from vigil_sidecar.pipelines.catalogue import make_pipeline
 from vigil_sidecar.registry.options import ModelOptions, VersionPolicy
 from vigil_sidecar.server.ladder_config import read_ladder
 from vigil_sidecar.server.queue_config import read_queue
+from vigil_sidecar.server.ragged_config import read_ragged
 from vigil_sidecar.server.warmup_config import read_warmup
 
 __all__ = ["read_options"]
@@ -46,7 +47,7 @@ _SUPPORTED: dict[str, frozenset[str]] = {
 """Fields that count, by the path of their message; version_policy, queue policies, model_warmup and parameters count whole."""
 _TOML_KEYS: dict[str, type | tuple[type, ...]] = {
     "pipeline": dict, "finite_inputs": bool, "finite_outputs": bool, "output_min": (int, float), "output_max": (int, float),
-    "gates": dict, "ladder": dict, "providers": list, "intra_op_threads": int,
+    "gates": dict, "ladder": dict, "batching": dict, "providers": list, "intra_op_threads": int,
 }  # fmt: skip
 _GATES: dict[str, tuple[type | tuple[type, ...], float]] = {
     "allow_contract_change": (bool, 1), "warmup_budget_s": ((int, float), 3600),
@@ -202,10 +203,12 @@ def _toml(text: str) -> dict[str, Any]:
             raise CandidateRefused(f"vigil.toml: unknown key '{key}'; known are {', '.join(_TOML_KEYS)}")
         if not isinstance(value, _TOML_KEYS[key]) or (isinstance(value, bool) and not key.startswith("finite_")):
             raise CandidateRefused(f"vigil.toml: {key} = {value!r} has the wrong type")
-    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates", "ladder")}
+    out: dict[str, Any] = {k: v for k, v in content.items() if k not in ("pipeline", "providers", "gates", "ladder", "batching")}
     out |= _gates(content.get("gates", {}))
     if "ladder" in content:
         out["ladder"] = read_ladder(content["ladder"])
+    if "batching" in content:
+        out["ragged"] = read_ragged(content["batching"])
     if "providers" in content:
         unknown = [p for p in content["providers"] if not isinstance(p, str) or p not in PROVIDER_NAMES]
         if unknown:

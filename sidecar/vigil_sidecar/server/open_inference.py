@@ -11,6 +11,7 @@ from inference.grpc_service_pb2 import InferTensorContents, ModelInferRequest, M
 
 from vigil_sidecar.audit.tensor_hash import Tensor, tensor_hash, uvarint
 from vigil_sidecar.batching.job import Job, JobResult
+from vigil_sidecar.batching.ragged import complete, length_of
 from vigil_sidecar.engine.contract import TensorSpec
 from vigil_sidecar.engine.datatypes import FLOATS, ITEM_BYTES, NUMPY, encode_bytes, from_raw, to_raw
 from vigil_sidecar.errors import LimitHit, OutputViolation, SemanticViolation, Unimplemented
@@ -129,6 +130,8 @@ def _raw_inputs(request: ModelInferRequest, version: LoadedVersion) -> list[Tens
             raise refuse(name, text)
         tensors.append((name, datatype, shape, data))
     missing = version.inputs.keys() - seen
+    if missing and (ragged := version.options.ragged) is not None:
+        missing = missing - {ragged.mask}
     if missing:
         raise refuse(min(missing), f"expected {len(version.inputs)} inputs but got {len(seen)}: '{min(missing)}' is missing")
     return tensors
@@ -260,7 +263,7 @@ def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) ->
         if version.options.finite_inputs and datatype in FLOATS and not finite(array):
             raise not_finite(name)
         feeds[name] = array
-    rows = 0
+    rows = length = 0
     if version.max_batch_size > 0 and len(tensors) == 1:
         rows = tensors[0][2][0]
     elif version.max_batch_size > 0:
@@ -271,6 +274,11 @@ def infer_job(call: Call, request: ModelInferRequest, version: LoadedVersion) ->
     limit = version.options.max_batch_size
     if limit and rows > limit:
         raise refuse("inputs", f"inference request batch-size must be <= {limit} for '{version.model}', got {rows}")
-    key = (version, names, tuple([(n, feeds[n].shape[1:]) for n in sorted(feeds)]))
+    shapes = {n: a.shape[1:] for n, a in feeds.items()}
+    if (ragged := version.options.ragged) is not None:
+        length = length_of(ragged, feeds)
+        complete(ragged, version.session.contract, feeds)
+        shapes |= {n: (*s[: a - 1], -1, *s[a:]) for n, a in ragged.inputs.items() for s in (shapes[n],)} | {ragged.mask: ()}
+    key = (version, names, tuple(sorted(shapes.items())))
     finish = Finish(request.id, version, names)
-    return Job(call, version, rows, names, key, tensor_hash(tensors), request.id, finish, feeds=feeds)
+    return Job(call, version, rows, names, key, tensor_hash(tensors), request.id, finish, feeds=feeds, length=length)
