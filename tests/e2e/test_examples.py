@@ -37,6 +37,26 @@ def test_go(product: Product, tmp_path: Path) -> None:
     assert done.returncode == 0 and "y [1 4] 2 2 2 2" in done.stdout and PROOF.search(done.stdout), done
 
 
+CPP = [p for p in ("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin") if shutil.which(p) is None]
+
+
+@pytest.mark.skipif(
+    bool(CPP), reason=f"not installed: {', '.join(CPP)} (Debian: libgrpc++-dev protobuf-compiler-grpc cmake g++ pkg-config)"
+)
+def test_cpp(product: Product, tmp_path: Path) -> None:
+    module = run("go", "list", "-m", "-f", "{{.Dir}}", "github.com/envoyproxy/protoc-gen-validate", folder=ROOT / "gateway-go")
+    rules = f"-DVALIDATE={module.stdout.strip()}"
+    made = run("cmake", "-S", str(EXAMPLES / "cpp"), "-B", str(tmp_path), "-DCMAKE_BUILD_TYPE=Debug", rules)
+    assert made.returncode == 0, made.stderr
+    built = run("cmake", "--build", str(tmp_path), "--parallel", "2")
+    assert built.returncode == 0, built.stderr[-2000:]
+    client = str(tmp_path / "client")
+    done = run(client, f"127.0.0.1:{product.ports['grpc']}", "scale")
+    assert done.returncode == 0 and "y 2 2 2 2" in done.stdout and PROOF.search(done.stdout), done
+    failed = run(client, f"127.0.0.1:{product.ports['grpc']}", "nope")
+    assert failed.returncode == 1 and "5: Request for unknown model: 'nope' is not found" in failed.stderr
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl(product: Product) -> None:
     script = str(EXAMPLES / "curl" / "infer.sh")
@@ -47,6 +67,6 @@ def test_curl(product: Product) -> None:
 
 
 def test_each_is_short() -> None:
-    found = [f for f in EXAMPLES.rglob("*") if f.suffix in (".py", ".go", ".sh", ".ts")]
-    assert len(found) >= 4 and os.sep
+    found = [f for f in EXAMPLES.rglob("*") if f.suffix in (".py", ".go", ".sh", ".ts", ".cc")]
+    assert len(found) >= 5 and os.sep
     assert [str(f) for f in found if len(f.read_text().splitlines()) >= 60] == []
