@@ -43,7 +43,11 @@ def lint(outcome: Outcome) -> None:
         ("mypy strict", [bin_folder / "mypy"], ROOT),
         ("import-linter", [bin_folder / "lint-imports"], ROOT),
         ("go vet", ["go", "vet", "./..."], GATEWAY),
-        ("gofmt", ["bash", "-c", 'test -z "$("$(go env GOROOT)"/bin/gofmt -l cmd internal audit leakcheck web/embed.go)"'], GATEWAY),
+        (
+            "gofmt",
+            ["bash", "-c", 'test -z "$("$(go env GOROOT)"/bin/gofmt -l cmd conformance internal audit leakcheck web/embed.go)"'],
+            GATEWAY,
+        ),
         ("staticcheck", ["bash", "-c", "go tool staticcheck $(go list ./... | grep -v /gen/)"], GATEWAY),
         ("goroutines and channels that leak", ["go", "run", "./leakcheck/cmd/leakcheck", "./..."], GATEWAY),
         ("contract: lint, format, breaking, generated code", ["bash", "tools/generate.sh", "--check"], ROOT),

@@ -76,7 +76,7 @@ def test_public_things_have_docstrings() -> None:
     assert not bare
 
 
-PROGRAMS = ("cmd", "bench", "crashtool", "floodtool", "tilescheck")
+PROGRAMS = ("cmd", "bench", "conformance", "crashtool", "floodtool", "tilescheck")
 """Folders of gateway-go that hold programs, and no library."""
 
 

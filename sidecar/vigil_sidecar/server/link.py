@@ -54,6 +54,30 @@ class LinkConfig(NamedTuple):
     spin_ns: int
 
 
+class _Replies:
+    """Encoded replies of a frame's calls, until they are sent together. Any thread, as several may answer calls of one frame."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.ready: list[tuple[bytes, bytes]] = []
+        self._connection, self._sending = connection, threading.Lock()
+
+    def send(self, credits: tuple[int, ...] = ()) -> None:
+        """Send those that are ready, in frames that are not too large, and give lanes their credit back."""
+        part: list[tuple[bytes, bytes]] = []
+        size = 0
+        with self._sending:
+            ready = self.ready[:]
+            del self.ready[: len(ready)]
+            for one in ready:
+                if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
+                    self._connection.send(*replies_frame(part, ()))
+                    part, size = [], 0
+                part.append(one)
+                size += len(one[1])
+            if part or credits:
+                self._connection.send(*replies_frame(part, credits))
+
+
 class LinkServer:
     """Listens on the Unix socket. ``heartbeat`` fills in the sidecar's own status."""
 
@@ -230,8 +254,8 @@ class LinkServer:
 
     def _take(self, connection: Connection, calls: link.Calls) -> None:
         now_ns = time.monotonic_ns()
-        replies: list[tuple[bytes, bytes]] = []
         lane, model = calls.lane, calls.model
+        replies = _Replies(connection)
         under_way, buffered = connection.calls, bool(model)
 
         def reply(call: Call, answer: Reply) -> None:
@@ -241,7 +265,7 @@ class LinkServer:
                         return
             encoded = encode_reply(call.id, answer)
             if buffered:
-                replies.append(encoded)
+                replies.ready.append(encoded)
             else:
                 connection.send(*replies_frame([encoded], ()))
             if not answer.more:
@@ -266,38 +290,18 @@ class LinkServer:
                 call.credit = threading.Semaphore(STREAM_CREDIT)
             good.append(call)
 
-        sending = threading.Lock()
-
-        def send(credits: tuple[int, ...]) -> None:
-            part: list[tuple[bytes, bytes]] = []
-            size = 0
-            with sending:  # several threads may answer calls of one frame
-                ready = replies[:]
-                del replies[: len(ready)]
-                for one in ready:
-                    if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
-                        connection.send(*replies_frame(part, ()))
-                        part, size = [], 0
-                    part.append(one)
-                    size += len(one[1])
-                if part or credits:
-                    connection.send(*replies_frame(part, credits))
-
-        def progress() -> None:
-            send(())
-
         given = False
 
         def go_on() -> None:
             nonlocal given
             given = True
-            send((lane,))
+            replies.send((lane,))
 
         def done() -> None:
-            send(() if given else (lane,))
+            replies.send(() if given else (lane,))
 
         if model:
-            self._dispatcher.submit_lane(model, good, progress, done, go_on)
+            self._dispatcher.submit_lane(model, good, replies.send, done, go_on)
         else:
             for call in good:
                 self._dispatcher.submit(call)
