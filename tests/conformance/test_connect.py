@@ -1,7 +1,8 @@
 """The Connect project's conformance suite against the gateway's listeners: all three protocols on the web one, gRPC on the native.
 
 Its service is mounted on the product's listener constructors in a binary of its own (gateway-go/conformance); what the
-suite sends goes through their limits, guards and codecs. The suite, and the contract of its service, come as a Go module.
+suite sends goes through their limits and guards; on the web one the codecs are connect-go's own, since its messages are
+typed. The suite, and the contract of its service, come as a Go module.
 """
 
 from __future__ import annotations

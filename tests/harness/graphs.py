@@ -75,6 +75,14 @@ def spinning(path: Path | None = None) -> bytes:
     return _save(helper.make_graph(nodes, "spinning", [n], [y], weights), path)
 
 
+def largest(path: Path | None = None) -> bytes:
+    """The largest of x [N, L] of FP32: padding with zeros shows where all of it is negative."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])
+    axis = numpy_helper.from_array(np.array([1], np.int64), "axis")
+    return _save(helper.make_graph([helper.make_node("ReduceMax", ["x", "axis"], ["y"], keepdims=0)], "largest", [x], [y], [axis]), path)
+
+
 def sequence(path: Path | None = None, masked: bool = True) -> bytes:
     """Of x [N, L, 2] of FP32: y = 2 x, and the mean over the length; with a mask [N, L] of INT64 of what it leaves in."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L", 2])

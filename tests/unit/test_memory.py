@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from tests.harness import graphs
+from tests.harness.product import wait_for
 from vigil_sidecar.engine import arena
 from vigil_sidecar.engine.memory import MemoryBudget, Room, is_out_of_memory, lacking, room
 from vigil_sidecar.errors import CandidateRefused
@@ -133,6 +135,52 @@ def test_fence_fails_an_allocation_and_not_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", _FENCED], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n")[:2] == ["refused", "goes on"], done.stderr
     assert np.ones(1 << 20).size  # this process has no fence
+
+
+_CREEPING = """
+import threading, time
+import numpy as np
+from vigil_sidecar.engine.memory import MemoryBudget, Room, room
+trims = []
+budget = MemoryBudget(room().available - (400 << 20))
+budget.trim = lambda: trims.append(1)
+budget.start()
+held = []
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    try:
+        held.append(np.ones(8 << 20, np.uint8))
+        time.sleep(0.01)
+    except MemoryError:
+        time.sleep(0.05)
+print(len(held) * 8 < 400 + 96 + 150, bool(trims), budget.last_free is not None)
+"""
+
+
+def test_fence_stays_where_little_is_left() -> None:
+    """Who takes small pieces for seconds gets no more than there was and the step, however often the fence is looked after."""
+    done = subprocess.run([sys.executable, "-c", _CREEPING], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["True"] * 3, (done.stdout, done.stderr[-500:])
+
+
+def test_a_look_that_fails_is_not_the_last() -> None:
+    """The fence is looked after as long as the process lives."""
+    looks: list[int] = []
+
+    def look() -> Room:
+        looks.append(1)
+        if len(looks) == 2:
+            raise MemoryError
+        return Room(1 << 40, 1 << 41, "the machine")
+
+    budget = MemoryBudget(0, look=look)
+    budget.start()
+    try:
+        wait_for(lambda: len(looks) > 3, what="looks after one that failed")
+    finally:
+        budget.stop()
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert budget.last_free == 1 << 40
 
 
 _ARENA = """

@@ -101,6 +101,15 @@ def test_padding_that_changes_answers_is_found(tmp_path: Path, version: LoadedVe
         check(RaggedOptions({"x": 1}, {}, {}, "mask"), version.session)
 
 
+def test_padding_that_shows_in_some_numbers_only_is_found(tmp_path: Path) -> None:
+    """A maximum hides padding behind any positive number: all kinds are tried."""
+    path = tmp_path / "m.onnx"
+    graphs.largest(path)
+    with pytest.raises(CandidateRefused, match="output 'y' of a sequence of the length"):
+        check(RaggedOptions({"x": 1}), Session(str(path), intra_op_threads=1))
+    check(RaggedOptions({"x": 1}, {}, {"x": -1e30}), Session(str(path), intra_op_threads=1))  # what is below all shows in none
+
+
 def test_requests_that_cannot_be(version: LoadedVersion) -> None:
     """Inputs of different lengths, and one that fits no batch, are refused with the figures."""
     with pytest.raises(SemanticViolation, match="different lengths: x 3, mask 2"):

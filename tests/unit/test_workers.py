@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from inference.grpc_service_pb2 import ModelInferRequest
 
 from vigil_sidecar.batching.line import Line
-from vigil_sidecar.errors import CallerGone, DeadlineExceeded
+from vigil_sidecar.errors import CallerGone, DeadlineExceeded, LimitHit
 from vigil_sidecar.registry.options import QueueOptions, QueuePolicy
 from vigil_sidecar.server.call import Call, CallContext, check_alive
 from vigil_sidecar.server.parameters import wishes_of
@@ -119,6 +119,36 @@ def test_instances_run_at_once() -> None:
     workers.submit("m", calls(3, 3), None, (again := threading.Event()).set)
     assert again.wait(10)
     assert {w.part for w in workers.busy()} <= {"worker/m", "worker/m#2", "worker/m#3"}
+
+
+def test_a_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that no thread can run are refused at once, and the next ones find another."""
+    workers = ModelWorkers(lambda taken: None, 100, lambda model: Intake(1, None), lambda call, error: None)
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("can't start new thread")))
+        with pytest.raises(LimitHit, match="no thread can be started"):
+            workers.submit("m", calls(0, 2))
+    workers.submit("m", calls(2, 1), None, (end := threading.Event()).set)
+    assert end.wait(10)
+
+
+def test_threads_beyond_the_instances_end() -> None:
+    """A version with fewer instances has fewer threads, also while calls keep coming."""
+    instances, inside = [3], set[int]()
+
+    def process(taken: Sequence[Call]) -> None:
+        inside.add(threading.get_ident())
+        time.sleep(0.01)
+
+    workers = ModelWorkers(process, 100, lambda model: Intake(1, None, instances[0]), lambda call, error: None)
+    for first, count in ((0, 30), (30, 30), (60, 20)):
+        workers.submit("m", calls(first, count), None, (end := threading.Event()).set)
+        assert end.wait(10)
+        if first == 0:
+            assert len(inside) == 3
+            instances[0] = 1
+        inside.clear() if first == 30 else None
+    assert len(inside) == 1
 
 
 def asking(first: int, wishes: Sequence[tuple[int, int]]) -> list[Call]:

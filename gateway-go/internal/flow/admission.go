@@ -47,39 +47,33 @@ func (s *Service) admit(flow *fair.Flow, size int64) *CallError {
 	if size > s.limits.MessageBytesMax {
 		return limitError("limits.message_bytes_max", "the message has %d bytes, the limit is %d", size, s.limits.MessageBytesMax)
 	}
-	if !within(&s.calls, 1, s.limits.CallsInFlightMax) {
+	// Bytes first: nobody loses a place to a call that has no room.
+	if !within(&s.bytes, size, s.limits.BytesInFlightMax) {
+		return limitError("limits.bytes_in_flight_max", "%d bytes are in flight, and the call has %d; the limit is %d", s.bytes.Load(), size, s.limits.BytesInFlightMax)
+	}
+	err := s.fits(size)
+	if err == nil && !within(&s.calls, 1, s.limits.CallsInFlightMax) {
 		if s.link != nil && s.link.MakeRoom(flow) {
 			s.calls.Add(1) // whose place it gets leaves in a moment
-			return s.admitBytes(size)
+			return nil
 		}
-		return limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
+		err = limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
 	}
-	return s.admitBytes(size)
-}
-
-// admitBytes takes room for a message of a call that has its place; without it, that is given back.
-func (s *Service) admitBytes(size int64) *CallError {
-	if within(&s.bytes, size, s.limits.BytesInFlightMax) {
-		err := s.fits(size)
-		if err != nil {
-			s.bytes.Add(-size)
-			s.calls.Add(-1)
-		}
-		return err
+	if err != nil {
+		s.bytes.Add(-size)
 	}
-	s.calls.Add(-1)
-	return limitError("limits.bytes_in_flight_max", "%d bytes are in flight, and the call has %d; the limit is %d", s.bytes.Load(), size, s.limits.BytesInFlightMax)
+	return err
 }
 
 // What a byte of a request may take at the sidecar: as it is read, in its frame, as the message, in its batch, in the
-// model's answer with what its allocator rounds up, and in the answer as it is encoded. Below fitsFrom nothing is asked.
+// model's answer with what its allocator rounds up, and in the answer as it is encoded. With less than fitsFrom in flight nothing is asked.
 const sidecarCopies, fitsFrom = 8, 1 << 20
 
 // fits refuses what the sidecar, by its last heartbeat, has no memory for beside all that is under way.
 // SR-058
 func (s *Service) fits(size int64) *CallError {
 	free := s.memoryFree.Load()
-	if n := s.bytes.Load(); size >= fitsFrom && free != nil && n > *free/sidecarCopies {
+	if n := s.bytes.Load(); n >= fitsFrom && free != nil && n > *free/sidecarCopies {
 		return limitError("limits.memory_reserve_bytes",
 			"%d bytes are in flight with the call's %d, each of which may take %d at the sidecar; it may take %d more", n, size, sidecarCopies, *free)
 	}

@@ -41,6 +41,11 @@ func TestLargeCallsNeedTheSidecarsMemory(t *testing.T) {
 	if err := enough(fitsFrom - 1); err != nil {
 		t.Error("a small call is refused:", err.Text)
 	}
+	s.bytes.Store(fitsFrom) // of small calls, each
+	if err := s.admit(nil, 1); err == nil {
+		t.Error("many small calls take what large ones may not")
+	}
+	s.bytes.Store(0)
 	s.noteMemory(&linkv1.Heartbeat{})
 	if err := enough(1 << 30); err != nil {
 		t.Error("refused although nothing is known any more:", err.Text)

@@ -116,9 +116,8 @@ def _run_alone(job: Job) -> None:
     end_ns = monotonic_ns()
     if not _answered([job], arrays):
         _finish(job, arrays, job.batch_size, 0)
-    large = sum([a.nbytes for a in arrays]) >= TRIM_BYTES
-    del arrays
-    if large:
+    if sum([a.nbytes for a in arrays]) >= TRIM_BYTES:
+        del arrays
         trim()
     job.version.statistics.executed(job.batch_size, 1, (begin_ns, start_ns, end_ns, monotonic_ns()))
 
@@ -156,8 +155,10 @@ def run_batch(jobs: Sequence[Job]) -> None:
     except CallError:  # some job's tensors must be refused: the others still run together
         _run_acceptable(jobs)
         return
-    except Exception:  # some job is bad: find out which by running each alone
+    except Exception as error:  # some job is bad: find out which by running each alone
         arrays = []
+        if is_out_of_memory(error):
+            trim()
     if not arrays or any(a.ndim == 0 or a.shape[0] != rows for a in arrays):
         for job in jobs:
             _run_alone(job)

@@ -7,6 +7,7 @@ version is tried before it serves (``check``): the same sequences alone, and tog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,33 +117,69 @@ def _same(a: Array, b: Array) -> bool:
     return np.allclose(a, b, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True)
 
 
-def check(options: RaggedOptions, session: Runnable) -> None:
-    """Run sequences alone and together; raises ``CandidateRefused`` when padding changes what a graph answers."""
-    contract, rng = session.contract, np.random.default_rng(_SEED)
+def _trial(
+    options: RaggedOptions, contract: Contract, low: float, high: float, whole_most: int, rng: np.random.Generator
+) -> list[dict[str, Array]]:
+    """Requests of the lengths of a trial, with numbers between two bounds and whole ones from 0 on; one has zeros in its mask."""
     requests = []
     for length in _LENGTHS:
-        feeds = {}
+        feeds: dict[str, Array] = {}
         for spec in contract.inputs:
             if spec.name == options.mask:
                 continue
             shape = [1] + [1 if d == -1 else d for d in spec.shape[1:]]
             if spec.name in options.inputs:
                 shape[options.inputs[spec.name]] = length
-            made = rng.random(shape) if NUMPY[spec.datatype].kind == "f" else rng.integers(0, 2, shape)
-            feeds[spec.name] = made.astype(NUMPY[spec.datatype])
+            dtype = NUMPY[spec.datatype]
+            made = rng.uniform(low, high, shape) if dtype.kind == "f" else rng.integers(0, 2 if dtype.kind == "b" else whole_most, shape)
+            feeds[spec.name] = made.astype(dtype)
         complete(options, contract, feeds)
+        if options.mask and length == max(_LENGTHS):
+            feeds[options.mask][:, length // 2 :] = 0
         requests.append(feeds)
-    names = [t.name for t in contract.outputs]
+    return requests
+
+
+def _compare(options: RaggedOptions, session: Runnable, requests: Sequence[Feeds]) -> None:
+    names = [t.name for t in session.contract.outputs]
+    whole = session.run(stack(options, requests, _LENGTHS))
+    for i, (feeds, length) in enumerate(zip(requests, _LENGTHS, strict=True)):
+        alone = session.run(feeds)
+        padded = cut(options, names, [w[i : i + 1] for w in whole], max(_LENGTHS), length)
+        for name, a, b in zip(names, alone, padded, strict=True):
+            if not _same(a, b):
+                raise CandidateRefused(
+                    f"vigil.toml: batching: output '{name}' of a sequence of the length {length} is another one when it is padded "
+                    f"to {max(_LENGTHS)}" + ("" if options.mask else "; has the graph an input that is a mask?")
+                )
+
+
+def check(options: RaggedOptions, session: Runnable) -> None:
+    """Run sequences alone and together; raises ``CandidateRefused`` when padding changes what a graph answers.
+
+    Numbers are below, above and around what is padded with, since a maximum or a rectifier sees only some of it; and a graph
+    that heeds its mask must not notice another padding. It is a trial, and no proof: a graph could still look at what was not tried.
+    """
+    contract, rng = session.contract, np.random.default_rng(_SEED)
+    paddings = [options]
+    if options.mask:
+        paddings.append(replace(options, pad={n: options.pad.get(n, 0) + 1 for n in options.inputs}))
+    most = _whole_most(options, session, rng)
     try:
-        whole = session.run(stack(options, requests, _LENGTHS))
-        for i, (feeds, length) in enumerate(zip(requests, _LENGTHS, strict=True)):
-            alone = session.run(feeds)
-            padded = cut(options, names, [w[i : i + 1] for w in whole], max(_LENGTHS), length)
-            for name, a, b in zip(names, alone, padded, strict=True):
-                if not _same(a, b):
-                    raise CandidateRefused(
-                        f"vigil.toml: batching: output '{name}' of a sequence of the length {length} is another one when it is padded "
-                        f"to {max(_LENGTHS)}" + ("" if options.mask else "; has the graph an input that is a mask?")
-                    )
+        for low, high in ((-3.0, -1.0), (1.0, 3.0), (-100.0, 100.0)):
+            requests = _trial(options, contract, low, high, most, rng)
+            for padding in paddings:
+                _compare(padding, session, requests)
     except InferenceFailed as error:
         raise CandidateRefused(f"vigil.toml: batching: {error.text}") from None
+
+
+def _whole_most(options: RaggedOptions, session: Runnable, rng: np.random.Generator) -> int:
+    """How large whole numbers may be: many graphs look them up in a table."""
+    for most in (1000, 100, 10):
+        try:
+            session.run(_trial(options, session.contract, -1, 1, most, rng)[0])
+            return most
+        except Exception:  # the native run failed: the table is smaller
+            continue
+    return 2

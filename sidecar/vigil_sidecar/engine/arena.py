@@ -8,6 +8,7 @@ process registered (``session.use_env_allocators``; OrtArenaCfg in onnxruntime_c
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -62,7 +63,10 @@ def prepare() -> None:
 
 
 def trim() -> None:
-    """Give what the arena holds and nobody uses back to the system. Any thread, beside running sessions; 0.05 to some ms."""
-    with _trimming:
+    """Give what the arena holds and nobody uses back to the system. Any thread, beside running sessions; 0.05 to some ms.
+
+    Never raises: it is called where memory is short, and what was answered before it stands.
+    """
+    with _trimming, suppress(Exception):
         session, run, one = _trimmer()
         session.run(None, one, run)

@@ -7,10 +7,12 @@ every private writable mapping.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
 import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +22,12 @@ __all__ = ["MemoryBudget", "Room", "is_out_of_memory", "lacking", "room"]
 
 _LOAD_SHARE = 1.25
 """Least that a loaded graph takes of memory, as a share of its file: 1.07 was measured, with its first batch."""
-_FENCE_STEP_BYTES = 32 << 20
-"""What the process may always take beyond what it has: it has to go on saying no, and to write it down."""
+_FENCE_STEP_BYTES = 96 << 20
+"""What the process may always take beyond what it has: it has to go on saying no, to write it down, and to start threads,
+whose stacks count 8 MiB each although they take a few KiB."""
 _INTERVAL_S = 0.25
+_LITTLE, _TRIM_EVERY_S = 4, 5.0
+"""Less than a quarter of the most that could be taken is little; at most so often memory is given back for that."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _NATIVE = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
 _OTHERS = re.compile(r"std::bad_alloc|bad allocation|Tensor storage size overflowed|SafeIntOnOverflow|Unable to allocate")
@@ -125,6 +130,10 @@ class MemoryBudget:
         self.reserve_bytes, self.most_bytes, self._look = reserve_bytes, most_bytes, look
         self.last_free: int | None = None
         """What could be taken when the fence was last set, which is several times a second once started; None: not known."""
+        self.trim: Callable[[], None] = lambda: None
+        """Gives back what is held and not used; called, seldom, when little is left."""
+        self._ceiling = self._most_free = 0
+        self._trimmed_s = -math.inf
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="memory", daemon=True)
 
@@ -168,7 +177,10 @@ class MemoryBudget:
         if free is None or data is None:
             return
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = data + max(free, _FENCE_STEP_BYTES)
+        if free > _FENCE_STEP_BYTES or not self._ceiling:
+            self._ceiling = data + max(0, free)
+        # Once little is left the fence stays, or each look would let the process take some more.
+        limit = self._ceiling if free > _FENCE_STEP_BYTES else self._ceiling + _FENCE_STEP_BYTES
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -184,4 +196,19 @@ class MemoryBudget:
 
     def _follow(self) -> None:
         while not self._stopping.wait(_INTERVAL_S):
+            try:
+                self.fence()
+                self._relieve()
+            except Exception:  # as when there is no memory to look with: then nothing is known until the next look
+                self.last_free = None
+
+    def _relieve(self) -> None:
+        """When little is left of what there was, have given back what nobody uses."""
+        free = self.last_free
+        if free is None:
+            return
+        self._most_free = max(self._most_free, free)
+        if free < self._most_free // _LITTLE and time.monotonic() - self._trimmed_s > _TRIM_EVERY_S:
+            self._trimmed_s = time.monotonic()
+            self.trim()
             self.fence()

@@ -90,6 +90,7 @@ class Loader:
         self._wrap = wrap or (lambda model, session: session)
         self._settings, self._observe, self._check = settings, observe, check
         self.memory = MemoryBudget(settings.limits_memory_reserve_bytes, settings.limits_memory_bytes_max)
+        self.memory.trim = arena.trim
         self.pausing: Callable[[int], AbstractContextManager[None]] = lambda pause_ms: nullcontext()
         """Around what lets nothing else run for up to so many ms."""
         self.shown: Callable[[ModelStage], None] = lambda stage: None

@@ -167,7 +167,8 @@ class ModelOptions:
                 return f"config.pbtxt: the graph has no tensor '{t.name}'; it has {', '.join(sorted(graph))}"
             shape = found.shape[1:] if self.max_batch_size else found.shape
             said = self.reshapes[t.name].shape if t.name in self.reshapes else t.shape
-            same = len(said) == len(shape) and all(-1 in (a, b) or a == b for a, b in zip(said, shape, strict=False))
+            loose = t.name not in self.reshapes  # else what callers may send is said by the file alone
+            same = len(said) == len(shape) and all(b == -1 or a == b or (loose and a == -1) for a, b in zip(said, shape, strict=False))
             if (t.datatype and t.datatype != found.datatype) or not same:
                 return f"config.pbtxt: '{t.name}' is {t.datatype} {list(said)}, the graph says {found.datatype} {list(shape)}"
         return ""

@@ -108,7 +108,9 @@ class Dispatcher:
         serving = found.serving if found is not None else None
         small = sum(len(c.message) for c in calls) <= _INLINE_BYTES_MAX
         # What has a ladder must not hold the reader either: others are stood in for through it.
-        plain = serving is None or (serving.options.pipeline is None and serving.options.ladder is None and serving.options.queue is None)
+        # And how long a run takes was measured with one length, or is not to be waited for by the next.
+        o = serving.options if serving is not None else None
+        plain = o is None or (o.pipeline is None and o.ladder is None and o.queue is None and o.ragged is None and o.instances == 1)
         light = serving is None or (plain and serving.run_s <= self._inline_s)
         if light and small:
             try:

@@ -62,20 +62,30 @@ class _Replies:
         self._connection, self._sending = connection, threading.Lock()
 
     def send(self, credits: tuple[int, ...] = ()) -> None:
-        """Send those that are ready, in frames that are not too large, and give lanes their credit back."""
-        part: list[tuple[bytes, bytes]] = []
-        size = 0
+        """Send those that are ready, in frames that are not too large, and give lanes their credit back.
+
+        What cannot be sent, as when there is no memory, ends the connection: then the gateway fails its calls, and none waits for ever.
+        """
         with self._sending:
             ready = self.ready[:]
             del self.ready[: len(ready)]
-            for one in ready:
-                if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
-                    self._connection.send(*replies_frame(part, ()))
-                    part, size = [], 0
-                part.append(one)
-                size += len(one[1])
-            if part or credits:
-                self._connection.send(*replies_frame(part, credits))
+            try:
+                self._send(ready, credits)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _send(self, ready: list[tuple[bytes, bytes]], credits: tuple[int, ...]) -> None:
+        part: list[tuple[bytes, bytes]] = []
+        size = 0
+        for one in ready:
+            if part and size + len(one[1]) > _FRAME_BYTES_WANTED:
+                self._connection.send(*replies_frame(part, ()))
+                part, size = [], 0
+            part.append(one)
+            size += len(one[1])
+        if part or credits:
+            self._connection.send(*replies_frame(part, credits))
 
 
 class LinkServer:

@@ -237,4 +237,6 @@ def read_options(folder: Path, model: str) -> ModelOptions:
     toml = _read(folder / "vigil.toml")
     if toml is not None:
         values |= _toml(toml)
+    if values.get("pipeline") is not None and values.get("instances", 1) > 1:
+        raise CandidateRefused("config.pbtxt: instance_group.count must be 1 with a pipeline: frames of a source have an order")
     return ModelOptions(**values)

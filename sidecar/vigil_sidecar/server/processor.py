@@ -297,9 +297,9 @@ class Processor:
         call, result = job.call, job.result
         if isinstance(result, JobResult):
             message = result.answer if isinstance(result.answer, bytes) else result.answer(position)
-            answered.add(call.id)
             # SR-009
             call.reply(call, Reply(0, "", message, b"", False, position, job.version.text, job.batch_size, state))
+            answered.add(call.id)
             return
         error = result if result is not None else InternalFault(_INTERNAL)
         reply = error_reply(error, call.context)
@@ -310,5 +310,5 @@ class Processor:
         if "limit" in error.metadata:
             self._observer.limit_hit(error.metadata["limit"])
         reply.audit_position = position
-        answered.add(call.id)
         call.reply(call, reply)
+        answered.add(call.id)

@@ -95,19 +95,28 @@ class _Worker:
                 return False
             if self._line.unanswered + len(calls) > self._max:
                 raise LimitHit(f"{self._max} calls wait for this model", metadata={"limit": "worker_queue"})
+            self._start(intake.instances)
             for i, call in enumerate(calls):
                 priority, timeout_us = wishes[i] if wishes is not None else (0, 0)
                 self._line.put(Waiting(call, frame), now_ns, queue, priority, timeout_us)
-            self._start(intake.instances)
             self._condition.notify(len(calls))
             return True
 
     def _start(self, instances: int) -> None:
+        """Have as many threads as there are instances, at least one; raises ``LimitHit`` when none can be started."""
         for place in range(instances):
-            if place not in self._threads:
-                name = f"model-{self._model}" + (f"#{place + 1}" if place else "")
-                self._threads[place] = threading.Thread(target=self._run, args=(place,), name=name, daemon=True)
-                self._threads[place].start()
+            if place in self._threads:
+                continue
+            name = f"model-{self._model}" + (f"#{place + 1}" if place else "")
+            thread = threading.Thread(target=self._run, args=(place,), name=name, daemon=True)
+            try:
+                thread.start()  # it waits for the lock that is held here
+            except (RuntimeError, MemoryError) as error:
+                if self._threads:
+                    return
+                text = f"no thread can be started for this model: {error}"
+                raise LimitHit(text, metadata={"limit": "threads"}) from None
+            self._threads[place] = thread
 
     def _gather(self, intake: Intake, queue: QueueOptions) -> None:
         """Wait, under the lock, until a batch is large enough, its oldest call has waited, or somebody must be turned away."""
@@ -135,27 +144,39 @@ class _Worker:
         return self._line.take(size), []
 
     def _run(self, place: int) -> None:
-        while True:
-            with self._condition:
-                while not self._line.unanswered:
-                    if not self._condition.wait(_IDLE_S) and not self._line.unanswered:
-                        del self._threads[place]
-                        self.stopped = not self._threads
+        try:
+            while True:
+                with self._condition:
+                    surplus = place >= self._intake(self._model).instances > 0 and len(self._threads) > 1
+                    while not self._line.unanswered and not surplus:
+                        if not self._condition.wait(_IDLE_S) and not self._line.unanswered:
+                            return
+                    if surplus:
+                        self._condition.notify()
                         return
-                taken, turned = self._take()
-            self._since_ns[place] = time.monotonic_ns()
-            try:
-                for t in turned:
-                    self._refuse(t.item.call, _turned_down(t))
-                if taken:
-                    self._process([w.call for w in taken])  # answers every call and never raises
-            finally:
-                counts: dict[_Frame, int] = {}
-                for w in (*taken, *(t.item for t in turned)):
-                    counts[w.frame] = counts.get(w.frame, 0) + 1
-                for frame, count in counts.items():
-                    frame.answered(count)
+                    taken, turned = self._take()
+                self._since_ns[place] = time.monotonic_ns()
+                self._answer(taken, turned)
                 self._since_ns.pop(place, None)
+        finally:
+            with self._condition:
+                self._since_ns.pop(place, None)
+                self._threads.pop(place, None)
+                # With calls left, another one starts with the next call, which finds this worker going on.
+                self.stopped = not self._threads and not self._line.unanswered
+
+    def _answer(self, taken: list[Waiting], turned: list[Turned[Waiting]]) -> None:
+        try:
+            for t in turned:
+                self._refuse(t.item.call, _turned_down(t))
+            if taken:
+                self._process([w.call for w in taken])  # answers every call and never raises
+        finally:
+            counts: dict[_Frame, int] = {}
+            for w in (*taken, *(t.item for t in turned)):
+                counts[w.frame] = counts.get(w.frame, 0) + 1
+            for frame, count in counts.items():
+                frame.answered(count)
 
 
 class ModelWorkers:
