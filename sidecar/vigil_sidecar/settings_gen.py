@@ -217,7 +217,7 @@ SPECS: tuple[Spec, ...] = (
          'Largest message from a client. A larger one is refused with a record; above twice the limit the transport cuts it off unread.'),
     Spec('limits.calls_in_flight_max', 'limits_calls_in_flight_max', 'int', 1024, 1, 1000000,
          (), None,
-         'Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo.'),
+         'Calls at once; one more is refused with RESOURCE_EXHAUSTED and RetryInfo. Flows without a call may have an eighth more, one each.'),
     Spec('limits.bytes_in_flight_max', 'limits_bytes_in_flight_max', 'int', 1073741824, 1048576, 1099511627776,
          (), None,
          'Bytes of requests at once, or a sixth of the memory that is available at the start less limits.memory_reserve_bytes, when that is less (but at least limits.message_bytes_max); more is refused with RESOURCE_EXHAUSTED and RetryInfo. As many again may be unfinished messages and answers that are not taken; above that the connection with most of them is ended.'),

@@ -3,6 +3,7 @@ package fair
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -16,6 +17,8 @@ type Flow struct {
 	used     time.Time
 	Share    int
 	Priority int
+	// Held is how many calls of the flow are in flight; its user counts.
+	Held atomic.Int64
 }
 
 // name tells flows apart: the number of the rule, and what the rule keeps apart.

@@ -23,8 +23,12 @@ func (s *Service) enter(c *call, flow *fair.Flow, size int64) *CallError {
 		s.running.Done()
 		return err
 	}
+	flow.Held.Add(1)
 	return nil
 }
+
+// beyond is the part of limits.calls_in_flight_max that flows without a call may have beyond it: an eighth.
+const beyond = 8
 
 // inTime takes a token of the flow for a call of a model.
 func (s *Service) inTime(c *call, flow *fair.Flow) *CallError {
@@ -55,6 +59,10 @@ func (s *Service) admit(flow *fair.Flow, size int64) *CallError {
 	if err == nil && !within(&s.calls, 1, s.limits.CallsInFlightMax) {
 		if s.link != nil && s.link.MakeRoom(flow) {
 			s.calls.Add(1) // whose place it gets leaves in a moment
+			return nil
+		}
+		// Where nobody waits all places may be in frames that have left; a flow without a call gets one all the same.
+		if flow != nil && flow.Held.Load() == 0 && within(&s.calls, 1, s.limits.CallsInFlightMax+s.limits.CallsInFlightMax/beyond) {
 			return nil
 		}
 		err = limitError("limits.calls_in_flight_max", "%d calls are in flight", s.limits.CallsInFlightMax)
@@ -127,7 +135,8 @@ func (s *Service) TakeUnread(n int64) bool { return s.unread.Add(n) <= s.limits.
 // FreeUnread gives back what TakeUnread took.
 func (s *Service) FreeUnread(n int64) { s.unread.Add(-n) }
 
-func (s *Service) leave(size int64) {
+func (s *Service) leave(flow *fair.Flow, size int64) {
+	flow.Held.Add(-1)
 	s.calls.Add(-1)
 	s.bytes.Add(-size)
 	s.running.Done()

@@ -3,10 +3,12 @@ package flow
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
+	"vigil/gateway/internal/fair"
 )
 
 // A large call is refused, with the figures, when all that is in flight could take more at the sidecar
@@ -49,5 +51,29 @@ func TestLargeCallsNeedTheSidecarsMemory(t *testing.T) {
 	s.noteMemory(&linkv1.Heartbeat{})
 	if err := enough(1 << 30); err != nil {
 		t.Error("refused although nothing is known any more:", err.Text)
+	}
+}
+
+// A flow that holds no call gets a place beyond the limit, one; all of them together an eighth, and who has calls none.
+func TestAFlowWithoutACallHasAPlace(t *testing.T) {
+	s := &Service{limits: Limits{CallsInFlightMax: 16, BytesInFlightMax: 100, MessageBytesMax: 100}}
+	table := fair.NewTable(nil, 100)
+	flow := func(tenant string) *fair.Flow { return table.Flow("s", tenant, "", time.Now()) }
+	held := flow("greedy")
+	held.Held.Store(16)
+	s.calls.Store(16)
+	if err := s.admit(held, 1); err == nil {
+		t.Error("who has all places gets another")
+	}
+	for _, tenant := range []string{"a", "b"} {
+		if err := s.admit(flow(tenant), 1); err != nil {
+			t.Error(tenant, "has no call, and gets no place:", err.Text)
+		}
+	}
+	if err := s.admit(flow("c"), 1); err == nil {
+		t.Error("more than an eighth beyond the limit")
+	}
+	if n := s.bytes.Load(); n != 2 {
+		t.Errorf("%d bytes are taken for 2", n)
 	}
 }

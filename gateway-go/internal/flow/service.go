@@ -171,7 +171,7 @@ func (s *Service) Unary(ctx context.Context, m *Method, caller *Caller, message 
 	if err := s.enter(c, flow, size); err != nil {
 		return s.turnDown(c, err), err
 	}
-	defer s.leave(size)
+	defer s.leave(flow, size)
 	ctx = link.WithFlow(ctx, flow)
 	span := s.tracer.Start(&caller.Trace, m.Name)
 	answer, err := s.unary(ctx, c, message)
