@@ -1,7 +1,7 @@
 """The Connect project's conformance suite against the gateway's listeners: all three protocols on the web one, gRPC on the native.
 
 Its service is mounted on the product's listener constructors in a binary of its own (gateway-go/conformance); what the
-suite sends goes through their limits and guards; on the web one the codecs are connect-go's own, since its messages are
+suite sends goes through their guards; on the web one codecs and message limit are connect-go's own, since its messages are
 typed. The suite, and the contract of its service, come as a Go module.
 """
 

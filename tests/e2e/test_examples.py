@@ -38,6 +38,8 @@ def test_go(product: Product, tmp_path: Path) -> None:
 
 
 CPP = [p for p in ("cmake", "g++", "pkg-config", "protoc", "grpc_cpp_plugin") if shutil.which(p) is None]
+if not CPP and subprocess.run(["pkg-config", "--exists", "grpc++", "protobuf"]).returncode:
+    CPP = ["libgrpc++-dev"]
 
 
 @pytest.mark.skipif(

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inference.grpc_service_pb2 import ModelInferRequest
 
+from tests.harness.product import wait_for
 from vigil_sidecar.batching.line import Line
 from vigil_sidecar.errors import CallerGone, DeadlineExceeded, LimitHit
 from vigil_sidecar.registry.options import QueueOptions, QueuePolicy
@@ -134,21 +135,23 @@ def test_a_thread_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPat
 
 def test_threads_beyond_the_instances_end() -> None:
     """A version with fewer instances has fewer threads, also while calls keep coming."""
-    instances, inside = [3], set[int]()
+    instances, together = [3], threading.Barrier(3)
 
     def process(taken: Sequence[Call]) -> None:
-        inside.add(threading.get_ident())
-        time.sleep(0.01)
+        if instances[0] == 3:
+            together.wait(10)  # fails unless three are here together
 
     workers = ModelWorkers(process, 100, lambda model: Intake(1, None, instances[0]), lambda call, error: None)
-    for first, count in ((0, 30), (30, 30), (60, 20)):
-        workers.submit("m", calls(first, count), None, (end := threading.Event()).set)
-        assert end.wait(10)
-        if first == 0:
-            assert len(inside) == 3
-            instances[0] = 1
-        inside.clear() if first == 30 else None
-    assert len(inside) == 1
+
+    def threads() -> int:
+        return sum(t.name.startswith("model-shrinking") for t in threading.enumerate())
+
+    workers.submit("shrinking", calls(0, 3), None, (end := threading.Event()).set)
+    assert end.wait(10) and threads() == 3
+    instances[0] = 1
+    workers.submit("shrinking", calls(3, 30), None, (end := threading.Event()).set)
+    assert end.wait(10)
+    wait_for(lambda: threads() == 1, what="one thread")
 
 
 def asking(first: int, wishes: Sequence[tuple[int, int]]) -> list[Call]:

@@ -12,7 +12,7 @@ import numpy as np
 from vigil_sidecar.batching import ragged
 from vigil_sidecar.batching.job import Job
 from vigil_sidecar.engine.arena import TRIM_BYTES, trim
-from vigil_sidecar.engine.memory import is_out_of_memory, lacking, room
+from vigil_sidecar.engine.memory import is_out_of_memory, lacking, left_text
 from vigil_sidecar.errors import CallError, InferenceFailed, LimitHit
 
 __all__ = ["form_batches", "no_memory", "run_batch"]
@@ -64,9 +64,7 @@ def _finish(job: Job, arrays: Sequence[Any], size: int, row: int, longest: int =
 
 def no_memory(error: Exception) -> LimitHit:
     """For one request too much was asked of memory: that is a limit, and no fault of the model."""
-    found = room()
-    left = f"; {found.available} of {found.total} bytes are available in {found.of}" if found else ""
-    text = f"there is not enough memory for this request: {lacking(error)} was asked for{left}"
+    text = f"there is not enough memory for this request: {lacking(error)} was asked for{left_text()}"
     return LimitHit(f"{text} (limits.memory_reserve_bytes, limits.memory_bytes_max)", metadata={"limit": "limits.memory_reserve_bytes"})
 
 

@@ -130,6 +130,9 @@ def _trial(
             shape = [1] + [1 if d == -1 else d for d in spec.shape[1:]]
             if spec.name in options.inputs:
                 shape[options.inputs[spec.name]] = length
+            if spec.datatype == "BYTES":
+                feeds[spec.name] = np.full(shape, "0", object)
+                continue
             dtype = NUMPY[spec.datatype]
             made = rng.uniform(low, high, shape) if dtype.kind == "f" else rng.integers(0, 2 if dtype.kind == "b" else whole_most, shape)
             feeds[spec.name] = made.astype(dtype)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["MemoryBudget", "Room", "is_out_of_memory", "lacking", "room"]
+__all__ = ["MemoryBudget", "Room", "is_out_of_memory", "lacking", "left_text", "room"]
 
 _LOAD_SHARE = 1.25
 """Least that a loaded graph takes of memory, as a share of its file: 1.07 was measured, with its first batch."""
@@ -120,6 +120,12 @@ def lacking(error: BaseException) -> str:
     """The figure in such an exception, as a part of a sentence: what was asked for."""
     native = _NATIVE.search(str(error)[:4000])
     return f"{native[1]} bytes" if native else "more"
+
+
+def left_text() -> str:
+    """How much this process may still take by its fence, as a part of a sentence; empty without a fence."""
+    limit, data = resource.getrlimit(resource.RLIMIT_DATA)[0], _data_bytes()
+    return "" if limit == resource.RLIM_INFINITY or data is None else f"; {max(0, limit - data)} bytes may be taken"
 
 
 class MemoryBudget:

@@ -10,7 +10,7 @@ __all__ = ["wishes_of"]
 _PARAMETERS = ModelInferRequest.PARAMETERS_FIELD_NUMBER
 _LENGTH_DELIMITED = 2
 _VARINT_BITS_MAX = 63
-_FIELDS_MAX = 4096
+_FIELDS_MAX = 256
 """Parameters behind so many fields are not looked for: the link's reader does this."""
 _NUMBERS = ("int64_param", "uint64_param")
 
@@ -31,8 +31,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def wishes_of(message: bytes) -> tuple[int, int]:
     """``priority`` and ``timeout`` (microseconds) of an encoded ModelInferRequest; 0 for what it does not say.
 
-    Tensors are stepped over: the work does not grow with their bytes, and ends after 4,096 fields. A message that cannot be read says
-    nothing here; it is refused where it is decoded.
+    Tensors are stepped over: the work does not grow with their bytes, and ends after 256 fields (parameters come before
+    the tensors). A message that cannot be read says nothing here; it is refused where it is decoded.
     """
     found = {"priority": 0, "timeout": 0}
     at = fields = 0

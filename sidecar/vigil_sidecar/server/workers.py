@@ -143,16 +143,18 @@ class _Worker:
         # One batch at a time: its answers need not wait for calls behind them, nor their inputs be in memory.
         return self._line.take(size), []
 
+    def _is_surplus(self, place: int) -> bool:
+        return place >= self._intake(self._model).instances and len(self._threads) > 1
+
     def _run(self, place: int) -> None:
         try:
             while True:
                 with self._condition:
-                    surplus = place >= self._intake(self._model).instances > 0 and len(self._threads) > 1
-                    while not self._line.unanswered and not surplus:
+                    while not (surplus := self._is_surplus(place)) and not self._line.unanswered:
                         if not self._condition.wait(_IDLE_S) and not self._line.unanswered:
                             return
                     if surplus:
-                        self._condition.notify()
+                        self._condition.notify()  # what woke this one is for another
                         return
                     taken, turned = self._take()
                 self._since_ns[place] = time.monotonic_ns()
