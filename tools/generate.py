@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from inference import grpc_service_pb2
 from machine_picture import picture
+from python_rules import python_rules
 from supervision_vectors import supervision_vectors
+from vigil.audit.v1 import service_pb2 as audit_pb2
+from vigil.live.v1 import live_pb2
+from vigil.models.v1 import models_pb2
+from vigil.perception.v1 import perception_pb2
+from vigil.safety.v1 import safety_pb2
 from web_tables import web_tables
 
 from vigil_safety.explore import summary
@@ -340,6 +347,9 @@ def contract() -> dict[str, str]:
             HEADER, digest, *(load(x) for x in sources), (ROOT / "proto/vigil/audit/v1/audit.proto").read_text()
         ),
         "gateway-go/gen/contract/digest.go": f'// {HEADER}\n\n// Package contract names the contract this code was generated from.\npackage contract\n\n// Digest is the SHA-256 of the descriptor set, hex.\nconst Digest = "{digest}"\n\n// Version of the project.\nconst Version = "{version}"\n',
+        "gen/python/vigil/rules_gen.py": python_rules(
+            HEADER, (grpc_service_pb2, audit_pb2, live_pb2, models_pb2, perception_pb2, safety_pb2)
+        ),
         "gen/python/vigil/contract_digest.py": f'"""{HEADER}"""\n\nCONTRACT_DIGEST = "{digest}"\n',
     }
 

@@ -11,6 +11,7 @@ __all__ = [
     "AuditError",
     "CallError",
     "CandidateRefused",
+    "CommandFailed",
     "ContractViolation",
     "DeadlineExceeded",
     "Forbidden",
@@ -63,6 +64,10 @@ class AuditClosed(AuditError):
 
 class CandidateRefused(VigilError):
     """A model version failed a gate. The text is the reason; nothing changes for callers."""
+
+
+class CommandFailed(VigilError):
+    """What was asked for on the command line failed; the text says what to do next."""
 
 
 class CallError(VigilError):

@@ -25,9 +25,9 @@ from vigil_sidecar.audit.verify import (
     read_records,
     verify_folders,
 )
-from vigil_sidecar.cli.client import CommandFailed, connect
+from vigil_sidecar.cli.client import connect
 from vigil_sidecar.cli.options import read_settings
-from vigil_sidecar.errors import SettingsError
+from vigil_sidecar.errors import CommandFailed, SettingsError
 from vigil_sidecar.export.words import explain, plain
 
 __all__ = [

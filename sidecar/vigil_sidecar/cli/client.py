@@ -13,16 +13,12 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from vigil_sidecar.cli.options import read_settings
-from vigil_sidecar.errors import VigilError
+from vigil_sidecar.errors import CommandFailed
 
-__all__ = ["Client", "CommandFailed", "connect"]
+__all__ = ["Client", "connect"]
 
 Reply = TypeVar("Reply", bound=Message)
 _MESSAGE_BYTES_MAX = 1 << 30
-
-
-class CommandFailed(VigilError):
-    """What was asked for failed; the text says what to do next."""
 
 
 class Client:

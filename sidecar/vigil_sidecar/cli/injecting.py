@@ -24,9 +24,9 @@ from vigil_sidecar.campaign.load import CALLER_FAULTS, open_channel, request_for
 from vigil_sidecar.campaign.report import write_report
 from vigil_sidecar.campaign.run import Campaign, Plan, kinds_named, read_seen
 from vigil_sidecar.cli.auditing import folders_of
-from vigil_sidecar.cli.client import CommandFailed, connect
+from vigil_sidecar.cli.client import connect
 from vigil_sidecar.cli.options import read_settings
-from vigil_sidecar.errors import SettingsError
+from vigil_sidecar.errors import CommandFailed, SettingsError
 
 __all__ = ["safety_campaign", "safety_inject", "safety_kinds"]
 

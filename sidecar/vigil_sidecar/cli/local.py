@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from vigil_sidecar.cli.client import CommandFailed
 from vigil_sidecar.cli.options import read_settings
 from vigil_sidecar.cli.supervisor import gateway_binary
+from vigil_sidecar.errors import CommandFailed
 from vigil_sidecar.settings_gen import SPECS
 
 __all__ = ["config_show", "doctor"]

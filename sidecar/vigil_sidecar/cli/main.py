@@ -26,6 +26,7 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _sidecar(args: argparse.Namespace) -> int:
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # structlog would take it for tracebacks on a terminal, when it is there
     from vigil_sidecar.app import Sidecar
     from vigil_sidecar.telemetry.log import configure
 

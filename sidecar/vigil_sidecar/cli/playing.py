@@ -12,7 +12,8 @@ from pathlib import Path
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
 
-from vigil_sidecar.cli.client import Client, CommandFailed, connect
+from vigil_sidecar.cli.client import Client, connect
+from vigil_sidecar.errors import CommandFailed
 
 __all__ = ["play"]
 

@@ -18,8 +18,7 @@ from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.reader import LogDamaged, Record, read_records
 from vigil_sidecar.audit.verify import EXIT_FORGED
 from vigil_sidecar.cli.auditing import folders_of, read_keys, show_record
-from vigil_sidecar.cli.client import CommandFailed
-from vigil_sidecar.errors import SettingsError
+from vigil_sidecar.errors import CommandFailed, SettingsError
 from vigil_sidecar.export.bundle import FORMS, export, pack
 from vigil_sidecar.export.forms import FormMissing
 from vigil_sidecar.export.selection import Selection, select

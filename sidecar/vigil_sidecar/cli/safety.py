@@ -22,9 +22,9 @@ from vigil_safety.table import machine_source
 from vigil_sidecar.audit import layout_gen as layout
 from vigil_sidecar.audit.reader import LogDamaged, read_records
 from vigil_sidecar.cli.auditing import folders_of
-from vigil_sidecar.cli.client import CommandFailed, connect
+from vigil_sidecar.cli.client import connect
 from vigil_sidecar.cli.verbs import when
-from vigil_sidecar.errors import SettingsError
+from vigil_sidecar.errors import CommandFailed, SettingsError
 
 __all__ = ["read_states", "safety_history", "safety_replay", "safety_reset", "safety_simulate", "safety_status", "safety_watch"]
 

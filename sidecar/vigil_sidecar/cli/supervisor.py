@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vigil_sidecar.cli.client import CommandFailed
 from vigil_sidecar.cli.outer import OuterWatch
+from vigil_sidecar.errors import CommandFailed
 from vigil_sidecar.settings_gen import Settings
 
 __all__ = ["Supervisor", "gateway_binary"]

@@ -17,9 +17,10 @@ from inference.model_config_pb2 import ModelConfig
 from vigil.models.v1 import models_pb2 as models
 from vigil.perception.v1 import perception_pb2 as perception
 
-from vigil_sidecar.cli.client import CommandFailed, connect
+from vigil_sidecar.cli.client import connect
 from vigil_sidecar.cli.pictures import draw
 from vigil_sidecar.engine.datatypes import NUMPY, decode_bytes, encode_bytes
+from vigil_sidecar.errors import CommandFailed
 
 __all__ = [
     "detect",

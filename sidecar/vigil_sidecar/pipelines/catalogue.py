@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.detection import DetectionPipeline
-from vigil_sidecar.pipelines.face_detection import FaceDetection
-from vigil_sidecar.pipelines.text_detection import TextDetection
+from vigil_sidecar.pipelines.frames import load_pillow
 
 __all__ = ["PIPELINES", "make_pipeline"]
 
-PIPELINES: dict[str, Callable[[Mapping[str, Any]], DetectionPipeline]] = {
-    "text-detection": TextDetection,
-    "face-detection": FaceDetection,
+PIPELINES = {
+    "text-detection": ("text_detection", "TextDetection"),
+    "face-detection": ("face_detection", "FaceDetection"),
 }
+"""Module and class; loaded with the first model that names it, since OpenCV takes time and memory of every start."""
 
 _COMMON = {"side_max": (32, 8192), "threshold": (0, 1), "boxes_max": (1, 100_000)}
 _OPTIONS: dict[str, dict[str, tuple[float, float]]] = {
@@ -37,6 +38,9 @@ def make_pipeline(name: str, options: Mapping[str, Any]) -> DetectionPipeline:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise CandidateRefused(f"pipeline '{name}': {key} = {value!r}: allowed is {low:g}..{high:g}")
     try:
-        return PIPELINES[name](options)
+        load_pillow()
+        module, kind = PIPELINES[name]
+        make: Callable[[Mapping[str, Any]], DetectionPipeline] = getattr(import_module(f"vigil_sidecar.pipelines.{module}"), kind)
+        return make(options)
     except (TypeError, ValueError) as error:
         raise CandidateRefused(f"pipeline '{name}': {error}") from None

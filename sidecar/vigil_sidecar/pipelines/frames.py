@@ -10,15 +10,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vigil_sidecar.errors import FrameRejected, LimitHit
 
-__all__ = ["FrameDecoder"]
+__all__ = ["FrameDecoder", "load_pillow"]
 
 Array = np.ndarray[Any, Any]
 _FORMATS = ("JPEG", "PNG")
 _BYTES_PER_PIXEL = 7  # RGBA or palette as decoded, and the RGB copy
+
+
+def load_pillow() -> Any:
+    """Pillow, loaded with the first pipeline and not with the sidecar: tensors need no pictures."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before decoding, with a clearer text
+    return Image
 
 
 class FrameDecoder:
@@ -28,7 +35,6 @@ class FrameDecoder:
         self._side_max, self._pixels_max, self._memory_max = side_max, pixels_max, memory_bytes_max
         self._lock = threading.Lock()
         self._reserved = 0
-        Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before decoding, with a clearer text
 
     def check_size(self, width: int, height: int) -> None:
         """Raise ``FrameRejected`` for a size that is zero or too large."""
@@ -62,10 +68,11 @@ class FrameDecoder:
 
     def decode(self, data: bytes) -> Array:
         """RGB pixels [height, width, 3] of uint8."""
+        image_module = load_pillow()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+                image = image_module.open(io.BytesIO(data), formats=_FORMATS)
         except Exception:  # Pillow's parsers raise many classes on hostile headers
             raise FrameRejected("frame is neither a JPEG nor a PNG picture", [("frame.encoded", "not JPEG or PNG")]) from None
         self.check_size(*image.size)

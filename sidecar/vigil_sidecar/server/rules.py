@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from protoc_gen_validate.validator import ValidationFailed, validate
 from validate import validate_pb2
+from vigil.rules_gen import ValidationFailed, validate
 
 from vigil_sidecar.errors import ContractViolation
 

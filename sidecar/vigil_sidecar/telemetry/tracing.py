@@ -1,4 +1,4 @@
-"""OpenTelemetry spans per batch, exported by OTLP when configured; nothing otherwise."""
+"""OpenTelemetry spans per batch, exported by OTLP. Imported where an endpoint is configured only."""
 
 from __future__ import annotations
 
@@ -19,20 +19,15 @@ class Tracing:
     """Spans ``batch`` and, below, ``onnxruntime.run``. A batch belongs to its first sampled call and links to the rest."""
 
     def __init__(self, endpoint: str) -> None:
-        self._tracer: Any = None
-        self._provider: Any = None
-        if endpoint:
-            self._provider = TracerProvider(resource=Resource.create({"service.name": "vigil-sidecar"}))
-            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
-            self._tracer = self._provider.get_tracer("vigil")
+        self._provider: Any = TracerProvider(resource=Resource.create({"service.name": "vigil-sidecar"}))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
+        self._tracer: Any = self._provider.get_tracer("vigil")
 
     def batch(
         self, parents: Sequence[tuple[bytes, bytes]], model: str, version: str, rows: int, start_monotonic_ns: int,
         end_monotonic_ns: int, utc_minus_monotonic_ns: int,
     ) -> None:  # fmt: skip
-        """Make the spans of one batch that was run between the two times."""
-        if self._tracer is None or not parents:
-            return
+        """Make the spans of one batch that was run between the two times, for at least one parent."""
         contexts = [
             SpanContext(int.from_bytes(t, "big"), int.from_bytes(s, "big"), True, TraceFlags(TraceFlags.SAMPLED)) for t, s in parents
         ]
@@ -46,5 +41,4 @@ class Tracing:
 
     def close(self) -> None:
         """Send what is left."""
-        if self._provider is not None:
-            self._provider.shutdown()
+        self._provider.shutdown()
