@@ -16,7 +16,7 @@ GO_SOURCES := $(shell find gateway-go -name '*.go' -o -name '*_gen.json' -o -nam
 
 WEB_SOURCES := $(shell find gateway-go/web -path '*/node_modules' -prune -o -path '*/dist' -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help setup demo run test test-full bench bench-peers campaign coverage evidence generate check-generated lint clean models
+.PHONY: help setup demo run test test-full bench bench-peers profile campaign coverage evidence generate check-generated lint clean models
 
 help: ## this text
 	@echo "Vigil: safety-grade model serving"
@@ -67,8 +67,11 @@ test: setup ## every test and lint but the long runs
 test-full: setup ## the long runs too
 	@$(BIN)/python -m tests.run --full
 
-bench: setup ## ratios side by side in one run
+bench: setup ## ratios side by side in one run (BENCH_PARTS=growth,fairness: only those)
 	@$(BIN)/python -m tests.bench.run
+
+profile: setup ## where a call's processor time goes: flame graphs of both processes and a budget, in build/bench
+	@$(BIN)/python -m tests.bench.profile
 
 bench-peers: setup ## beside Triton and MLServer in one run, each in its own environment (downloads about 1 GB)
 	@$(BIN)/python -m tests.bench.peers

@@ -2,6 +2,7 @@
 // the gateway is compared with. It is built by the benchmark only.
 //
 //	bench echo                              serves; prints its port
+//	bench hold TARGET N                     keeps so many connections open until its input ends
 //	bench load TARGET METHOD FILE N SECONDS CHECK [RATE [TENANT [DEADLINE_MS]]]   calls; prints JSON
 //
 // Without RATE each of the N calls the next when it has its answer. With it so many calls
@@ -179,6 +180,13 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == "echo" {
 		fmt.Fprintln(os.Stderr, echo())
 		os.Exit(1)
+	}
+	if len(os.Args) == 4 && os.Args[1] == "hold" {
+		if err := hold(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	if len(os.Args) < 8 || len(os.Args) > 11 || os.Args[1] != "load" {
 		fmt.Fprintln(os.Stderr, "usage: bench echo | bench load TARGET METHOD FILE IN_FLIGHT SECONDS CHECK_HEX [RATE [TENANT [DEADLINE_MS]]]")

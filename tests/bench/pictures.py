@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bars"]
+__all__ = ["bars", "flame"]
 
 _ROW, _LEFT, _WIDTH = 26, 430, 420
 
@@ -36,4 +38,48 @@ def bars(file: Path, title: str, rows: list[dict[str, Any]]) -> None:
         out.append(f'<text x="{_LEFT + _WIDTH + 8}" y="{y + 13}">{row["ratio"]:.2f}</text>')
         if row["goal"] is not None:
             out.append(f'<line x1="{at(row["goal"])}" x2="{at(row["goal"])}" y1="{y - 2}" y2="{y + 18}" stroke="black" stroke-width="2"/>')
+    file.write_text("\n".join(out) + "\n</svg>\n")
+
+
+_LINE, _WIDE, _LEAST, _LETTER = 17, 1200, 1.5, 6.6
+
+
+def flame(file: Path, title: str, stacks: Counter[tuple[str, ...]]) -> None:
+    """A flame graph: outermost frames at the bottom, as wide as their samples; what is narrower than a pixel and a half is left out."""
+    total = max(1, sum(stacks.values()))
+    depth = 0
+    boxes: list[tuple[int, float, float, str]] = []
+
+    def draw(part: list[tuple[tuple[str, ...], int]], level: int, left: float) -> None:
+        nonlocal depth
+        groups: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        for stack, count in part:
+            if len(stack) > level:
+                groups.setdefault(stack[level], []).append((stack, count))
+        for name, inner in sorted(groups.items()):
+            width = _WIDE * sum(c for _, c in inner) / total
+            if width >= _LEAST:
+                depth = max(depth, level + 1)
+                boxes.append((level, left, width, name))
+                draw(inner, level + 1, left)
+            left += width
+
+    draw(sorted(stacks.items()), 0, 0.0)
+    height = 34 + _LINE * depth
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDE} {height}" font-family="monospace" font-size="11">',
+        f'<title>{escape(title)}</title><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="6" y="18" font-size="14" font-family="sans-serif">{escape(title)}</text>',
+    ]
+    for level, left, width, name in boxes:
+        y = height - _LINE * (level + 1) - 4
+        hue = 10 + zlib.crc32(name.encode()) % 45
+        letters = int((width - 4) / _LETTER)
+        shown = name if len(name) <= letters else name[-letters:] if letters > 3 else ""
+        out.append(
+            f"<g><title>{escape(name)}: {100 * width / _WIDE:.1f} %</title>"
+            f'<rect x="{left:.1f}" y="{y}" width="{width - 0.4:.1f}" height="{_LINE - 1}" fill="hsl({hue},85%,72%)"/>'
+            + (f'<text x="{left + 2:.1f}" y="{y + 12}">{escape(shown)}</text>' if shown else "")
+            + "</g>"
+        )
     file.write_text("\n".join(out) + "\n</svg>\n")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["gemm", "identity_bytes", "other_contract", "pairwise", "rescaled", "scale", "time_mixing", "with_nan"]
+__all__ = ["gemm", "identity_bytes", "many", "other_contract", "pairwise", "rescaled", "scale", "time_mixing", "with_nan"]
 
 IR_VERSION = 10
 OPSET = 18
@@ -30,6 +30,14 @@ def scale(factor: float, path: Path | None = None, width: int = 4, rows: int | s
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, width])
     weight = numpy_helper.from_array(np.array(factor, np.float32), "s")
     return _save(helper.make_graph([helper.make_node("Mul", ["x", "s"], ["y"])], "scale", [x], [y], [weight]), path)
+
+
+def many(tensors: int, path: Path | None = None) -> bytes:
+    """y0, y1, ... = twice x0, x1, ..., each [N, 4] of FP32."""
+    weight = numpy_helper.from_array(np.array(2.0, np.float32), "s")
+    xs, ys = ([helper.make_tensor_value_info(f"{v}{i}", TensorProto.FLOAT, ["N", 4]) for i in range(tensors)] for v in "xy")
+    nodes = [helper.make_node("Mul", [f"x{i}", "s"], [f"y{i}"]) for i in range(tensors)]
+    return _save(helper.make_graph(nodes, "many", xs, ys, [weight]), path)
 
 
 def other_contract(path: Path | None = None) -> bytes:

@@ -145,7 +145,9 @@ class FrameReader:
     Frames that follow each other closely are waited for awake: a thread that
     sleeps between them pays for falling asleep, for being woken and for cold
     caches on every call. At most ``spin_ns`` is spent on a wait, and only when the
-    wait before ended within that time, so a quiet link costs nothing.
+    wait before ended within that time, so a quiet link costs nothing; and only while
+    ``lone`` is set: where several calls share a frame, they are under way at once,
+    and others have more use for the processor.
     """
 
     def __init__(self, sock: socket.socket, frame_bytes_max: int, heard: Callable[[], None] = lambda: None, spin_ns: int = 0) -> None:
@@ -155,7 +157,7 @@ class FrameReader:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._chunks: dict[int, bytearray] = {}
-        self._spin_ns, self._spins = spin_ns, False
+        self._spin_ns, self._spins, self.lone = spin_ns, False, False
         poll = select.poll()
         poll.register(sock, select.POLLIN)
         self._poll = poll.poll
@@ -176,7 +178,7 @@ class FrameReader:
         return True
 
     def _receive(self) -> int:
-        if not self._spin_ns:
+        if not self._spin_ns or not self.lone:
             return self._sock.recv_into(self._view[self._end :])
         end = time.monotonic_ns() + self._spin_ns
         if self._spins:

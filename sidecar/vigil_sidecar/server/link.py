@@ -242,6 +242,7 @@ class LinkServer:
                 return
             body = frame.WhichOneof("body")
             if body == "calls":
+                reader.lone = len(frame.calls.calls) == 1
                 self._take(connection, frame.calls)
                 frame = None  # what it holds must not stay until the next one has come
             elif body == "cancel":
