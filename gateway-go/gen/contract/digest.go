@@ -4,7 +4,7 @@
 package contract
 
 // Digest is the SHA-256 of the descriptor set, hex.
-const Digest = "684a73e96b8c0429fb5f12899c21e2d83174313d618c012d47cba083f2a03922"
+const Digest = "cde36feb792e27195222f4f73156921f4a1e2e68eaf4a52b2b4ad870521f8125"
 
 // Version of the project.
 const Version = "0.1.0"

@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	linkv1 "vigil/gateway/gen/vigil/link/v1"
@@ -92,13 +93,16 @@ func newFrameReader(in io.Reader, bytesMax int) *frameReader {
 // read gives the next whole frame; io.EOF at the end of the link.
 func (r *frameReader) read() (*linkv1.Frame, error) {
 	for {
-		frame, err := r.one()
+		body, err := r.one()
 		if err != nil {
 			return nil, err
 		}
-		chunk := frame.GetChunk()
+		chunk, err := chunkOf(body)
+		if err != nil {
+			return nil, err
+		}
 		if chunk == nil {
-			return frame, nil
+			return parse(body)
 		}
 		if whole, err := r.join(chunk); whole != nil || err != nil {
 			return whole, err
@@ -106,7 +110,77 @@ func (r *frameReader) read() (*linkv1.Frame, error) {
 	}
 }
 
-func (r *frameReader) one() (*linkv1.Frame, error) {
+// chunk is a linkv1.Chunk whose data lies where it was received.
+type chunk struct {
+	stream, size uint64
+	data         []byte
+	last         bool
+}
+
+var errChunk = damaged("frame is not a vigil.link.v1.Frame")
+
+// chunkOf reads a body that is one chunk; nil for any other.
+func chunkOf(body []byte) (*chunk, error) {
+	number, kind, n := protowire.ConsumeTag(body)
+	if n < 0 || number != chunkField || kind != protowire.BytesType {
+		return nil, nil
+	}
+	inner, used := protowire.ConsumeBytes(body[n:])
+	if used < 0 || n+used != len(body) {
+		return nil, errChunk
+	}
+	c := &chunk{}
+	for len(inner) > 0 {
+		number, kind, n := protowire.ConsumeTag(inner)
+		if n < 0 {
+			return nil, errChunk
+		}
+		inner = inner[n:]
+		var value uint64
+		switch {
+		case kind == protowire.VarintType:
+			value, n = protowire.ConsumeVarint(inner)
+		case kind == protowire.BytesType && number == 2:
+			c.data, n = protowire.ConsumeBytes(inner)
+		default:
+			return nil, errChunk
+		}
+		if n < 0 {
+			return nil, errChunk
+		}
+		inner = inner[n:]
+		switch number {
+		case 1:
+			c.stream = value
+		case 3:
+			c.last = value != 0
+		case 4:
+			c.size = value
+		}
+	}
+	return c, nil
+}
+
+// chunkField is the number of Frame.chunk.
+const chunkField = 9
+
+// chunkHead is what stands before a chunk's data, with the frame's header.
+func chunkHead(stream uint64, data, whole int, last bool) []byte {
+	inner := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), stream)
+	inner = protowire.AppendVarint(protowire.AppendTag(inner, 3, protowire.VarintType), protowire.EncodeBool(last))
+	inner = protowire.AppendVarint(protowire.AppendTag(inner, 4, protowire.VarintType), uint64(whole))
+	inner = protowire.AppendVarint(protowire.AppendTag(inner, 2, protowire.BytesType), uint64(data))
+	head := append(make([]byte, 0, headerBytes+len(inner)+12), magic...)
+	head = append(head, make([]byte, headerBytes-len(magic))...)
+	head = protowire.AppendVarint(protowire.AppendTag(head, chunkField, protowire.BytesType), uint64(len(inner)+data))
+	head = append(head, inner...)
+	binary.LittleEndian.PutUint32(head[4:], uint32(len(head)-headerBytes+data))
+	binary.LittleEndian.PutUint32(head[8:], crc32.Checksum(head[:8], castagnoli))
+	return head
+}
+
+// one gives the body of the next frame, valid until the next call.
+func (r *frameReader) one() ([]byte, error) {
 	var head [headerBytes]byte
 	if _, err := io.ReadFull(r.in, head[:]); err != nil {
 		if err == io.ErrUnexpectedEOF {
@@ -131,7 +205,7 @@ func (r *frameReader) one() (*linkv1.Frame, error) {
 	if _, err := io.ReadFull(r.in, body); err != nil {
 		return nil, damaged("the link ended within a frame")
 	}
-	return parse(body)
+	return body, nil
 }
 
 func parse(body []byte) (*linkv1.Frame, error) {
@@ -145,18 +219,28 @@ func parse(body []byte) (*linkv1.Frame, error) {
 	return frame, nil
 }
 
-func (r *frameReader) join(c *linkv1.Chunk) (*linkv1.Frame, error) {
-	if _, known := r.chunks[c.Stream]; !known && len(r.chunks) >= chunkStreamsMax {
-		return nil, damaged("more than %d frames in pieces", chunkStreamsMax)
+func (r *frameReader) join(c *chunk) (*linkv1.Frame, error) {
+	whole, known := r.chunks[c.stream]
+	if !known {
+		if len(r.chunks) >= chunkStreamsMax {
+			return nil, damaged("more than %d frames in pieces", chunkStreamsMax)
+		}
+		if c.size > uint64(r.max) {
+			return nil, damaged("frame in pieces is above %d bytes", r.max)
+		}
+		whole = make([]byte, 0, c.size)
 	}
-	whole := append(r.chunks[c.Stream], c.Data...)
-	if len(whole) > r.max {
-		return nil, damaged("frame in pieces is above %d bytes", r.max)
+	if len(whole)+len(c.data) > cap(whole) {
+		return nil, damaged("frame in pieces is above the %d bytes that it said", cap(whole))
 	}
-	if !c.Last {
-		r.chunks[c.Stream] = whole
+	whole = append(whole, c.data...)
+	if !c.last {
+		r.chunks[c.stream] = whole
 		return nil, nil
 	}
-	delete(r.chunks, c.Stream)
+	delete(r.chunks, c.stream)
+	if uint64(len(whole)) != c.size {
+		return nil, damaged("frame in pieces has %d bytes, it said %d", len(whole), c.size)
+	}
 	return parse(whole)
 }

@@ -20,7 +20,7 @@ type writer struct {
 	wake   *sync.Cond
 	urgent [][]byte
 	frames []*linkv1.Frame // not encoded yet: whoever sends must not wait for that
-	turn   [][][]byte      // frames as their remaining pieces
+	turn   [][]net.Buffers // frames as their remaining pieces
 	stream uint64
 	// busy: somebody writes, this goroutine or a caller; nobody else may.
 	busy   bool
@@ -35,10 +35,10 @@ func newWriter(conn net.Conn, failed func(error)) *writer {
 }
 
 // pieces encodes a frame, in chunks when it is large.
-func (w *writer) pieces(frame *linkv1.Frame) ([][]byte, error) {
+func (w *writer) pieces(frame *linkv1.Frame) ([]net.Buffers, error) {
 	if proto.Size(frame) <= ChunkBytes {
 		whole, err := appendFrame(nil, frame)
-		return [][]byte{whole}, err
+		return []net.Buffers{{whole}}, err
 	}
 	body, err := proto.Marshal(frame)
 	if err != nil {
@@ -48,15 +48,10 @@ func (w *writer) pieces(frame *linkv1.Frame) ([][]byte, error) {
 	w.stream++
 	stream := w.stream
 	w.mu.Unlock()
-	var out [][]byte
+	var out []net.Buffers
 	for at := 0; at < len(body); at += ChunkBytes {
-		end := min(at+ChunkBytes, len(body))
-		chunk := &linkv1.Chunk{Stream: stream, Data: body[at:end], Last: end == len(body)}
-		piece, err := appendFrame(nil, &linkv1.Frame{Body: &linkv1.Frame_Chunk{Chunk: chunk}})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, piece)
+		data := body[at:min(at+ChunkBytes, len(body))]
+		out = append(out, net.Buffers{chunkHead(stream, len(data), len(body), at+len(data) == len(body)), data})
 	}
 	return out, nil
 }
@@ -98,7 +93,7 @@ func (w *writer) writeInline(frame *linkv1.Frame) error {
 	return nil
 }
 
-func (w *writer) next() ([]byte, bool) {
+func (w *writer) next() (net.Buffers, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
@@ -113,7 +108,7 @@ func (w *writer) next() ([]byte, bool) {
 			piece := w.urgent[0]
 			w.urgent = w.urgent[1:]
 			w.busy = true
-			return piece, true
+			return net.Buffers{piece}, true
 		}
 		if len(w.frames) > 0 {
 			frame := w.frames[0]
@@ -155,7 +150,7 @@ func (w *writer) run() {
 		if !more {
 			return
 		}
-		_, err := w.conn.Write(piece)
+		_, err := piece.WriteTo(w.conn)
 		w.release()
 		if err != nil {
 			w.failed(err)

@@ -1397,10 +1397,12 @@ func (*Drained) Descriptor() ([]byte, []int) {
 
 // Chunk is a part of a frame that is larger than 256 KiB.
 type Chunk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
-	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
-	Last          bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stream uint64                 `protobuf:"varint,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	Data   []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Last   bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	// Bytes of the whole frame, so that its place is taken once; in each piece.
+	Size          uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1454,6 +1456,13 @@ func (x *Chunk) GetLast() bool {
 		return x.Last
 	}
 	return false
+}
+
+func (x *Chunk) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
 }
 
 // Ladders are all models that have one. The sidecar sends them when it has
@@ -1897,11 +1906,12 @@ const file_vigil_link_v1_link_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\"\a\n" +
 	"\x05Drain\"\t\n" +
-	"\aDrained\"G\n" +
+	"\aDrained\"[\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\x04R\x06stream\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\bR\x04last\"T\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\"T\n" +
 	"\aLadders\x12/\n" +
 	"\aladders\x18\x01 \x03(\v2\x15.vigil.link.v1.LadderR\aladders\x12\x18\n" +
 	"\awaiting\x18\x02 \x03(\tR\awaiting\"\xdb\x03\n" +

@@ -2400,6 +2400,8 @@ func (m *Chunk) validate(all bool) error {
 
 	// no validation rules for Last
 
+	// no validation rules for Size
+
 	if len(errors) > 0 {
 		return ChunkMultiError(errors)
 	}

@@ -1,0 +1,77 @@
+package link
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	linkv1 "vigil/gateway/gen/vigil/link/v1"
+)
+
+// piece is a frame with one chunk of n bytes.
+func piece(stream uint64, n int, last bool, whole int) []byte {
+	return append(chunkHead(stream, n, whole, last), make([]byte, n)...)
+}
+
+// What is written by hand is the message, byte for byte of its meaning.
+func TestChunkHead(t *testing.T) {
+	for _, last := range []bool{false, true} {
+		for _, n := range []int{1, 127, 128, 70_000, ChunkBytes} {
+			data := bytes.Repeat([]byte{7}, n)
+			whole := append(chunkHead(9, n, 5<<20, last), data...)
+			frame := &linkv1.Frame{}
+			if err := proto.Unmarshal(whole[headerBytes:], frame); err != nil {
+				t.Fatal(err)
+			}
+			want := &linkv1.Chunk{Stream: 9, Data: data, Last: last, Size: 5 << 20}
+			if !proto.Equal(frame.GetChunk(), want) {
+				t.Fatalf("%d bytes, last %v: %v", n, last, frame.GetChunk())
+			}
+		}
+	}
+}
+
+// Pieces that do not add up to what they said are damage, and no place is taken for more than the limit.
+func TestPiecesThatDoNotAddUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		pieces [][]byte
+		text   string
+	}{
+		"more than said":  {[][]byte{piece(1, 300, false, 200)}, "above the 200 bytes that it said"},
+		"less than said":  {[][]byte{piece(1, 200, false, 500), piece(1, 200, true, 500)}, "has 400 bytes, it said 500"},
+		"above the limit": {[][]byte{piece(1, 10, true, 1<<40)}, "above 1048576 bytes"},
+		"nothing said":    {[][]byte{piece(1, 10, true, 0)}, "above the 0 bytes that it said"},
+	} {
+		_, err := newFrameReader(bytes.NewReader(bytes.Join(c.pieces, nil)), 1<<20).read()
+		if err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Whatever the bytes of a chunk become, reading gives a frame or an error.
+func TestDamagedChunks(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	inner := must(proto.Marshal(&linkv1.Frame{Body: &linkv1.Frame_Drain{Drain: &linkv1.Drain{}}}))
+	good := append(chunkHead(3, len(inner), len(inner), true), inner...)
+	if frame, err := newFrameReader(bytes.NewReader(good), 1<<20).read(); err != nil || frame.GetDrain() == nil {
+		t.Fatalf("%v, %v", frame, err)
+	}
+	for range 20_000 {
+		body := bytes.Clone(good[headerBytes:])
+		for range 1 + random.IntN(3) {
+			body[random.IntN(len(body))] = byte(random.IntN(256))
+		}
+		r := newFrameReader(nil, 1<<20)
+		c, err := chunkOf(body)
+		if err != nil || c == nil {
+			continue
+		}
+		if frame, err := r.join(c); err == nil && frame == nil && len(r.chunks) == 0 {
+			t.Fatalf("%x gave neither a frame nor an error, and is not waited for", body)
+		}
+	}
+}
