@@ -101,6 +101,9 @@ func (l *load) due() (time.Time, bool) {
 	now := time.Now()
 	if l.rate > 0 {
 		at := l.start.Add(time.Duration(float64(l.next.Add(1)-1) / l.rate * float64(time.Second)))
+		if at.Sub(l.start) >= l.duration { // nobody waits for what is not due before the end
+			return at, false
+		}
 		time.Sleep(at.Sub(now))
 		now = at
 	}

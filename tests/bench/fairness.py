@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fairness"]
 
-LAYERS, WIDTH, ROWS = 16, 1024, 8
+LAYERS, WIDTH, ROWS = 128, 512, 8
 """A model of so many milliseconds that what is refused, and the generator, cost little beside what is computed."""
 ROUNDS = 3
-DEADLINE_MS = 250
+DEADLINE_MS = 500
 
 
 def started(target: list[str], in_flight: int, seconds: float, check: bytes, rate: float, tenant: str, deadline_ms: int = 30_000) -> Any:

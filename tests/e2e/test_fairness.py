@@ -193,7 +193,7 @@ def test_what_would_be_late_is_refused_at_once(narrow: Product) -> None:
         wait_for(refused, 60, "a refusal")
     finally:
         end()
-    assert re.search(r"\d+ calls are before this one, at [\d.]+ a second: about \S+, and it has \d+ms \(flow.wait_max_ms\)$", texts[-1])
+    assert re.search(r"\d+ calls are before this one, at [\d.]+ a second: about \S+, and it has \d+ms \(deadline\)$", texts[-1])
 
 
 def test_priorities_go_first(narrow: Product) -> None:

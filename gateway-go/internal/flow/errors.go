@@ -89,7 +89,11 @@ func mapError(err error) *CallError {
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
 			Text: unwritten.Reason + "; no answer leaves without its record"}
 	case errors.As(err, &late):
-		e := limitError("flow.wait_max_ms", "the call would not get its turn in time: %v", late)
+		limit := "flow.wait_max_ms"
+		if late.Deadline {
+			limit = "deadline"
+		}
+		e := limitError(limit, "the call would not get its turn in time: %v", late)
 		e.Reason, e.RetryAfter = "WOULD_BE_LATE", late.Wait
 		return e
 	case errors.Is(err, link.ErrCrowded):

@@ -49,12 +49,19 @@ type sentFrame struct {
 // anybody is the flow of calls that have none of their own.
 var anybody = fair.NewTable(nil, 1).Flow("", "", "", time.Time{})
 
+// uneven is how much longer than by its pace a lane may take, and a call still be answered before its
+// deadline. Without it the calls that wait under overload are those that have just time enough, and
+// half of them are computed and then too late.
+const uneven = 1.5
+
 // LateError says that a call would not get its turn in time.
 type LateError struct {
 	Wait  time.Duration // until its turn, about
 	Left  time.Duration // until its deadline, or the longest wait that is allowed
 	Ahead int           // calls that get theirs before
 	PerS  float64       // calls that the sidecar works off, a second
+	// Deadline: it is this that would be missed, and not the longest wait.
+	Deadline bool
 }
 
 func (e *LateError) Error() string {
@@ -80,12 +87,17 @@ func (l *lane) late(p *pending, waitMax time.Duration, now time.Time) *LateError
 	if l.pace.each() == 0 || l.queue.Len() == 0 {
 		return nil
 	}
-	left := waitMax
-	if !p.item.Deadline.IsZero() && (left == 0 || p.item.Deadline.Sub(now) < left) {
-		left = p.item.Deadline.Sub(now)
+	wait, ahead := l.wait(p.flow)
+	late := &LateError{Wait: wait, Left: waitMax, Ahead: ahead, PerS: 1e9 / l.pace.each()}
+	if waitMax != 0 && wait > waitMax {
+		return late
 	}
-	if wait, ahead := l.wait(p.flow); left != 0 && wait > left {
-		return &LateError{Wait: wait, Left: left, Ahead: ahead, PerS: 1e9 / l.pace.each()}
+	if p.item.Deadline.IsZero() {
+		return nil
+	}
+	late.Left, late.Deadline = p.item.Deadline.Sub(now), true
+	if time.Duration(float64(ahead+1)*l.pace.each()*uneven) > late.Left {
+		return late
 	}
 	return nil
 }

@@ -148,17 +148,23 @@ func TestLateCallsAreRefused(t *testing.T) {
 	} else if !strings.Contains(err.Error(), "100 calls are before this one, at 100 a second: about 1s") {
 		t.Error(err)
 	}
-	if err := ask(f[0], 1100*time.Millisecond); err != nil {
+	if late == nil || !late.Deadline {
+		t.Error("its deadline is the reason:", late)
+	}
+	if err := ask(f[0], 1400*time.Millisecond); !errors.As(err, &late) {
+		t.Error("there is time by the pace, and none if it is uneven:", err)
+	}
+	if err := ask(f[0], 1600*time.Millisecond); err != nil {
 		t.Error("there is time enough:", err)
 	}
-	if err := ask(f[1], 450*time.Millisecond); err != nil {
+	if err := ask(f[1], 700*time.Millisecond); err != nil {
 		t.Error("another flow has its turn sooner:", err)
 	}
 	if err := ask(f[0], 0); err != nil {
 		t.Error("no deadline, no limit:", err)
 	}
 	c.waitMax = 500 * time.Millisecond
-	if err := ask(f[0], 0); !errors.As(err, &late) {
+	if err := ask(f[0], 0); !errors.As(err, &late) || late.Deadline {
 		t.Error("longer than is allowed:", err)
 	}
 }
