@@ -27,9 +27,11 @@ from vigil_sidecar.injection.injector import Injector
 from vigil_sidecar.injection.wire import connection_maker
 from vigil_sidecar.journal import Journal
 from vigil_sidecar.log_setup import open_log
+from vigil_sidecar.pipelines.catalogue import libraries_loaded
 from vigil_sidecar.pipelines.frames import FrameDecoder
 from vigil_sidecar.registry.control import ModelControl
 from vigil_sidecar.registry.loader import Loader
+from vigil_sidecar.registry.options import ModelOptions
 from vigil_sidecar.registry.reconciler import Reconciler
 from vigil_sidecar.registry.registry import Registry
 from vigil_sidecar.registry.version import LoadedVersion
@@ -62,6 +64,8 @@ _DIRECT_THREADS = 32
 _WORKER_QUEUE_MAX = 4096
 _LOG_PROBE_S = 0.2
 _ANCHOR_WAIT_S = 1.0
+_LIBRARIES_MS = 300
+"""OpenCV and Pillow load in 30 to 60 ms from a warm disk."""
 _LOG = "log/sidecar"
 """Subject of the log's own state machine."""
 
@@ -107,7 +111,7 @@ class Sidecar:
         )
         control = ModelControl(root, data / "control", settings.models_control, settings.models_load)
         self.reconciler = Reconciler(
-            control, settings, self.registry, loader, self.monitor, read_options, self.journal.model_event, self.journal.look_failed
+            control, settings, self.registry, loader, self.monitor, self._read_options, self.journal.model_event, self.journal.look_failed
         )  # fmt: skip
         self._watcher = Watcher(root, self.reconciler.mark) if control.mode == "watch" else None
         self.dispatcher = self._make_dispatcher()
@@ -317,6 +321,11 @@ class Sidecar:
                     self.audit.log.anchor(self._checkpoint)
             except AuditError as error:
                 self.log.error("the gateway's checkpoint was not recorded", reason=str(error))
+
+    def _read_options(self, folder: Path, model: str) -> ModelOptions:
+        """A model's options; its file may be the first that names a pipeline, whose libraries hold everything up while they load."""
+        with self._loader.pausing(0 if libraries_loaded() else _LIBRARIES_MS):
+            return read_options(folder, model)
 
     # BatchObserver.
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -93,17 +93,19 @@ def connections(table: Table, folder: Path, tool: Path, load: Load) -> None:
 
 
 def models(table: Table, folder: Path, load: Load) -> None:
-    """Time of a call of one model among 500, to that of one alone."""
+    """Time of a call of one model among 500, to that of one alone; each product runs by itself."""
     alone, among = _product(folder / "one"), _product(folder / "many")
     for i in range(MODELS - 1):
         graphs.scale(float(i), among.models / f"m{i}" / "1" / "model.onnx")
-    with alone, among:
-        stub = Stub(among.channel())
-        wait_for(lambda: sum(m.serving_version > 0 for m in stub.models().values()) == MODELS, 300, "all models", every_s=0.5)
-        one, many = _in_turn(
-            lambda: load(alone.ports["grpc"], SMALL, 32, DOUBLE), lambda: load(among.ports["grpc"], SMALL, 32, DOUBLE)
-        )  # fmt: skip
-        table.add(f"time of a call, {MODELS} models / 1", _ratio(one, many), 1.3, _shown(one=one, many=many), at_most=True)
+
+    def run(p: Product, number: int) -> dict[str, Any]:
+        with p:
+            stub = Stub(p.channel())
+            wait_for(lambda: sum(m.serving_version > 0 for m in stub.models().values()) == number, 300, "all models", every_s=0.5)
+            return load(p.ports["grpc"], SMALL, 32, DOUBLE)
+
+    one, many = _in_turn(lambda: run(alone, 1), lambda: run(among, MODELS))
+    table.add(f"time of a call, {MODELS} models / 1", _ratio(one, many), 1.3, _shown(one=one, many=many), at_most=True)
 
 
 def tensors(table: Table, folder: Path, load: Load) -> None:
@@ -121,29 +123,45 @@ def tensors(table: Table, folder: Path, load: Load) -> None:
         table.add("a tensor's time between 100 and 200 in a call / below 100", ratio, 1.3, shown, at_most=True)
 
 
+@contextmanager
+def _scraping(ports: Sequence[int]) -> Iterator[None]:
+    """The metrics of these ports are read each second; fails when that failed, or never happened."""
+    stop, done, failed = threading.Event(), [0], list[Exception]()
+
+    def scrape() -> None:
+        try:
+            while not stop.wait(SCRAPE_S):
+                for port in ports:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                        answer.read()
+                done[0] += 1
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not failed and done[0], (failed, done)
+
+
 def observed(table: Table, folder: Path, load: Load) -> None:
     """Traces of 1 call in 100 to a receiver that counts them and metrics read each second, against neither; and all rules twice."""
-    stop = threading.Event()
     with receiver() as (spans, port), _product(folder / "plain") as plain:
         seen = _product(folder / "seen", {"trace.otlp_endpoint": f"127.0.0.1:{port}", "trace.sample_ratio": "0.01"})
         checked = _product(folder / "checked", {"link.revalidate": "all"})
-
-        def scrape() -> None:
-            while not stop.wait(SCRAPE_S):
-                for name in ("metrics", "sidecar_metrics"):
-                    with urllib.request.urlopen(f"http://127.0.0.1:{seen.ports[name]}/metrics", timeout=5) as answer:
-                        answer.read()
-
         with seen, checked:
-            thread = threading.Thread(target=scrape)
-            thread.start()
-            try:
-                without, with_both, every = _in_turn(*[
-                    lambda p=p: load(p.ports["grpc"], SMALL, 32, DOUBLE) for p in (plain, seen, checked)
-                ])  # fmt: skip
-            finally:
-                stop.set()
-                thread.join()
+
+            def scraped() -> dict[str, Any]:
+                with _scraping([seen.ports["metrics"], seen.ports["sidecar_metrics"]]):
+                    return load(seen.ports["grpc"], SMALL, 32, DOUBLE)
+
+            without, with_both, every = _in_turn(
+                lambda: load(plain.ports["grpc"], SMALL, 32, DOUBLE), scraped, lambda: load(checked.ports["grpc"], SMALL, 32, DOUBLE)
+            )
         assert spans.spans, "no span was received"
         shown = _shown(without=without, with_both=with_both, every=every) | {"spans received": len(spans.spans)}
         table.add("traces (1 in 100) and metrics read each second / neither, 32 in flight", _ratio(with_both, without), 0.95, shown)
@@ -239,6 +257,10 @@ def slow_beside_fast(table: Table, folder: Path, tool: Path, load: Load, heavy: 
         stub = Stub(p.channel())
         wait_for(lambda: "gflop" in stub.models() and stub.models()["gflop"].serving_version > 0, 30, "the slow model")
 
+        def served() -> int:
+            statistics = stub.unary(SERVICE + "ModelStatistics", oip.ModelStatisticsRequest(name="gflop"), oip.ModelStatisticsResponse)[0]
+            return sum(s.inference_stats.success.count for s in statistics.model_stats)
+
         def beside(command: list[str], ready: bool) -> dict[str, Any]:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
@@ -246,8 +268,10 @@ def slow_beside_fast(table: Table, folder: Path, tool: Path, load: Load, heavy: 
                 if ready:
                     process.stdout.readline()
                 time.sleep(0.5)
+                before = served()
                 found = load(p.ports["grpc"], SMALL, 4, DOUBLE)
                 assert process.poll() is None, "the other load ended first"
+                assert ready or served() - before > 10, "the slow model was not called"
                 return found
             finally:
                 process.kill()

@@ -71,16 +71,17 @@ def _gateway(metrics: int) -> Stacks:
     url = f"http://127.0.0.1:{metrics}/debug/pprof/profile?seconds={SECONDS - 2 * WARM_S}"
     with urllib.request.urlopen(url, timeout=60) as answer:
         file.write_bytes(answer.read())
-    command = ["go", "tool", "pprof", "-traces", str(ROOT / "bin" / "vigil-gateway"), str(file)]
+    command = ["go", "tool", "pprof", "-traces", "-unit=ms", str(ROOT / "bin" / "vigil-gateway"), str(file)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: Stacks = Counter()
     for block in text.split("-----------+")[1:]:
-        lines = block.splitlines()[1:]
-        head = re.match(r" *(\d+)ms +(.*)", lines[0]) if lines else None
+        lines = [line for line in block.splitlines()[1:] if not re.match(r" *[\w.]+: ", line)]  # without labels
+        head = re.match(r" *([\d.]+)ms +(.*)", lines[0]) if lines else None
         if head is None:
+            assert not "".join(lines).strip(), block
             continue
         frames = [_short(f) for f in (head[2], *lines[1:]) if f.strip()]
-        found[tuple(reversed(frames))] += int(head[1])
+        found[tuple(reversed(frames))] += round(float(head[1]))
     return found
 
 

@@ -167,9 +167,15 @@ def while_swapping(table: Table, p: Product) -> None:
     """p99 of calls while the model is swapped five times a second, against a steady run."""
     request = infer_request("scale", {"x": X}).SerializeToString()
     stop = threading.Event()
-    swaps = [0]
+    swaps, failed = [0], list[Exception]()
 
     def swapping() -> None:
+        try:
+            swap()
+        except Exception as error:
+            failed.append(error)
+
+    def swap() -> None:
         data = graphs.scale(2.0)
         number = 1
         while not stop.is_set():
@@ -189,6 +195,7 @@ def while_swapping(table: Table, p: Product) -> None:
         moving.append(load(p.ports["grpc"], request, 32, (X * 2).tobytes(), SWAP_SECONDS))
         stop.set()
         thread.join()
+        assert not failed, failed
         for folder in sorted((p.models / "scale").iterdir(), key=lambda f: int(f.name))[1:]:
             (folder / "model.onnx").unlink()
             folder.rmdir()

@@ -187,13 +187,14 @@ def test_what_would_be_late_is_refused_at_once(narrow: Product) -> None:
                 stub.unary(INFER, slow(1), oip.ModelInferResponse, metadata=(tenant("busy"),), timeout_s=0.05)
             except grpc.RpcError as error:
                 texts.append(error.details())
-                return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "would not get its turn in time" in error.details()
+                return error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "would not be answered in time" in error.details()
             return False
 
         wait_for(refused, 60, "a refusal")
     finally:
         end()
-    assert re.search(r"\d+ calls are before this one, at [\d.]+ a second: about \S+, and it has \d+ms \(deadline\)$", texts[-1])
+    figures = r"\d+ calls are before this one, at [\d.]+ a second: about \S+, \S+ until its answer if they are uneven, and it has \d+ms"
+    assert re.search(figures + r" \(deadline\)$", texts[-1])
 
 
 def test_priorities_go_first(narrow: Product) -> None:

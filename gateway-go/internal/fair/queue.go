@@ -140,12 +140,28 @@ func (q *Queue[T]) Remove(item *Item[T]) {
 	}
 }
 
-// Ahead is about how many items get their turn before one that comes now for this flow.
-func (q *Queue[T]) Ahead(f *Flow) int {
+// Ahead is about how many items get their turn before one that comes now for this flow, and is due last.
+func (q *Queue[T]) Ahead(f *Flow) int { return q.ahead(f, q.Of(f)) }
+
+// AheadOf is Ahead for one with a deadline: of its own flow only what is due no later comes before it.
+// It looks at each item of the flow.
+func (q *Queue[T]) AheadOf(f *Flow, deadline time.Time) int {
+	own := 0
+	if l := q.lines[f]; l != nil {
+		for _, item := range l.items {
+			if !item.Deadline.IsZero() && !item.Deadline.After(deadline) {
+				own++
+			}
+		}
+	}
+	return q.ahead(f, own)
+}
+
+func (q *Queue[T]) ahead(f *Flow, own int) int {
 	if len(q.lines) == 0 {
 		return 0
 	}
-	own, before := q.Of(f), 0
+	before := 0
 	for _, l := range q.lines {
 		switch {
 		case l.flow.Priority < f.Priority:

@@ -89,11 +89,11 @@ func mapError(err error) *CallError {
 		return &CallError{Code: codes.Unavailable, Event: events.Unavailable, Reason: "AUDIT_FAILED",
 			Text: unwritten.Reason + "; no answer leaves without its record"}
 	case errors.As(err, &late):
-		limit := "flow.wait_max_ms"
-		if late.Deadline {
-			limit = "deadline"
+		limit, what := "flow.wait_max_ms", "the call would not get its turn in time"
+		if late.Needed != 0 {
+			limit, what = "deadline", "the call would not be answered in time"
 		}
-		e := limitError(limit, "the call would not get its turn in time: %v", late)
+		e := limitError(limit, "%s: %v", what, late)
 		e.Reason, e.RetryAfter = "WOULD_BE_LATE", late.Wait
 		return e
 	case errors.Is(err, link.ErrCrowded):

@@ -101,7 +101,7 @@ func startWith(t *testing.T, config Config, welcome *linkv1.Welcome) (*Client, *
 
 func (s *sidecar) accept(w *linkv1.Welcome) {
 	s.conn = must(s.listener.Accept())
-	s.reader = &frameReader{in: bufio.NewReader(s.conn), max: 64 << 20, chunks: map[uint64][]byte{}}
+	s.reader = &frameReader{in: bufio.NewReader(s.conn), max: 64 << 20, chunks: map[uint64]*joined{}}
 	if must(s.reader.read()).GetHello() == nil {
 		s.t.Error("no hello")
 	}

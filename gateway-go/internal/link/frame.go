@@ -19,7 +19,7 @@ import (
 
 // Limits of the wire format.
 const (
-	ProtocolVersion = 3
+	ProtocolVersion = 4
 	ChunkBytes      = 256 << 10
 	headerBytes     = 12
 	chunkStreamsMax = 4096
@@ -83,11 +83,21 @@ type frameReader struct {
 	in     *bufio.Reader
 	max    int
 	buffer []byte
-	chunks map[uint64][]byte
+	chunks map[uint64]*joined
+	// reserved are bytes that chunks said would come.
+	reserved int
+}
+
+// joined is a frame in pieces so far. What it says of its size is believed, and its place taken at once, up to the
+// size of one frame over all that are under way; the others grow with what comes.
+type joined struct {
+	data     []byte
+	size     uint64
+	reserved int
 }
 
 func newFrameReader(in io.Reader, bytesMax int) *frameReader {
-	return &frameReader{in: bufio.NewReaderSize(in, 512<<10), max: bytesMax, chunks: map[uint64][]byte{}}
+	return &frameReader{in: bufio.NewReaderSize(in, 512<<10), max: bytesMax, chunks: map[uint64]*joined{}}
 }
 
 // read gives the next whole frame; io.EOF at the end of the link.
@@ -220,27 +230,33 @@ func parse(body []byte) (*linkv1.Frame, error) {
 }
 
 func (r *frameReader) join(c *chunk) (*linkv1.Frame, error) {
-	whole, known := r.chunks[c.stream]
-	if !known {
+	whole := r.chunks[c.stream]
+	if whole == nil {
 		if len(r.chunks) >= chunkStreamsMax {
 			return nil, damaged("more than %d frames in pieces", chunkStreamsMax)
 		}
 		if c.size > uint64(r.max) {
 			return nil, damaged("frame in pieces is above %d bytes", r.max)
 		}
-		whole = make([]byte, 0, c.size)
-	}
-	if len(whole)+len(c.data) > cap(whole) {
-		return nil, damaged("frame in pieces is above the %d bytes that it said", cap(whole))
-	}
-	whole = append(whole, c.data...)
-	if !c.last {
+		whole = &joined{size: c.size}
+		if r.reserved+int(c.size) <= r.max {
+			whole.reserved = int(c.size)
+			whole.data = make([]byte, 0, c.size)
+		}
+		r.reserved += whole.reserved
 		r.chunks[c.stream] = whole
+	}
+	if uint64(len(whole.data)+len(c.data)) > whole.size {
+		return nil, damaged("frame in pieces is above the %d bytes that it said", whole.size)
+	}
+	whole.data = append(whole.data, c.data...)
+	if !c.last {
 		return nil, nil
 	}
 	delete(r.chunks, c.stream)
-	if uint64(len(whole)) != c.size {
-		return nil, damaged("frame in pieces has %d bytes, it said %d", len(whole), c.size)
+	r.reserved -= whole.reserved
+	if uint64(len(whole.data)) != whole.size {
+		return nil, damaged("frame in pieces has %d bytes, it said %d", len(whole.data), whole.size)
 	}
-	return parse(whole)
+	return parse(whole.data)
 }

@@ -52,6 +52,34 @@ func TestPiecesThatDoNotAddUp(t *testing.T) {
 	}
 }
 
+// Many first pieces that say much take place for one frame only; all of them come whole nevertheless.
+func TestWhatIsSaidIsBelievedOnce(t *testing.T) {
+	r := newFrameReader(nil, 1<<20)
+	inner := must(proto.Marshal(&linkv1.Frame{Body: &linkv1.Frame_Reject{Reject: &linkv1.Reject{Reason: strings.Repeat("x", 700_000)}}}))
+	size := uint64(len(inner))
+	for stream := range uint64(50) {
+		if _, err := r.join(&chunk{stream: stream, size: size, data: inner[:10]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken := 0
+	for _, c := range r.chunks {
+		taken += cap(c.data)
+	}
+	if taken > 1<<20 {
+		t.Fatalf("%d bytes for 500 that came", taken)
+	}
+	for stream := range uint64(50) {
+		frame, err := r.join(&chunk{stream: stream, size: size, data: inner[10:], last: true})
+		if err != nil || len(frame.GetReject().GetReason()) != 700_000 {
+			t.Fatal(err)
+		}
+	}
+	if r.reserved != 0 || len(r.chunks) != 0 {
+		t.Error("left:", r.reserved, len(r.chunks))
+	}
+}
+
 // Whatever the bytes of a chunk become, reading gives a frame or an error.
 func TestDamagedChunks(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))

@@ -60,43 +60,61 @@ type LateError struct {
 	Left  time.Duration // until its deadline, or the longest wait that is allowed
 	Ahead int           // calls that get theirs before
 	PerS  float64       // calls that the sidecar works off, a second
-	// Deadline: it is this that would be missed, and not the longest wait.
-	Deadline bool
+	// Needed until its answer, should the pace be uneven: where its deadline would be missed, and not the longest wait.
+	Needed time.Duration
 }
 
 func (e *LateError) Error() string {
-	return fmt.Sprintf("%d calls are before this one, at %.4g a second: about %v, and it has %v",
-		e.Ahead, e.PerS, e.Wait.Round(time.Millisecond), e.Left.Round(time.Millisecond))
+	text := fmt.Sprintf("%d calls are before this one, at %.4g a second: about %v, ", e.Ahead, e.PerS, e.Wait.Round(time.Millisecond))
+	if e.Needed != 0 {
+		text += fmt.Sprintf("%v until its answer if they are uneven, ", e.Needed.Round(time.Millisecond))
+	}
+	return text + fmt.Sprintf("and it has %v", e.Left.Round(time.Millisecond))
 }
 
 // ErrCrowded says that a call lost its place to one of another flow that has fewer.
 var ErrCrowded = errors.New("the place went to a call of another flow, which has fewer waiting")
 
-// wait is how long a call of this flow would wait for its turn, about, and behind how many.
-func (l *lane) wait(f *fair.Flow) (time.Duration, int) {
-	ahead := l.queue.Ahead(f)
+// wait is how long a call of this flow would wait for its turn, about, and behind how many: those that
+// get theirs before in the queue, and those of frames that left, less what was worked on already.
+func (l *lane) wait(before int, now time.Time) (time.Duration, int) {
+	ahead := before
 	for _, frame := range l.sent {
 		ahead += frame.calls
 	}
-	return time.Duration(float64(ahead) * l.pace.each()), ahead
+	each := l.pace.each()
+	worked := 0.0
+	if len(l.sent) > 0 {
+		worked = min(float64(now.Sub(l.since)), float64(l.sent[0].calls)*each)
+	}
+	return time.Duration(max(0, float64(ahead)*each-worked)), ahead
 }
 
 // late says why a call is not worth queueing; nil when it is. What finds nobody waiting is
-// always taken, so that the pace is known anew.
+// always taken.
 func (l *lane) late(p *pending, waitMax time.Duration, now time.Time) *LateError {
 	if l.pace.each() == 0 || l.queue.Len() == 0 {
 		return nil
 	}
-	wait, ahead := l.wait(p.flow)
-	late := &LateError{Wait: wait, Left: waitMax, Ahead: ahead, PerS: 1e9 / l.pace.each()}
+	late := l.tooLate(p, l.queue.Ahead(p.flow), waitMax, now)
+	if late != nil && !p.item.Deadline.IsZero() { // of its own flow only what is due no later comes before it
+		late = l.tooLate(p, l.queue.AheadOf(p.flow, p.item.Deadline), waitMax, now)
+	}
+	return late
+}
+
+func (l *lane) tooLate(p *pending, before int, waitMax time.Duration, now time.Time) *LateError {
+	wait, ahead := l.wait(before, now)
+	each := l.pace.each()
+	late := &LateError{Wait: wait, Left: waitMax, Ahead: ahead, PerS: 1e9 / each}
+	if !p.item.Deadline.IsZero() {
+		left := p.item.Deadline.Sub(now)
+		if needed := time.Duration((float64(wait) + each) * uneven); needed > left && (waitMax == 0 || left <= waitMax || wait <= waitMax) {
+			late.Left, late.Needed = left, needed
+			return late
+		}
+	}
 	if waitMax != 0 && wait > waitMax {
-		return late
-	}
-	if p.item.Deadline.IsZero() {
-		return nil
-	}
-	late.Left, late.Deadline = p.item.Deadline.Sub(now), true
-	if time.Duration(float64(ahead+1)*l.pace.each()*uneven) > late.Left {
 		return late
 	}
 	return nil

@@ -129,7 +129,7 @@ func TestLateCallsAreRefused(t *testing.T) {
 	if got := time.Duration(l.pace.each()); got.Round(time.Millisecond) != 10*time.Millisecond {
 		t.Fatal("pace", got)
 	}
-	l.sent = []sentFrame{{calls: 20}, {calls: 20}}
+	l.sent, l.since = []sentFrame{{calls: 20}, {calls: 20}}, time.Now()
 	ask := func(flow *fair.Flow, left time.Duration) error {
 		p := &pending{results: make(chan result, 1), flow: flow}
 		if left != 0 {
@@ -141,14 +141,16 @@ func TestLateCallsAreRefused(t *testing.T) {
 	if err := ask(f[0], time.Millisecond); err != nil {
 		t.Error("nobody waits, and it is refused:", err)
 	}
-	waiting(t, c, f[0], 59, time.Time{})
+	for range 59 {
+		l.queue.Push(f[0], &fair.Item[*linkv1.Call]{Value: &linkv1.Call{}, Cost: 1, Deadline: time.Now().Add(100 * time.Millisecond)})
+	}
 	var late *LateError
 	if err := ask(f[0], 500*time.Millisecond); !errors.As(err, &late) || late.Ahead != 100 || late.Wait.Round(time.Millisecond) != time.Second {
 		t.Error("100 before it, at 100 a second:", err)
 	} else if !strings.Contains(err.Error(), "100 calls are before this one, at 100 a second: about 1s") {
 		t.Error(err)
 	}
-	if late == nil || !late.Deadline {
+	if late == nil || late.Needed.Round(time.Millisecond) != 1515*time.Millisecond {
 		t.Error("its deadline is the reason:", late)
 	}
 	if err := ask(f[0], 1400*time.Millisecond); !errors.As(err, &late) {
@@ -164,8 +166,55 @@ func TestLateCallsAreRefused(t *testing.T) {
 		t.Error("no deadline, no limit:", err)
 	}
 	c.waitMax = 500 * time.Millisecond
-	if err := ask(f[0], 0); !errors.As(err, &late) || late.Deadline {
+	if err := ask(f[0], 0); !errors.As(err, &late) || late.Needed != 0 {
 		t.Error("longer than is allowed:", err)
+	}
+}
+
+// What was worked on already is not waited for again, and of a flow's own calls only those that are due before.
+func TestWaitKnowsWhatIsDoneAndWhatIsDue(t *testing.T) {
+	f, now := flows("a"), time.Now()
+	c := still()
+	l := &lane{model: "m"}
+	c.lanes["m"], c.byID = l, []*lane{l}
+	l.pace.add(4, 4*time.Second, true)
+	l.sent, l.since = []sentFrame{{calls: 4}}, now.Add(-3900*time.Millisecond)
+	waiting(t, c, f[0], 1, time.Time{})
+	ask := func(left time.Duration) error {
+		p := &pending{results: make(chan result, 1), flow: f[0]}
+		p.item.Deadline = time.Now().Add(left)
+		_, _, err := c.queue("m", &linkv1.Call{}, p)
+		return err
+	}
+	if err := ask(3500 * time.Millisecond); err != nil {
+		t.Error("a tenth of a second and two calls:", err)
+	}
+	waiting(t, c, f[0], 10, time.Time{})
+	if err := ask(5500 * time.Millisecond); err != nil {
+		t.Error("11 without a deadline are not before it:", err)
+	}
+	if err := ask(3600 * time.Millisecond); err != nil {
+		t.Error("one is due before it:", err)
+	}
+	var late *LateError
+	if err := ask(4000 * time.Millisecond); !errors.As(err, &late) {
+		t.Error("two are due before it:", err)
+	}
+}
+
+// One slow frame does not make a lane refuse for ever: faster ones that were not loaded mend the pace.
+func TestAPaceThatWasSlowOnceMends(t *testing.T) {
+	p := pace{}
+	p.add(20, 20*time.Second, true)
+	p.add(1, time.Second+time.Millisecond, false)
+	if p.each() != 1e9 {
+		t.Fatal("a single call that is no faster says nothing:", p.each())
+	}
+	for range 200 {
+		p.add(1, 10*time.Millisecond, false)
+	}
+	if each := time.Duration(p.each()); each > 100*time.Millisecond {
+		t.Error(each)
 	}
 }
 

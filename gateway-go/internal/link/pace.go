@@ -32,7 +32,7 @@ func (p *pace) add(calls int, took time.Duration, loaded bool) {
 	k, t := float64(calls), float64(took.Nanoseconds())
 	p.n, p.k, p.t = p.n*paceDecay+1, p.k*paceDecay+k, p.t*paceDecay+t
 	p.kk, p.kt = p.kk*paceDecay+k*k, p.kt*paceDecay+k*t
-	if loaded {
+	if loaded || (p.loadedK > 0 && t < k*p.each()) { // one that was not loaded and faster shows that the pace is not so slow
 		p.loadedK, p.loadedT = p.loadedK*paceDecay+k, p.loadedT*paceDecay+t
 	}
 	spread := p.kk/p.n - (p.k/p.n)*(p.k/p.n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -10,7 +11,7 @@ from vigil_sidecar.errors import CandidateRefused
 from vigil_sidecar.pipelines.detection import DetectionPipeline
 from vigil_sidecar.pipelines.frames import load_pillow
 
-__all__ = ["PIPELINES", "make_pipeline"]
+__all__ = ["PIPELINES", "libraries_loaded", "make_pipeline"]
 
 PIPELINES = {
     "text-detection": ("text_detection", "TextDetection"),
@@ -38,9 +39,22 @@ def make_pipeline(name: str, options: Mapping[str, Any]) -> DetectionPipeline:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise CandidateRefused(f"pipeline '{name}': {key} = {value!r}: allowed is {low:g}..{high:g}")
     try:
-        load_pillow()
-        module, kind = PIPELINES[name]
-        make: Callable[[Mapping[str, Any]], DetectionPipeline] = getattr(import_module(f"vigil_sidecar.pipelines.{module}"), kind)
-        return make(options)
+        return _made(name)(options)
     except (TypeError, ValueError) as error:
         raise CandidateRefused(f"pipeline '{name}': {error}") from None
+
+
+def _made(name: str) -> Callable[[Mapping[str, Any]], DetectionPipeline]:
+    module, kind = PIPELINES[name]
+    try:
+        load_pillow()
+        found: Callable[[Mapping[str, Any]], DetectionPipeline] = getattr(import_module(f"vigil_sidecar.pipelines.{module}"), kind)
+    except (ImportError, MemoryError) as error:
+        vars(sys).pop("OpenCV_LOADER", None)  # OpenCV takes what it left there for a recursion when it is tried again
+        raise CandidateRefused(f"pipeline '{name}': its libraries cannot be loaded: {error}") from None
+    return found
+
+
+def libraries_loaded() -> bool:
+    """Whether what pipelines need is in this process already: loading it lets nothing else run for a moment."""
+    return all(f"vigil_sidecar.pipelines.{module}" in sys.modules for module, _ in PIPELINES.values())

@@ -180,7 +180,7 @@ class FrameReader:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._chunks: dict[int, tuple[bytearray, int]] = {}
-        """By stream: room for the whole frame, and how much of it has come."""
+        """By stream: what has come of the frame, and how many bytes it said that it has."""
         self._spin_ns, self._spins, self.lone = spin_ns, False, False
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -286,16 +286,15 @@ class FrameReader:
                 raise LinkDamage(f"more than {_CHUNK_STREAMS_MAX} frames in pieces")
             if chunk.size > self._max:
                 raise LinkDamage(f"frame in pieces is above {self._max} bytes")
-            found = bytearray(chunk.size), 0
-        room, filled = found
-        end = filled + len(data)
-        if end > len(room):
-            raise LinkDamage(f"frame in pieces is above the {len(room)} bytes that it said")
-        room[filled:end] = data
+            found = bytearray(), chunk.size
+        parts, size = found
+        if len(parts) + len(data) > size:
+            raise LinkDamage(f"frame in pieces is above the {size} bytes that it said")
+        parts += data
         if not chunk.last:
-            self._chunks[chunk.stream] = room, end
+            self._chunks[chunk.stream] = parts, size
             return None
         self._chunks.pop(chunk.stream, None)
-        if end != len(room):
-            raise LinkDamage(f"frame in pieces has {end} bytes, it said {len(room)}")
-        return self._parse(room)
+        if len(parts) != size:
+            raise LinkDamage(f"frame in pieces has {len(parts)} bytes, it said {size}")
+        return self._parse(parts)

@@ -27,7 +27,7 @@ from vigil_sidecar.supervision import Work
 
 __all__ = ["PROTOCOL_VERSION", "LinkBusy", "LinkConfig", "LinkServer"]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 STREAM_CREDIT = 64
 """Messages of a stream that may be under way to the gateway unread (docs/link.md)."""
 _CREDIT_WAIT_S = 0.25
