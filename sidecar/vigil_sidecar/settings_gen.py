@@ -331,7 +331,7 @@ SPECS: tuple[Spec, ...] = (
          'Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.'),
     Spec('link.spin_us_max', 'link_spin_us_max', 'int', 300, 0, 10000,
          (), None,
-         'The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.'),
+         'The sidecar waits awake this long for the next frame while frames of one call each follow each other that closely. 0 always sleeps: less power, slower answers.'),
     Spec('link.revalidate', 'link_revalidate', 'string', 'sample', None, None,
          ('all', 'sample', 'off'), None,
          'Contract rules run again in the sidecar for calls from a gateway with the same contract.'),

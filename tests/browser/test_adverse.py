@@ -71,8 +71,11 @@ def test_a_safe_stop_is_unmistakable_and_reset_with_name_and_reason(tmp_path: Pa
         page = watched.page
         page.goto(url_of(product, "safety"))
         is_live(page)
-        for state in ("NORMAL", "NORMAL", "SAFE_STOP"):
-            row = page.locator('[data-subject="model/log"]')
+        row = page.locator('[data-subject="model/log"]')
+        for before, state in (("STARTING", "NORMAL"), ("RECOVERING", "NORMAL"), ("NORMAL", "SAFE_STOP")):
+            # The change, not the state alone: what is still shown as Normal may have failed meanwhile.
+            change = page.locator("tr", has_text="model/log", has=page.locator(f'[data-state="{before}"]'))
+            expect(change.filter(has=page.locator(f'[data-state="{state}"]')).first).to_be_visible(timeout=20_000)
             expect(row.locator(f'[data-state="{state}"]')).to_be_visible(timeout=20_000)
             if state == "NORMAL":
                 with pytest.raises(Exception, match="not finite"):

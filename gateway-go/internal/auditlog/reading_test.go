@@ -180,7 +180,7 @@ func TestEveryRecordIsProven(t *testing.T) {
 		if first := all[0].Sequence; (first > 1) != prune {
 			t.Fatalf("the log begins at %d", first)
 		}
-		for i := 0; i < len(all); i += 61 {
+		for i := 0; i < len(all)-1; i += 61 { // the last one is the closing checkpoint, which covers all before it
 			data, err := audit.MakeProof(log, all[i].Sequence)
 			if err != nil {
 				t.Fatal(err)

@@ -122,7 +122,7 @@ type Settings struct {
 	LinkHangMs int64
 	// LinkCallGraceMs is link.call_grace_ms. Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.
 	LinkCallGraceMs int64
-	// LinkSpinUsMax is link.spin_us_max. The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.
+	// LinkSpinUsMax is link.spin_us_max. The sidecar waits awake this long for the next frame while frames of one call each follow each other that closely. 0 always sleeps: less power, slower answers.
 	LinkSpinUsMax int64
 	// LinkRevalidate is link.revalidate. Contract rules run again in the sidecar for calls from a gateway with the same contract.
 	LinkRevalidate string
@@ -297,7 +297,7 @@ var table = []Spec{
 	{Key: "link.heartbeat_timeout_ms", Type: "int", Default: "1000", Min: 5, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A peer silent for this long is failed.", field: func(s *Settings) any { return &s.LinkHeartbeatTimeoutMs }},
 	{Key: "link.hang_ms", Type: "int", Default: "75", Min: 0, Max: 60000, Allowed: []string{}, Flag: "", Doc: "A sidecar silent for this long is failed when neither it nor the gateway wanted for processors meanwhile (proc's schedstat); at least three times link.heartbeat_interval_ms. 0: after link.heartbeat_timeout_ms only.", field: func(s *Settings) any { return &s.LinkHangMs }},
 	{Key: "link.call_grace_ms", Type: "int", Default: "2000", Min: 0, Max: 600000, Allowed: []string{}, Flag: "", Doc: "Calls under way when the sidecar falls silent are failed after this much more silence; new calls are refused at once.", field: func(s *Settings) any { return &s.LinkCallGraceMs }},
-	{Key: "link.spin_us_max", Type: "int", Default: "300", Min: 0, Max: 10000, Allowed: []string{}, Flag: "", Doc: "The sidecar waits awake this long for the next frame while frames follow each other that closely. 0 always sleeps: less power, slower answers.", field: func(s *Settings) any { return &s.LinkSpinUsMax }},
+	{Key: "link.spin_us_max", Type: "int", Default: "300", Min: 0, Max: 10000, Allowed: []string{}, Flag: "", Doc: "The sidecar waits awake this long for the next frame while frames of one call each follow each other that closely. 0 always sleeps: less power, slower answers.", field: func(s *Settings) any { return &s.LinkSpinUsMax }},
 	{Key: "link.revalidate", Type: "string", Default: "sample", Min: 0, Max: 0, Allowed: []string{"all", "sample", "off"}, Flag: "", Doc: "Contract rules run again in the sidecar for calls from a gateway with the same contract.", field: func(s *Settings) any { return &s.LinkRevalidate }},
 	{Key: "link.revalidate_every", Type: "int", Default: "64", Min: 1, Max: 1000000, Allowed: []string{}, Flag: "", Doc: "With sample: one call in so many.", field: func(s *Settings) any { return &s.LinkRevalidateEvery }},
 	{Key: "audit.enabled", Type: "bool", Default: "true", Min: 0, Max: 0, Allowed: []string{}, Flag: "", Doc: "Off only to measure what the log costs; shown in every state report.", field: func(s *Settings) any { return &s.AuditEnabled }},
