@@ -65,7 +65,7 @@ _WORKER_QUEUE_MAX = 4096
 _LOG_PROBE_S = 0.2
 _ANCHOR_WAIT_S = 1.0
 _LIBRARIES_MS = 300
-"""OpenCV and Pillow load in 30 to 60 ms from a warm disk."""
+"""OpenCV and Pillow load in about 45 ms from a warm disk."""
 _LOG = "log/sidecar"
 """Subject of the log's own state machine."""
 

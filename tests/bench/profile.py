@@ -92,7 +92,9 @@ def _sidecar(pid: int) -> Stacks:
         "py-spy", "record", "--pid", str(pid), "--duration", str(SECONDS - 2 * WARM_S), "--rate", "500", "--format", "raw",
         "--nonblocking", "--output", str(file),
     ]  # fmt: skip
-    subprocess.run(command, capture_output=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"py-spy could not look at the sidecar (it needs root, or kernel.yama.ptrace_scope = 0): {done.stderr.strip()}")
     found: Stacks = Counter()
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
